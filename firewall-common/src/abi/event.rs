@@ -1,0 +1,125 @@
+//! Records of the ring, and requests to the control program.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::FlowKey6;
+use crate::pod;
+
+/// What a ring record is, `EventHeader::kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum EventKind {
+    /// A control flow proved itself: `seq` is the originator's next sequence
+    /// number, `ack` the replier's.
+    Open = 1,
+    /// Control payload; the bytes follow the header.
+    Payload = 2,
+    /// FIN on a control flow; `seq` is its sequence number. Payload of the same segment follows.
+    Fin = 3,
+    /// RST on a control flow.
+    Rst = 4,
+    /// A TCP SYN between two hosts with a live FTP session was dropped for
+    /// `reason`, and only reported. `key` is that SYN's own key.
+    SynDropped = 5,
+    /// As `SynDropped`, but the whole frame follows: it can be run again.
+    SynHeld = 6,
+}
+
+impl TryFrom<u16> for EventKind {
+    type Error = u16;
+
+    fn try_from(value: u16) -> Result<Self, u16> {
+        Ok(match value {
+            1 => Self::Open,
+            2 => Self::Payload,
+            3 => Self::Fin,
+            4 => Self::Rst,
+            5 => Self::SynDropped,
+            6 => Self::SynHeld,
+            other => return Err(other),
+        })
+    }
+}
+
+/// Bits of [`EventHeader::flags`].
+pub mod event_flags {
+    /// The packet headed down in its key ([`crate::key::Heading::Down`]).
+    pub const HEADING_DOWN: u16 = 1 << 0;
+    /// The packet was of the reply direction of its flow.
+    pub const REPLY: u16 = 1 << 1;
+    /// Seen at TC egress, not at XDP ingress.
+    pub const EGRESS: u16 = 1 << 2;
+    /// TCP urgent flag.
+    pub const URGENT: u16 = 1 << 3;
+}
+
+/// Head of every ring record. `len` bytes follow at once.
+///
+/// A record is reserved in one of a few constant size classes
+/// ([`EVENT_CLASSES`]), so it can be longer than `len` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct EventHeader {
+    /// `CLOCK_MONOTONIC`, ns.
+    pub at_ns: u64,
+    /// Flow of the packet.
+    pub key: FlowKey6,
+    /// Incarnation of the flow's entry; 0 when it has none.
+    pub incarnation: u32,
+    /// Interface on which it was seen.
+    pub ifindex: u32,
+    /// TCP sequence number of the first byte that follows.
+    pub seq: u32,
+    /// TCP acknowledgement number.
+    pub ack: u32,
+    /// Bytes that follow.
+    pub len: u32,
+    /// [`EventKind`].
+    pub kind: u16,
+    /// [`event_flags`].
+    pub flags: u16,
+    /// Zone of origin of the flow, or of the packet where there is no flow.
+    pub from_zone: u8,
+    /// Zone of destination, as `from_zone`.
+    pub to_zone: u8,
+    /// [`crate::verdict::DropReason`] for the SYN kinds.
+    pub reason: u8,
+    /// TCP flags of the packet.
+    pub tcp_flags: u8,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+pod!(EventHeader, 80);
+
+/// Payload bytes that a record of each size class holds.
+///
+/// The largest takes a GSO segment of 64 kB. What is longer still (BIG TCP, never
+/// seen of an FTP control channel) makes the flow blind instead of stopping it.
+pub const EVENT_CLASSES: [usize; 3] = [256, 2048, 65_536 + 256];
+
+/// What the control program shall do, `CtlRequest::op`.
+pub mod ctl_op {
+    /// Delete those of the flows that are expired (invariant: nothing alive is
+    /// deleted). Returns how many.
+    pub const EXPIRE: u32 = 1;
+    /// Mark the flows blind: the helper opens nothing more for them.
+    pub const BLIND: u32 = 2;
+    /// Take the helper away from the flows: their payload is not queued any more.
+    pub const UNHELP: u32 = 3;
+}
+
+/// Keys in one [`CtlRequest`].
+pub const CTL_KEYS: usize = 32;
+
+/// Input of the control program, passed to BPF_PROG_RUN as the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct CtlRequest {
+    /// [`ctl_op`].
+    pub op: u32,
+    /// How many of `keys` count.
+    pub count: u32,
+    /// Flows, IPv4 in mapped form.
+    pub keys: [FlowKey6; CTL_KEYS],
+}
+pod!(CtlRequest, 8 + 40 * 32);

@@ -1,0 +1,123 @@
+//! Expectations: the pinholes.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::FlowKey6;
+use crate::pod;
+
+/// Which connection is expected. The source port is not known in advance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct ExpectKey {
+    /// Who will connect: address, network byte order, IPv4 in mapped form.
+    pub src: [u32; 4],
+    /// To whom: address, as `src`.
+    pub dst: [u32; 4],
+    /// To which port, host byte order.
+    pub dport: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Keeps the size a multiple of four.
+    pub reserved: u8,
+}
+pod!(ExpectKey, 36);
+
+/// An expected connection. Serves one; dies with its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Expectation {
+    /// [`ExpectState`]: free, or taken by which source port. Compare-and-swap only.
+    pub state: u64,
+    /// When it was written, `CLOCK_MONOTONIC` ns.
+    pub created_ns: u64,
+    /// The control flow that negotiated it.
+    pub parent: FlowKey6,
+    /// Incarnation of that flow.
+    pub parent_incarnation: u32,
+    /// [`crate::time::Tick`] after which it counts as absent.
+    pub expires: u32,
+    /// Zone from which the connection must come.
+    pub from_zone: u8,
+    /// Zone to which it must go.
+    pub to_zone: u8,
+    /// The command that opened it, [`ExpectVia`].
+    pub via: u8,
+    /// Keeps the size a multiple of eight.
+    pub reserved: [u8; 5],
+}
+pod!(Expectation, 72);
+
+/// The command that negotiated an expectation, `Expectation::via`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExpectVia {
+    /// PORT (RFC 959).
+    Port = 1,
+    /// EPRT (RFC 2428).
+    Eprt = 2,
+    /// PASV, answered by 227 (RFC 959).
+    Pasv = 3,
+    /// EPSV, answered by 229 (RFC 2428).
+    Epsv = 4,
+}
+
+impl ExpectVia {
+    /// The command's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Port => "PORT",
+            Self::Eprt => "EPRT",
+            Self::Pasv => "PASV",
+            Self::Epsv => "EPSV",
+        }
+    }
+}
+
+impl TryFrom<u8> for ExpectVia {
+    type Error = u8;
+
+    fn try_from(value: u8) -> Result<Self, u8> {
+        Ok(match value {
+            1 => Self::Port,
+            2 => Self::Eprt,
+            3 => Self::Pasv,
+            4 => Self::Epsv,
+            other => return Err(other),
+        })
+    }
+}
+
+/// `Expectation::state`, decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpectState {
+    /// Nobody connected yet.
+    Free,
+    /// The connection from this source port took it; its retransmitted SYN is honoured.
+    Taken(u16),
+}
+
+impl ExpectState {
+    const TAKEN: u64 = 1 << 63;
+
+    /// Reads the word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        if word & Self::TAKEN == 0 {
+            Self::Free
+        } else {
+            Self::Taken(word as u16)
+        }
+    }
+
+    /// The word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        match self {
+            Self::Free => 0,
+            Self::Taken(port) => Self::TAKEN | port as u64,
+        }
+    }
+}

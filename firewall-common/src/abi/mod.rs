@@ -1,0 +1,77 @@
+//! Every structure that crosses the boundary between kernel and user space.
+//!
+//! Declared once, here. No enum, no `Option`, no implicit padding: integers
+//! become enums by `TryFrom` on the side that reads them. Byte order is the
+//! host's unless a field says otherwise.
+
+mod config;
+mod event;
+mod expect;
+mod flow;
+mod rule;
+mod session;
+
+pub use config::*;
+pub use event::*;
+pub use expect::*;
+pub use flow::*;
+pub use rule::*;
+pub use session::*;
+
+/// Version of all structures and map shapes below. A running instance whose
+/// pinned maps carry another version is refused, never misread.
+pub const ABI_VERSION: u32 = 1;
+
+/// Names of the maps, as they stand in the object and under the pin directory.
+pub mod maps {
+    /// `ARRAY<u32>[1]`: the [`super::ABI_VERSION`] of the pinned maps. Its own shape never changes.
+    pub const ABI: &str = "ABI";
+    /// `ARRAY<Config>[1]`.
+    pub const CONFIG: &str = "CONFIG";
+    /// `ARRAY<Control>[1]`: heartbeat and confirmation deadline.
+    pub const CONTROL: &str = "CONTROL";
+    /// `LRU_HASH<FlowKey4, Flow>`: IPv4 flows that have proved themselves.
+    pub const FLOWS4: &str = "FLOWS4";
+    /// `LRU_HASH<FlowKey6, Flow>`: IPv6 flows that have proved themselves.
+    pub const FLOWS6: &str = "FLOWS6";
+    /// `LRU_HASH<FlowKey4, Flow>`: unproved IPv4 flows that began inside.
+    pub const HALF_OPEN4_IN: &str = "HALF_OPEN4_IN";
+    /// `LRU_HASH<FlowKey4, Flow>`: unproved IPv4 flows that began outside.
+    pub const HALF_OPEN4_OUT: &str = "HALF_OPEN4_OUT";
+    /// `LRU_HASH<FlowKey6, Flow>`: unproved IPv6 flows that began inside.
+    pub const HALF_OPEN6_IN: &str = "HALF_OPEN6_IN";
+    /// `LRU_HASH<FlowKey6, Flow>`: unproved IPv6 flows that began outside.
+    pub const HALF_OPEN6_OUT: &str = "HALF_OPEN6_OUT";
+    /// `HASH<ExpectKey, Expectation>`.
+    pub const EXPECTATIONS: &str = "EXPECTATIONS";
+    /// `HASH<FlowKey6, Session>`: FTP sessions, by the key of their control flow.
+    pub const SESSIONS: &str = "SESSIONS";
+    /// `HASH<PairKey, Pair>`: host pairs with a live FTP session.
+    pub const PAIRS: &str = "PAIRS";
+    /// `HASH<u32, Iface>`: guarded interfaces by index.
+    pub const IFACES: &str = "IFACES";
+    /// `ARRAY<Rule>[2 * MAX_RULES]`: two generations, of which `Config::generation` is live.
+    pub const RULES: &str = "RULES";
+    /// `PERCPU_ARRAY<Counter>[2 * MAX_RULES]`: packets of new flows by rule, as `RULES`.
+    pub const RULE_HITS: &str = "RULE_HITS";
+    /// `PERCPU_ARRAY<Counter>[STATS_LEN]`, by [`crate::verdict`] index.
+    pub const STATS: &str = "STATS";
+    /// `ARRAY<u64>[TIER_COUNTS_LEN]`: proved flows by [`super::Tier`].
+    pub const TIER_COUNTS: &str = "TIER_COUNTS";
+    /// `RINGBUF`: control payloads and related events, in the order in which they were seen.
+    pub const EVENTS: &str = "EVENTS";
+}
+
+/// Names of the programs in the object.
+pub mod programs {
+    /// XDP, ingress of every guarded interface.
+    pub const INGRESS: &str = "pinhole_ingress";
+    /// TC, egress of every guarded interface.
+    pub const EGRESS: &str = "pinhole_egress";
+    /// XDP, run by the agent through BPF_PROG_RUN on live frames: a held packet
+    /// again, with holding off.
+    pub const REINJECT: &str = "pinhole_reinject";
+    /// XDP, run through BPF_PROG_RUN with a [`super::CtlRequest`] as the packet:
+    /// the only place in which flows are deleted or marked on request.
+    pub const CTL: &str = "pinhole_ctl";
+}

@@ -1,0 +1,67 @@
+//! Compiled rules.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::pod;
+
+/// Rules in one generation of the `RULES` map.
+pub const MAX_RULES: usize = 1024;
+
+/// [`Rule::id`] of flows that no rule admitted: seeded, expected, or a named essential.
+pub const RULE_NONE: u16 = u16::MAX;
+
+/// Values of [`Rule::action`].
+pub mod action {
+    /// Drop, counted as `rule`.
+    pub const DROP: u8 = 0;
+    /// Accept and track.
+    pub const ACCEPT: u8 = 1;
+}
+
+/// Bits of [`Rule::flags`].
+pub mod rule_flags {
+    /// `src` and `src_mask` count.
+    pub const SRC: u16 = 1 << 0;
+    /// `dst` and `dst_mask` count.
+    pub const DST: u16 = 1 << 1;
+    /// The ports count: the rule is for TCP or UDP.
+    pub const PORTS: u16 = 1 << 2;
+    /// Payload of admitted flows goes to the FTP helper.
+    pub const HELPER_FTP: u16 = 1 << 3;
+    /// IPv4 only.
+    pub const V4_ONLY: u16 = 1 << 4;
+    /// IPv6 only.
+    pub const V6_ONLY: u16 = 1 << 5;
+}
+
+/// One compiled rule: a conjunction. A rule of the configuration with several
+/// addresses or ports becomes several of these under one `id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Rule {
+    /// Source prefix, network byte order, IPv4 in mapped form, masked.
+    pub src: [u32; 4],
+    /// Mask of `src`.
+    pub src_mask: [u32; 4],
+    /// Destination prefix, as `src`.
+    pub dst: [u32; 4],
+    /// Mask of `dst`.
+    pub dst_mask: [u32; 4],
+    /// Lowest and highest source port.
+    pub sport: [u16; 2],
+    /// Lowest and highest destination port.
+    pub dport: [u16; 2],
+    /// [`rule_flags`].
+    pub flags: u16,
+    /// Number of the rule in the configuration, counted from 0.
+    pub id: u16,
+    /// IP protocol number; 0 for any.
+    pub proto: u8,
+    /// Zone of origin, or [`super::ZONE_ANY`].
+    pub from_zone: u8,
+    /// Zone of destination, or [`super::ZONE_ANY`].
+    pub to_zone: u8,
+    /// [`action`].
+    pub action: u8,
+}
+pod!(Rule, 80);

@@ -1,0 +1,178 @@
+//! Every outcome has one stable name and number.
+//!
+//! Numbers are indices into the per-CPU `STATS` map and part of the interface:
+//! they are never reused. Each outcome is counted exactly once a packet.
+
+macro_rules! outcomes {
+    (
+        $(#[$meta:meta])*
+        $name:ident: $base:literal..$end:literal {
+            $( $variant:ident = $number:literal, $text:literal, $help:literal; )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name {
+            $( #[doc = $help] $variant = $number, )*
+        }
+
+        impl $name {
+            /// All of them, by number.
+            pub const ALL: &'static [Self] = &[ $( Self::$variant, )* ];
+
+            /// The stable name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $( Self::$variant => $text, )* }
+            }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $( Self::$variant => $help, )* }
+            }
+
+            /// Index into the `STATS` map.
+            #[inline(always)]
+            #[must_use]
+            pub const fn index(self) -> u32 {
+                $base + self as u32
+            }
+        }
+
+        impl TryFrom<u8> for $name {
+            type Error = u8;
+
+            fn try_from(value: u8) -> Result<Self, u8> {
+                match value {
+                    $( $number => Ok(Self::$variant), )*
+                    other => Err(other),
+                }
+            }
+        }
+
+        $( const _: () = assert!($base + $number < $end, $text); )*
+    };
+}
+
+outcomes! {
+    /// Why a packet passed.
+    PassReason: 0..64 {
+        Established = 1, "established", "Belongs to a tracked flow.";
+        NewByRule = 2, "new", "Begins a flow that a rule accepts.";
+        NewExpected = 3, "expected", "Begins a data connection that the FTP helper expects.";
+        Related = 4, "related", "ICMP error about a tracked flow.";
+        Arp = 5, "arp", "Essential: ARP.";
+        NeighbourDiscovery = 6, "neighbour-discovery", "Essential: ICMPv6 neighbour and router discovery.";
+        DhcpClient = 7, "dhcp-client", "Essential: DHCP for the host.";
+        Dhcpv6Client = 8, "dhcpv6-client", "Essential: DHCPv6 for the host.";
+        MulticastListener = 9, "multicast-listener", "Essential: IGMP and multicast listener discovery.";
+        LinkControl = 10, "link-control", "Essential: LLDP, 802.1X, LACP, spanning tree.";
+        FragmentTail = 11, "fragment-tail", "Later fragment of a datagram whose first fragment decides.";
+        Ignored = 12, "ignored", "Fits its flow but changes nothing (a retransmitted SYN, say).";
+        Unconfirmed = 13, "unconfirmed", "Nobody confirmed the attachment in time: everything passes.";
+        Blind = 14, "blind", "Control payload that passed unread, because no agent lives.";
+        Tracked = 15, "tracked-elsewhere", "Was judged when it came in through another guarded interface.";
+        Loopback = 16, "local", "Left by the host to itself.";
+    }
+}
+
+outcomes! {
+    /// Why a packet was dropped.
+    DropReason: 64..192 {
+        MalformedEthernet = 1, "malformed-ethernet", "The Ethernet or VLAN header is cut short.";
+        UnsupportedEthertype = 2, "unsupported-ethertype", "Neither IP, ARP nor link control.";
+        MalformedIpv4 = 3, "malformed-ipv4", "The IPv4 header is cut short or contradicts itself.";
+        MalformedIpv6 = 4, "malformed-ipv6", "The IPv6 header or an extension header is cut short or contradicts itself.";
+        MalformedTcp = 5, "malformed-tcp", "The TCP header is cut short or its offset is wrong.";
+        MalformedUdp = 6, "malformed-udp", "The UDP header is cut short or its length is wrong.";
+        MalformedIcmp = 7, "malformed-icmp", "The ICMP header is cut short.";
+        Fragment = 8, "fragment", "A fragment that cannot be judged, or that would rewrite a header.";
+        ExtensionHeaders = 9, "extension-headers", "More or other IPv6 extension headers than are followed.";
+        Martian = 10, "martian", "An address that cannot be a source or a destination here.";
+        TcpFlags = 11, "tcp-flags", "A combination of TCP flags that no stack sends.";
+        TcpInvalid = 12, "tcp-invalid", "Does not fit the state of its TCP flow.";
+        TcpHandshake = 13, "tcp-handshake", "The ACK does not acknowledge the SYN-ACK that was seen.";
+        TcpNoFlow = 14, "tcp-no-flow", "TCP without SYN and without a flow.";
+        Policy = 15, "policy", "No rule accepts it: the default is drop.";
+        Rule = 16, "rule", "A rule drops it.";
+        IcmpUnsolicited = 17, "icmp-unsolicited", "An echo reply without its request, or an ICMP type that is not tracked.";
+        IcmpUnrelated = 18, "icmp-unrelated", "An ICMP error about no tracked flow.";
+        ZoneMismatch = 19, "zone-mismatch", "Comes from another zone than its flow.";
+        ExpectationTaken = 20, "expectation-taken", "The pinhole has served its one connection.";
+        ExpectationOrphaned = 21, "expectation-orphaned", "The pinhole's control connection has ended.";
+        ExpectationZone = 22, "expectation-zone", "The pinhole is for other zones.";
+        RingFull = 23, "ring-full", "Control payload that could not be queued; TCP sends it again.";
+        Held = 24, "held", "A data SYN held for the helper, which runs it again.";
+        TableError = 25, "table-error", "The flow table refused an entry.";
+        Unsupported = 26, "unsupported-protocol", "A protocol that is not tracked.";
+        NoRoute = 27, "no-route", "A gateway without a route to its destination.";
+        UnknownInterface = 28, "unknown-interface", "Seen on an interface without a zone.";
+    }
+}
+
+outcomes! {
+    /// What happened beside the verdict.
+    Event: 192..256 {
+        FlowCreated = 1, "flow-created", "Half-open entries made.";
+        FlowPromoted = 2, "flow-promoted", "Entries moved to the proved tier.";
+        FlowExpired = 3, "flow-expired", "Expired entries deleted.";
+        TableFull = 4, "table-full", "Promotions put off because the proved tier is at its limit.";
+        Contention = 5, "contention", "Compare-and-swap given up after several losses.";
+        CreateRaced = 6, "create-raced", "Another CPU made the same entry first.";
+        CreateFailed = 7, "create-failed", "Entries that the map refused for another reason.";
+        Recycled = 8, "recycled", "An entry was reused for another flow while it was read.";
+        ControlQueued = 9, "control-queued", "Control records put on the ring.";
+        ControlTooLong = 10, "control-too-long", "Control payload longer than any record.";
+        SynReported = 11, "syn-reported", "Dropped data SYNs reported to the helper.";
+        ExpectationUsed = 12, "expectation-used", "Pinholes taken by their connection.";
+        Reinjected = 13, "reinjected", "Held SYNs run again.";
+        TupleReused = 14, "tuple-reused", "A SYN replaced a closed flow of the same addresses and ports.";
+    }
+}
+
+/// Length of the `STATS` map.
+pub const STATS_LEN: u32 = 256;
+
+/// What becomes of a packet, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// It goes on.
+    Pass(PassReason),
+    /// It ends here.
+    Drop(DropReason),
+}
+
+impl Verdict {
+    /// Index into the `STATS` map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Pass(reason) => reason.index(),
+            Self::Drop(reason) => reason.index(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_numbers_round_trip() {
+        let mut names: Vec<&str> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        names.extend(PassReason::ALL.iter().map(|r| r.name()));
+        names.extend(Event::ALL.iter().map(|r| r.name()));
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        for reason in DropReason::ALL {
+            assert_eq!(DropReason::try_from(*reason as u8), Ok(*reason));
+        }
+        assert!(DropReason::try_from(0).is_err());
+    }
+}

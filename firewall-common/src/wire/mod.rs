@@ -1,0 +1,198 @@
+//! Header parsing over a bounded reader: never panics, never reads past the end.
+//!
+//! One parser serves the XDP program (packet memory), the TC program (helper
+//! calls), BPF_PROG_RUN tests and host tests (slices). The result is a plain
+//! [`Headers`], so that everything after it is free of packet memory.
+
+mod ip;
+mod link;
+mod transport;
+
+pub use ip::{inner, parse_l3};
+pub use link::parse_frame;
+
+use crate::verdict::DropReason;
+
+/// Bytes that can be read at an offset, or not.
+pub trait Reader {
+    /// `N` bytes at `offset`, or `None` past the end of what can be read.
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+}
+
+impl Reader for [u8] {
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.get(offset..offset.checked_add(N)?)?.try_into().ok()
+    }
+}
+
+/// IP protocol numbers (IANA).
+pub mod proto {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// IGMP.
+    pub const IGMP: u8 = 2;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+}
+
+/// TCP flags, as in byte 13 of the header.
+pub mod tcp_flags {
+    /// FIN.
+    pub const FIN: u8 = 0x01;
+    /// SYN.
+    pub const SYN: u8 = 0x02;
+    /// RST.
+    pub const RST: u8 = 0x04;
+    /// PSH.
+    pub const PSH: u8 = 0x08;
+    /// ACK.
+    pub const ACK: u8 = 0x10;
+    /// URG.
+    pub const URG: u8 = 0x20;
+}
+
+/// Address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Family {
+    /// IPv4.
+    V4 = 4,
+    /// IPv6.
+    V6 = 6,
+}
+
+/// What the headers of an IP packet say, as plain data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Source address, network byte order, IPv4 in mapped form.
+    pub src: [u32; 4],
+    /// Destination address, as `src`.
+    pub dst: [u32; 4],
+    /// TCP sequence number.
+    pub seq: u32,
+    /// TCP acknowledgement number.
+    pub ack: u32,
+    /// Bytes of layer 3 upwards, as the IP header says.
+    pub l3_len: u32,
+    /// Offset of the IP header in the frame.
+    pub l3_offset: u16,
+    /// Offset of the transport header in the frame.
+    pub l4_offset: u16,
+    /// Offset of the transport payload in the frame.
+    pub payload_offset: u16,
+    /// Source port, host byte order; the identifier for ICMP echo.
+    pub sport: u16,
+    /// Destination port, host byte order; the identifier for ICMP echo.
+    pub dport: u16,
+    /// Family.
+    pub family: Family,
+    /// IP protocol number of the transport header.
+    pub proto: u8,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Fragment position.
+    pub fragment: Fragment,
+}
+
+/// Where a packet stands in a fragmented datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Fragment {
+    /// Not fragmented.
+    Whole = 0,
+    /// The first fragment: has the transport header.
+    First = 1,
+    /// A later fragment: has none, ports are 0.
+    Tail = 2,
+}
+
+impl Headers {
+    /// All zero, to build others from.
+    pub const ZERO: Self = Self {
+        src: [0; 4],
+        dst: [0; 4],
+        seq: 0,
+        ack: 0,
+        l3_len: 0,
+        l3_offset: 0,
+        l4_offset: 0,
+        payload_offset: 0,
+        sport: 0,
+        dport: 0,
+        family: Family::V4,
+        proto: 0,
+        tcp_flags: 0,
+        icmp_type: 0,
+        icmp_code: 0,
+        ttl: 0,
+        fragment: Fragment::Whole,
+    };
+
+    /// Is this an echo request or reply of the packet's family?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_echo(&self) -> bool {
+        match self.proto {
+            proto::ICMP => self.icmp_type == 8 || self.icmp_type == 0,
+            proto::ICMPV6 => self.icmp_type == 128 || self.icmp_type == 129,
+            _ => false,
+        }
+    }
+
+    /// Is this an echo reply?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_echo_reply(&self) -> bool {
+        match self.proto {
+            proto::ICMP => self.icmp_type == 0,
+            proto::ICMPV6 => self.icmp_type == 129,
+            _ => false,
+        }
+    }
+
+    /// Is this an ICMP error, which carries the head of another packet?
+    ///
+    /// RFC 792: 3, 4, 5, 11, 12; redirects (5) are not errors about a flow and
+    /// are left out, as in nf_conntrack. RFC 4443: types below 128.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_icmp_error(&self) -> bool {
+        match self.proto {
+            proto::ICMP => matches!(self.icmp_type, 3 | 4 | 11 | 12),
+            proto::ICMPV6 => self.icmp_type >= 1 && self.icmp_type <= 4,
+            _ => false,
+        }
+    }
+
+    /// Transport payload in bytes, as the headers say.
+    #[inline(always)]
+    #[must_use]
+    pub const fn payload_len(&self) -> u32 {
+        let head = (self.payload_offset as u32).wrapping_sub(self.l3_offset as u32);
+        self.l3_len.saturating_sub(head)
+    }
+}
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// An IP packet.
+    Ip(Headers),
+    /// ARP.
+    Arp,
+    /// LLDP, 802.1X, slow protocols or LLC (spanning tree).
+    LinkControl,
+}
+
+/// Result of parsing: the packet is dropped for the reason in `Err`.
+pub type Parsed<T> = Result<T, DropReason>;

@@ -1,0 +1,2 @@
+//! pinhole.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Tasks of the pinhole repository.
+fn main() {}
