@@ -85,21 +85,28 @@ pub struct Config {
 }
 pod!(Config, 120);
 
-/// What changes while the programs run.
+/// What `run --confirm` and `confirm` change while the programs run.
+///
+/// The agent's sign of life is in a map of its own, [`heartbeat`]: an element
+/// is replaced as a whole, so two writers of one would undo each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Control {
-    /// `CLOCK_MONOTONIC` of the agent's last sign of life, ns.
-    pub heartbeat_ns: u64,
     /// `CLOCK_MONOTONIC` after which everything passes, because nobody
     /// confirmed the attachment in time; 0 when confirmed.
     pub confirm_deadline_ns: u64,
-    /// Process id of the agent, for `status`.
-    pub agent_pid: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
 }
-pod!(Control, 24);
+pod!(Control, 8);
+
+/// Indices of the `HEARTBEAT` map. Written by the agent alone.
+pub mod heartbeat {
+    /// `CLOCK_MONOTONIC` of the agent's last sign of life, ns; 0 if none ran.
+    pub const AT_NS: u32 = 0;
+    /// Process id of the agent, for `status`.
+    pub const PID: u32 = 1;
+    /// Length of the map.
+    pub const LEN: u32 = 2;
+}
 
 /// Bits of [`Iface::flags`].
 pub mod iface_flags {

@@ -28,8 +28,10 @@ pub mod maps {
     pub const ABI: &str = "ABI";
     /// `ARRAY<Config>[1]`.
     pub const CONFIG: &str = "CONFIG";
-    /// `ARRAY<Control>[1]`: heartbeat and confirmation deadline.
+    /// `ARRAY<Control>[1]`: the confirmation deadline.
     pub const CONTROL: &str = "CONTROL";
+    /// `ARRAY<u64>[heartbeat::LEN]`: the agent's sign of life, by [`super::heartbeat`].
+    pub const HEARTBEAT: &str = "HEARTBEAT";
     /// `LRU_HASH<FlowKey4, Flow>`: IPv4 flows that have proved themselves.
     pub const FLOWS4: &str = "FLOWS4";
     /// `LRU_HASH<FlowKey6, Flow>`: IPv6 flows that have proved themselves.
