@@ -104,8 +104,12 @@ pub mod heartbeat {
     pub const AT_NS: u32 = 0;
     /// Process id of the agent, for `status`.
     pub const PID: u32 = 1;
+    /// Inode number of the network namespace that the instance guards
+    /// (`/proc/self/ns/net`): pins are seen from every namespace, interfaces
+    /// are not.
+    pub const NETNS: u32 = 2;
     /// Length of the map.
-    pub const LEN: u32 = 2;
+    pub const LEN: u32 = 3;
 }
 
 /// Bits of [`Iface::flags`].
