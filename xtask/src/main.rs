@@ -1,2 +1,44 @@
-//! Tasks of the pinhole repository.
-fn main() {}
+//! Tasks of the pinhole repository: `cargo xtask --help` lists them.
+
+mod account;
+mod ctx;
+mod setup;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::ctx::Ctx;
+
+/// Set-up, build and tests of pinhole. Each task sets up what it needs by itself.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what is missing to build and test, then build the eBPF object.
+    Setup(setup::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let ctx = Ctx::new()?;
+    match cli.task {
+        Task::Setup(args) => setup::run(&ctx, &args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
