@@ -138,7 +138,9 @@ fn refresh_lists(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<()> {
 fn lists_age() -> Option<Duration> {
     let entries = fs::read_dir(LISTS).ok()?.flatten();
     let lists = entries.filter(|entry| entry.file_name().to_string_lossy().contains("_dists_"));
-    let newest = lists.filter_map(|entry| Some(entry.metadata().ok()?.ctime())).max()?;
+    let newest = lists
+        .filter_map(|entry| Some(entry.metadata().ok()?.ctime()))
+        .max()?;
     let fetched = SystemTime::UNIX_EPOCH + Duration::from_secs(newest.try_into().ok()?);
     SystemTime::now().duration_since(fetched).ok()
 }
