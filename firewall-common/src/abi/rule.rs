@@ -10,6 +10,9 @@ pub const MAX_RULES: usize = 1024;
 /// [`Rule::id`] of flows that no rule admitted: seeded, expected, or a named essential.
 pub const RULE_NONE: u16 = u16::MAX;
 
+/// Name of a rule, NUL-terminated.
+pub type RuleName = [u8; 32];
+
 /// Values of [`Rule::action`].
 pub mod action {
     /// Drop, counted as `rule`.
