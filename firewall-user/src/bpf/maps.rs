@@ -1,0 +1,485 @@
+//! The pinned maps of an instance, read as typed entries.
+//!
+//! Works with the agent stopped. The `ABI` map is read first: maps of another
+//! version are refused before anything else in them is looked at.
+
+use std::{collections::BTreeMap, fmt, io, path::Path};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use bytemuck::Zeroable;
+use firewall_common::{
+    abi::{
+        ABI_VERSION, Config, Control, Counter, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6,
+        FlowState, Iface, MAX_RULES, Phase, Rule, RuleName, Session, ZONE_ANY, ZONE_HOST,
+        heartbeat, maps,
+    },
+    key::FlowKey,
+    time::Tick,
+};
+
+use super::{BPFFS, Instance, sys, text};
+
+/// Why the maps of an instance cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing is pinned under this name.
+    #[error(
+        "no pinhole instance `{instance}` is attached here: start one with `pinhole run`, \
+         or name another with --instance; found: {}",
+        if found.is_empty() { "none".to_owned() } else { found.join(", ") }
+    )]
+    NotAttached {
+        /// The name asked for.
+        instance: String,
+        /// The names that exist.
+        found: Vec<String>,
+    },
+    /// Not root.
+    #[error("cannot read the pins under {BPFFS}: {0}; run as root (`sudo pinhole …`)")]
+    Permission(#[source] io::Error),
+    /// Pinned by another version of pinhole.
+    #[error(
+        "the pinned maps of `{instance}` have ABI version {found}, this pinhole reads version \
+         {ABI_VERSION}: use the pinhole that attached them, or `pinhole unload --instance \
+         {instance}` with it and attach again"
+    )]
+    Abi {
+        /// The instance.
+        instance: String,
+        /// Version of its maps.
+        found: u32,
+    },
+    /// One map fails.
+    #[error("map {map} of instance `{instance}` cannot be read: {reason}")]
+    Map {
+        /// The instance.
+        instance: String,
+        /// Name of the map.
+        map: &'static str,
+        /// What the kernel or aya said.
+        reason: String,
+    },
+}
+
+/// Which of a family's tables a flow is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FlowTier {
+    /// Has proved itself: never evicted by one that has not.
+    Proved,
+    /// Has not yet.
+    HalfOpen,
+}
+
+impl FlowTier {
+    /// The stable name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Proved => "proved",
+            Self::HalfOpen => "half-open",
+        }
+    }
+}
+
+/// A live flow of any table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRow {
+    /// IPv4 in mapped form.
+    pub key: FlowKey6,
+    /// The entry.
+    pub flow: Flow,
+    /// Where it is.
+    pub tier: FlowTier,
+}
+
+impl FlowRow {
+    /// The state word.
+    #[must_use]
+    pub const fn state(&self) -> FlowState {
+        FlowState(self.flow.state)
+    }
+
+    /// Is it a flow at `now`? Expired, promoting and doomed entries are misses
+    /// to the programs too.
+    #[must_use]
+    pub fn is_live(&self, now: Tick) -> bool {
+        self.state().phase() == Phase::Live && !now.is_after(Tick(self.flow.expires))
+    }
+}
+
+/// Names of zones and rules, to print entries with.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    zones: BTreeMap<u8, String>,
+    rules: Vec<String>,
+}
+
+impl Names {
+    /// From pairs of number and name, and rule names by [`Rule::id`].
+    pub fn new(zones: impl IntoIterator<Item = (u8, String)>, rules: Vec<String>) -> Self {
+        let zones = zones.into_iter().collect();
+        Self { zones, rules }
+    }
+
+    /// The zone's name; its number if it has no interface any more.
+    #[must_use]
+    pub fn zone(&self, number: u8) -> String {
+        match (number, self.zones.get(&number)) {
+            (ZONE_HOST, _) => "host".into(),
+            (ZONE_ANY, _) => "any".into(),
+            (_, Some(name)) => name.clone(),
+            (other, None) => format!("zone-{other}"),
+        }
+    }
+
+    /// The rule's name, `None` for flows that no rule admitted.
+    #[must_use]
+    pub fn rule(&self, id: u16) -> Option<&str> {
+        self.rules.get(usize::from(id)).map(String::as_str)
+    }
+}
+
+/// The pinned maps of an attached instance of this ABI version.
+#[derive(Debug)]
+pub struct Pinned {
+    instance: Instance,
+}
+
+impl Pinned {
+    /// Checks that the instance is attached and that its maps are of this version.
+    ///
+    /// # Errors
+    /// [`Error`]: not attached, not permitted, another version.
+    pub fn open(instance: &Instance) -> Result<Self, Error> {
+        let pinned = Self {
+            instance: instance.clone(),
+        };
+        let abi: Array<MapData, u32> = pinned.array(maps::ABI)?;
+        let found = pinned.element(&abi, maps::ABI, 0)?;
+        if found == ABI_VERSION {
+            Ok(pinned)
+        } else {
+            Err(Error::Abi {
+                instance: instance.to_string(),
+                found,
+            })
+        }
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn config(&self) -> Result<Config, Error> {
+        self.element(&self.array(maps::CONFIG)?, maps::CONFIG, 0)
+    }
+
+    /// What changes while the programs run.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn control(&self) -> Result<Control, Error> {
+        self.element(&self.array(maps::CONTROL)?, maps::CONTROL, 0)
+    }
+
+    /// The agent's sign of life, by [`heartbeat`].
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn heartbeat(&self) -> Result<[u64; heartbeat::LEN as usize], Error> {
+        let map: Array<MapData, u64> = self.array(maps::HEARTBEAT)?;
+        let mut out = [0; heartbeat::LEN as usize];
+        for (index, slot) in (0..).zip(&mut out) {
+            *slot = self.element(&map, maps::HEARTBEAT, index)?;
+        }
+        Ok(out)
+    }
+
+    /// Proved flows by [`firewall_common::abi::Tier`], as the programs count them.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn tier_counts(&self) -> Result<Vec<u64>, Error> {
+        let map: Array<MapData, u64> = self.array(maps::TIER_COUNTS)?;
+        (0..map.len())
+            .map(|index| self.element(&map, maps::TIER_COUNTS, index))
+            .collect()
+    }
+
+    /// Guarded interfaces by index.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn ifaces(&self) -> Result<Vec<(u32, Iface)>, Error> {
+        self.entries(maps::IFACES)
+    }
+
+    /// The live generation of compiled rules, each with what it admitted or dropped.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn rules(&self) -> Result<Vec<(Rule, Counter)>, Error> {
+        let config = self.config()?;
+        let rules: Array<MapData, Rule> = self.array(maps::RULES)?;
+        let hits: PerCpuArray<MapData, Counter> = self.per_cpu_array(maps::RULE_HITS)?;
+        generation(&config)
+            .map(|slot| {
+                let rule = self.element(&rules, maps::RULES, slot)?;
+                Ok((rule, self.sum(&hits, maps::RULE_HITS, slot)?))
+            })
+            .collect()
+    }
+
+    /// Names of zones and rules.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn names(&self) -> Result<Names, Error> {
+        let zones = self.ifaces()?;
+        let zones = zones
+            .iter()
+            .map(|(_, iface)| (iface.zone, text(&iface.zone_name)));
+        let names: Array<MapData, RuleName> = self.array(maps::RULE_NAMES)?;
+        let mut rules = Vec::new();
+        for slot in generation(&self.config()?) {
+            let name = text(&self.element(&names, maps::RULE_NAMES, slot)?);
+            if name.is_empty() {
+                break;
+            }
+            rules.push(name);
+        }
+        Ok(Names::new(zones, rules))
+    }
+
+    /// The counters of the `STATS` map, summed over CPUs, by
+    /// [`firewall_common::verdict`] index.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn stats(&self) -> Result<Vec<Counter>, Error> {
+        let map: PerCpuArray<MapData, Counter> = self.per_cpu_array(maps::STATS)?;
+        (0..map.len())
+            .map(|index| self.sum(&map, maps::STATS, index))
+            .collect()
+    }
+
+    /// Every live flow of all six tables, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn flows(&self) -> Result<Vec<FlowRow>, Error> {
+        use FlowTier::{HalfOpen, Proved};
+        let mut rows = Vec::new();
+        self.flows_of::<FlowKey4>(maps::FLOWS4, Proved, &mut rows)?;
+        self.flows_of::<FlowKey6>(maps::FLOWS6, Proved, &mut rows)?;
+        for map in [maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT] {
+            self.flows_of::<FlowKey4>(map, HalfOpen, &mut rows)?;
+        }
+        for map in [maps::HALF_OPEN6_IN, maps::HALF_OPEN6_OUT] {
+            self.flows_of::<FlowKey6>(map, HalfOpen, &mut rows)?;
+        }
+        let now = Tick::from_ns(sys::monotonic_ns());
+        rows.retain(|row| row.is_live(now));
+        rows.sort_by_key(|row| std::cmp::Reverse(now.since(Tick(row.flow.created))));
+        Ok(rows)
+    }
+
+    /// Every expectation that has not expired, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn expectations(&self) -> Result<Vec<(ExpectKey, Expectation)>, Error> {
+        let now = Tick::from_ns(sys::monotonic_ns());
+        let mut rows = self.entries::<ExpectKey, Expectation>(maps::EXPECTATIONS)?;
+        rows.retain(|(_, e)| !now.is_after(Tick(e.expires)));
+        rows.sort_by_key(|(_, e)| e.created_ns);
+        Ok(rows)
+    }
+
+    /// Every FTP session, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn sessions(&self) -> Result<Vec<(FlowKey6, Session)>, Error> {
+        let mut rows = self.entries::<FlowKey6, Session>(maps::SESSIONS)?;
+        rows.sort_by_key(|(_, s)| s.started_ns);
+        Ok(rows)
+    }
+
+    fn flows_of<K>(
+        &self,
+        name: &'static str,
+        tier: FlowTier,
+        rows: &mut Vec<FlowRow>,
+    ) -> Result<(), Error>
+    where
+        K: aya::Pod + Zeroable + FlowKey,
+    {
+        let entries = self.entries::<K, Flow>(name)?;
+        rows.extend(entries.into_iter().map(|(key, flow)| FlowRow {
+            key: key.widen(),
+            flow,
+            tier,
+        }));
+        Ok(())
+    }
+
+    /// All elements of a hash map, each bucket seen once.
+    fn entries<K, V>(&self, name: &'static str) -> Result<Vec<(K, V)>, Error>
+    where
+        K: aya::Pod + Zeroable,
+        V: aya::Pod + Zeroable,
+    {
+        let map: HashMap<MapData, K, V> = self.typed(name)?;
+        all(&map).map_err(|error| self.failed(name, &error))
+    }
+
+    fn array<V: aya::Pod>(&self, name: &'static str) -> Result<Array<MapData, V>, Error> {
+        self.typed(name)
+    }
+
+    fn per_cpu_array<V: aya::Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<PerCpuArray<MapData, V>, Error> {
+        self.typed(name)
+    }
+
+    /// A pinned map of the type that the caller names. aya compares kind and sizes.
+    fn typed<M>(&self, name: &'static str) -> Result<M, Error>
+    where
+        M: TryFrom<Map, Error = MapError>,
+    {
+        let data = self.data(name)?;
+        Map::from_map_data(data)
+            .and_then(M::try_from)
+            .map_err(|error| self.failed(name, &error))
+    }
+
+    fn data(&self, name: &'static str) -> Result<MapData, Error> {
+        MapData::from_pin(self.instance.pin(name)).map_err(|error| match root_cause(&error) {
+            Some(errno) if errno.kind() == io::ErrorKind::PermissionDenied => {
+                Error::Permission(io::Error::from(errno.kind()))
+            }
+            Some(errno) if errno.kind() == io::ErrorKind::NotFound => self.missing(name),
+            _ => self.failed(name, &error),
+        })
+    }
+
+    fn missing(&self, name: &'static str) -> Error {
+        if Path::is_dir(&self.instance.pin_dir()) && name != maps::ABI {
+            return self.failed(name, &"it is not pinned");
+        }
+        Error::NotAttached {
+            instance: self.instance.to_string(),
+            found: Instance::all().unwrap_or_default(),
+        }
+    }
+
+    fn element<V: aya::Pod>(
+        &self,
+        map: &Array<MapData, V>,
+        name: &'static str,
+        index: u32,
+    ) -> Result<V, Error> {
+        map.get(&index, 0)
+            .map_err(|error| self.failed(name, &error))
+    }
+
+    fn sum(
+        &self,
+        map: &PerCpuArray<MapData, Counter>,
+        name: &'static str,
+        index: u32,
+    ) -> Result<Counter, Error> {
+        let values = map
+            .get(&index, 0)
+            .map_err(|error| self.failed(name, &error))?;
+        let sum = values.iter().fold(Counter::default(), |sum, cpu| Counter {
+            packets: sum.packets.wrapping_add(cpu.packets),
+            bytes: sum.bytes.wrapping_add(cpu.bytes),
+        });
+        Ok(sum)
+    }
+
+    fn failed(&self, map: &'static str, reason: &dyn fmt::Display) -> Error {
+        Error::Map {
+            instance: self.instance.to_string(),
+            map,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// Slots of the live half of the maps that have two.
+fn generation(config: &Config) -> impl Iterator<Item = u32> + use<> {
+    let live = usize::from(config.generation == 1);
+    let count = config.rule_count.get(live).copied().unwrap_or_default();
+    let first = (live * MAX_RULES) as u32;
+    first..first + count.min(MAX_RULES as u32)
+}
+
+/// Every element of a hash map, by batches: bounded however fast it changes.
+///
+/// # Errors
+/// Those of bpf(2).
+pub fn all<K, V>(map: &HashMap<MapData, K, V>) -> io::Result<Vec<(K, V)>>
+where
+    K: aya::Pod + Zeroable,
+    V: aya::Pod + Zeroable,
+{
+    let mut size = 4096;
+    let mut cursor = None;
+    let mut out = Vec::new();
+    loop {
+        let mut keys = vec![K::zeroed(); size];
+        let mut values = vec![V::zeroed(); size];
+        match sys::lookup_batch(map, cursor, &mut keys, &mut values) {
+            Ok(batch) => {
+                out.extend(keys.into_iter().zip(values).take(batch.count));
+                match batch.cursor {
+                    Some(next) => cursor = Some(next),
+                    None => return Ok(out),
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && size < 1 << 24 => size *= 2,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The system call's error under an aya error.
+fn root_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_live_half_is_read() {
+        let mut config = Config::zeroed();
+        config.rule_count = [2, 3];
+        assert_eq!(generation(&config).collect::<Vec<_>>(), [0, 1]);
+        config.generation = 1;
+        assert_eq!(generation(&config).collect::<Vec<_>>(), [1024, 1025, 1026]);
+    }
+
+    #[test]
+    fn names_without_an_entry_are_numbers() {
+        let names = Names::new([(1, "outside".into())], vec!["ssh".into()]);
+        assert_eq!(names.zone(0), "host");
+        assert_eq!(names.zone(1), "outside");
+        assert_eq!(names.zone(2), "zone-2");
+        assert_eq!(names.rule(0), Some("ssh"));
+        assert_eq!(names.rule(u16::MAX), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! The kernel side as user space sees it: instances, pins and maps.
+
+pub mod maps;
+pub mod sys;
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// Where bpffs is mounted.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// One running firewall, by name. Two on one machine (two network namespaces,
+/// say) differ in their pin directories.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    name: String,
+}
+
+impl Instance {
+    /// The name used when none is given.
+    pub const DEFAULT: &str = "default";
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The directory of its pins, whether it exists or not.
+    #[must_use]
+    pub fn pin_dir(&self) -> PathBuf {
+        root().join(&self.name)
+    }
+
+    /// The pin of a map (a name of [`firewall_common::abi::maps`]) or a link.
+    #[must_use]
+    pub fn pin(&self, name: &str) -> PathBuf {
+        self.pin_dir().join(name)
+    }
+
+    /// The names of all instances that have pins. Empty without a bpffs.
+    ///
+    /// # Errors
+    /// Those of reading the directory, mostly missing permission.
+    pub fn all() -> io::Result<Vec<String>> {
+        list(&root())
+    }
+}
+
+impl FromStr for Instance {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        // bpffs reserves dots in names.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if name.is_empty() || name.len() > 32 || !name.bytes().all(plain) {
+            return Err("use 1 to 32 letters, digits, `-` or `_`".into());
+        }
+        Ok(Self { name: name.into() })
+    }
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(BPFFS).join("pinhole")
+}
+
+fn list(root: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names: Vec<String> = entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// `name` padded with NULs; cut so that at least one NUL remains.
+#[must_use]
+pub fn fixed<const N: usize>(name: &str) -> [u8; N] {
+    let mut out = [0; N];
+    for (to, from) in out.iter_mut().take(N.saturating_sub(1)).zip(name.bytes()) {
+        *to = from;
+    }
+    out
+}
+
+/// The text before the first NUL.
+#[must_use]
+pub fn text(fixed: &[u8]) -> String {
+    let end = fixed.iter().position(|&b| b == 0).unwrap_or(fixed.len());
+    String::from_utf8_lossy(fixed.get(..end).unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instance_names_are_safe_as_pins() {
+        assert!("fw-a_1".parse::<Instance>().is_ok());
+        for bad in ["", "a.b", "../x", "a/b", &"x".repeat(33)] {
+            assert!(bad.parse::<Instance>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_survive_the_map() {
+        assert_eq!(text(&fixed::<16>("outside")), "outside");
+        assert_eq!(text(&fixed::<4>("outside")), "out");
+    }
+}
