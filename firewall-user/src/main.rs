@@ -1,2 +1,7 @@
-//! pinhole.
-fn main() {}
+//! The `pinhole` binary: see [`firewall_user::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    firewall_user::cli::main()
+}

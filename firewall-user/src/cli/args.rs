@@ -1,0 +1,276 @@
+//! The command line, as clap sees it.
+
+use std::{num::NonZeroU16, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::bpf::Instance;
+
+/// A stateful firewall with an FTP helper, on XDP and TC.
+///
+/// pinhole guards the interfaces that you name: replies come in, everything
+/// goes out, and nothing else comes in but what the policy accepts. It reads
+/// FTP control connections and opens exactly the port that was negotiated, for
+/// one connection and as long as the session lives.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pinhole",
+    version,
+    after_help = "\
+Examples:
+  sudo pinhole run --iface eth0 --confirm 60s --admit-ssh 22
+                              guard eth0; undone after 60 s without `confirm`
+  sudo pinhole confirm        keep it
+  sudo pinhole flows list     what is tracked
+  sudo pinhole stats          what passed and what was dropped, and why
+  sudo pinhole unload         remove all of it
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."
+)]
+pub struct Cli {
+    /// Which firewall: two on one machine differ by name
+    #[arg(
+        long,
+        global = true,
+        env = "PINHOLE_INSTANCE",
+        value_name = "NAME",
+        default_value = Instance::DEFAULT
+    )]
+    pub instance: Instance,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Attach to the interfaces and run the FTP agent in the foreground
+    ///
+    /// Ctrl-C or SIGTERM ends the agent only: the policy stays in force and
+    /// established flows go on, but no new FTP data connection opens until
+    /// `run` is started again. `unload` removes everything.
+    #[command(after_help = "\
+Examples:
+  sudo pinhole run --iface eth0
+      the built-in policy: everything out, replies in, FTP helped on port 21
+  sudo pinhole run --config /etc/pinhole.toml --confirm 60s --admit-ssh 22
+      your policy, undone after 60 s unless `pinhole confirm` comes first")]
+    Run(RunArgs),
+    /// Keep what `run --confirm` attached
+    #[command(after_help = "\
+Example:
+  sudo pinhole confirm")]
+    Confirm,
+    /// Show what is attached where, and whether the agent lives
+    #[command(after_help = "\
+Example:
+  sudo pinhole status -o json")]
+    Status(ListArgs),
+    /// Tracked flows
+    #[command(subcommand)]
+    Flows(FlowsCommand),
+    /// Expected connections: the pinholes
+    #[command(subcommand)]
+    Expect(ExpectCommand),
+    /// FTP sessions
+    #[command(subcommand)]
+    Ftp(FtpCommand),
+    /// Count packets by verdict and reason, and new flows by rule
+    #[command(after_help = "\
+Examples:
+  sudo pinhole stats
+  sudo pinhole stats --all -o json | jq '.drop[] | select(.packets > 0)'
+
+JSON: {pass, drop: [{reason, packets, bytes}], events: [{event, count}],
+rules: [{name, packets, bytes}]}. A rule counts the first packets of flows.")]
+    Stats(StatsArgs),
+    /// Detach from every interface and remove all pins
+    #[command(after_help = "\
+Example:
+  sudo pinhole unload")]
+    Unload,
+}
+
+/// Arguments of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Policy file (TOML); without it the built-in policy
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Guard this interface; repeatable. With --config, guard only these of its interfaces
+    #[arg(long = "iface", value_name = "IF")]
+    pub ifaces: Vec<String>,
+    /// Where XDP runs
+    #[arg(long, value_enum, default_value_t = XdpMode::Auto)]
+    pub mode: XdpMode,
+    /// How the TC program is attached
+    #[arg(long, value_enum, default_value_t = TcKind::Auto)]
+    pub tc: TcKind,
+    /// Detach again after this time (`60s`, `5m`) unless `pinhole confirm` comes first
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub confirm: Option<Duration>,
+    /// Accept new TCP connections from outside to this port of the host
+    #[arg(long, value_name = "PORT")]
+    pub admit_ssh: Option<NonZeroU16>,
+    /// Log more, the programs' own log lines among it
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Where XDP runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum XdpMode {
+    /// In the driver if it can, else in the generic hook
+    Auto,
+    /// In the driver, or fail
+    Native,
+    /// In the generic hook
+    Generic,
+}
+
+/// How the TC program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TcKind {
+    /// As a TCX link where the kernel has them (6.6), else as a clsact filter
+    Auto,
+    /// As a TCX link, or fail
+    Tcx,
+    /// As a clsact filter
+    Clsact,
+}
+
+/// `pinhole flows`.
+#[derive(Debug, Subcommand)]
+pub enum FlowsCommand {
+    /// List them, oldest first
+    ///
+    /// Half-open flows (not yet proved by two-way traffic) are among them.
+    #[command(after_help = "\
+Examples:
+  sudo pinhole flows list
+  sudo pinhole flows list -o json | jq '.[] | select(.state == \"ESTABLISHED\")'
+
+JSON: [{family, proto, state, tier, original: {src, sport, dst, dport, packets,
+bytes}, reply: {packets, bytes}, zone: {from, to}, rule, flags, age_s, idle_s,
+expires_s}]")]
+    List(ListArgs),
+}
+
+/// `pinhole expect`.
+#[derive(Debug, Subcommand)]
+pub enum ExpectCommand {
+    /// List them, oldest first
+    #[command(after_help = "\
+Examples:
+  sudo pinhole expect list
+  sudo pinhole expect list -o json
+
+JSON: [{src, dst, dport, proto, via, state, taken_by, parent: {client, cport,
+server, sport}, zone: {from, to}, age_s, expires_s}]")]
+    List(ListArgs),
+}
+
+/// `pinhole ftp`.
+#[derive(Debug, Subcommand)]
+pub enum FtpCommand {
+    /// List them, oldest first, with the data connections dropped between their hosts
+    #[command(after_help = "\
+Examples:
+  sudo pinhole ftp list
+  sudo pinhole ftp list -o json | jq '.[] | select(.encrypted and .dropped > 0)'
+
+JSON: [{client, cport, server, sport, zone: {client, server}, phase, encrypted,
+age_s, idle_s, tls_age_s, opened, refused, last_refusal, dropped, drops: [{ago_s,
+from, sport, dport, reason}], expectations}]")]
+    List(ListArgs),
+}
+
+/// Arguments of everything that lists.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ListArgs {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Arguments of `stats`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct StatsArgs {
+    /// Also what is zero
+    #[arg(long)]
+    pub all: bool,
+    /// As of every list.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// Output format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Aligned columns for people
+    Table,
+    /// One JSON document
+    Json,
+}
+
+/// `90`, `90s`, `5m`, `1h`: a positive number of seconds, minutes or hours.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err("use seconds, minutes or hours: `60s`, `5m`, `1h`".into()),
+    };
+    let seconds = number.parse::<u32>().ok().filter(|&n| n > 0);
+    let seconds = seconds.ok_or("use a whole number above 0, as in `60s`")?;
+    Ok(Duration::from_secs(u64::from(seconds) * factor))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        for bad in ["", "0", "-1", "1d", "s", "99999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_instance_stands_anywhere() {
+        let cli = Cli::try_parse_from(["pinhole", "flows", "list", "--instance", "a"]).unwrap();
+        assert_eq!(cli.instance.name(), "a");
+        assert!(Cli::try_parse_from(["pinhole", "--instance", "a/b", "stats"]).is_err());
+    }
+
+    #[test]
+    fn every_subcommand_has_an_example() {
+        fn check(command: &clap::Command) {
+            let mut leaf = true;
+            for sub in command.get_subcommands() {
+                leaf = false;
+                check(sub);
+            }
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            assert!(!leaf || help.contains("Example"), "{}", command.get_name());
+        }
+        check(&Cli::command());
+    }
+}
