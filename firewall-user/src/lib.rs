@@ -2,7 +2,9 @@
 //!
 //! - [`cli`] is the command line, one file a subcommand
 //! - [`bpf`] opens pinned maps and reads them as typed entries
+//! - [`netlink`] asks the kernel about links, routes, sockets, connections and NAT
 
 pub mod bpf;
 pub mod cli;
 pub mod error;
+pub mod netlink;

@@ -1,12 +1,20 @@
-//! The system calls that aya does not offer: the only unsafe code of user space.
+//! The system calls that neither std nor aya offers: the only unsafe code of user space.
 
 use std::{
+    ffi::CString,
     io, mem,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 use aya::maps::{HashMap, IterableMap as _, MapData};
 use aya_obj::generated::{bpf_attr, bpf_cmd};
+
+/// `BPF_FS_MAGIC` of `linux/magic.h`.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// What one batch look-up gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +39,7 @@ pub(crate) fn lookup_batch<K: aya::Pod, V: aya::Pod>(
 ) -> io::Result<Batch> {
     let mut from = cursor.unwrap_or(0);
     let mut to = 0_u32;
-    // SAFETY: `bpf_attr` is a union of integers; all zero is valid, and the
-    // kernel demands zero behind the part that a command uses.
-    let mut attr: bpf_attr = unsafe { mem::zeroed() };
+    let mut attr = zeroed_attr();
     attr.batch.in_batch = cursor.map_or(0, |_| (&raw mut from) as u64);
     attr.batch.out_batch = (&raw mut to) as u64;
     attr.batch.keys = keys.as_mut_ptr() as u64;
@@ -44,27 +50,48 @@ pub(crate) fn lookup_batch<K: aya::Pod, V: aya::Pod>(
     // SAFETY: the kernel writes at most `count` keys and values of the map's
     // own sizes, which aya held against `K` and `V` when it made the `HashMap`;
     // any bytes are valid for them (`aya::Pod`). A hash map's cursor is a u32.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            bpf_cmd::BPF_MAP_LOOKUP_BATCH as libc::c_long,
-            &raw mut attr,
-            mem::size_of::<bpf_attr>(),
-        )
-    };
+    let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
     // SAFETY: the kernel writes the same member of the union that was set above.
     let count = unsafe { attr.batch.count } as usize;
-    if result == 0 {
-        let cursor = Some(to);
-        return Ok(Batch { count, cursor });
-    }
-    match io::Error::last_os_error() {
-        end if end.raw_os_error() == Some(libc::ENOENT) => Ok(Batch {
+    match result {
+        Ok(_) => Ok(Batch {
+            count,
+            cursor: Some(to),
+        }),
+        Err(end) if end.raw_os_error() == Some(libc::ENOENT) => Ok(Batch {
             count,
             cursor: None,
         }),
-        other => Err(other),
+        Err(other) => Err(other),
     }
+}
+
+/// Calls bpf(2).
+///
+/// # Safety
+///
+/// Every address in `attr` must be valid for what `cmd` does there.
+unsafe fn bpf(cmd: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: the kernel reads and writes no more of `attr` than its size; the
+    // caller vouches for the addresses inside.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            cmd as libc::c_long,
+            std::ptr::from_mut(attr),
+            mem::size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+fn zeroed_attr() -> bpf_attr {
+    // SAFETY: `bpf_attr` is a union of integers; all zero is valid, and the
+    // kernel demands zero behind the part that a command uses.
+    unsafe { mem::zeroed() }
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of every time in the maps.
@@ -77,4 +104,218 @@ pub fn monotonic_ns() -> u64 {
     // SAFETY: the pointer is to a whole `timespec`; this clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// Opens a pinned object (`BPF_OBJ_GET`).
+///
+/// # Errors
+///
+/// What the kernel says; `NotFound` if there is no such pin.
+pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    // SAFETY: `pathname` is NUL-terminated and outlives the call.
+    let fd = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?;
+    // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Detaches a link at once (`BPF_LINK_DETACH`, kernel 5.9).
+///
+/// Closing and unlinking would do it as well, but only after a grace period.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
+    // SAFETY: the attribute holds no address.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(|_| ())
+}
+
+/// Is a bpffs mounted at `path`?
+///
+/// # Errors
+///
+/// If `path` does not exist or cannot be looked at.
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all-zero is a value of this plain structure.
+    let mut stat: libc::statfs = unsafe { mem::zeroed() };
+    // SAFETY: `path` is NUL-terminated, `stat` is writable.
+    check(unsafe { libc::statfs(path.as_ptr(), &raw mut stat) })?;
+    Ok(stat.f_type as i64 == BPF_FS_MAGIC)
+}
+
+/// Mounts a bpffs at `path`.
+///
+/// # Errors
+///
+/// What the kernel says; needs `CAP_SYS_ADMIN`.
+pub fn mount_bpffs(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let kind = c"bpf";
+    let options = c"mode=700";
+    // SAFETY: all strings are NUL-terminated and outlive the call.
+    check(unsafe {
+        libc::mount(
+            kind.as_ptr(),
+            path.as_ptr(),
+            kind.as_ptr(),
+            0,
+            options.as_ptr().cast(),
+        )
+    })
+}
+
+/// Lifts the limit of locked memory, which kernels before 5.11 charge maps to.
+///
+/// # Errors
+///
+/// Without `CAP_SYS_RESOURCE`.
+pub fn lift_memlock() -> io::Result<()> {
+    let all = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: `all` is readable.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) })
+}
+
+/// Sends `signal` to the process `pid`; 0 only asks whether it exists.
+///
+/// # Errors
+///
+/// ESRCH if there is no such process.
+pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
+    let pid = i32::try_from(pid)
+        .ok()
+        .filter(|pid| *pid > 0)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
+    // SAFETY: takes two numbers.
+    check(unsafe { libc::kill(pid, signal) })
+}
+
+/// Leaves the session of the terminal, and outlives its end.
+///
+/// # Errors
+///
+/// If this process leads a process group.
+pub fn leave_terminal() -> io::Result<()> {
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    // SAFETY: takes nothing.
+    check(unsafe { libc::setsid() }.min(0))
+}
+
+/// Process at the other end of a Unix socket (`SO_PEERCRED`).
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn peer_pid(socket: impl AsFd) -> io::Result<u32> {
+    let mut cred = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = mem::size_of_val(&cred) as libc::socklen_t;
+    // SAFETY: `cred` is writable for the length that `len` says.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut cred).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(cred.pid as u32)
+}
+
+/// Offload flags of an interface, `ETH_FLAG_*` of `linux/ethtool.h`.
+pub mod eth_flags {
+    /// VLAN tags are inserted by the device.
+    pub const TXVLAN: u32 = 1 << 7;
+    /// VLAN tags are taken out by the device.
+    pub const RXVLAN: u32 = 1 << 8;
+}
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
+
+const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SFLAGS: u32 = 0x26;
+
+/// Reads the [`eth_flags`] of an interface, and others that ethtool keeps there.
+///
+/// # Errors
+///
+/// EOPNOTSUPP or ENODEV from the kernel.
+pub fn eth_flags(interface: &str) -> io::Result<u32> {
+    ethtool(interface, ETHTOOL_GFLAGS, 0)
+}
+
+/// Sets all flags at once: read them first.
+///
+/// # Errors
+///
+/// EOPNOTSUPP or EINVAL if the device cannot change one of them.
+pub fn set_eth_flags(interface: &str, flags: u32) -> io::Result<()> {
+    ethtool(interface, ETHTOOL_SFLAGS, flags).map(|_| ())
+}
+
+fn ethtool(interface: &str, cmd: u32, data: u32) -> io::Result<u32> {
+    let mut value = EthtoolValue { cmd, data };
+    // SAFETY: all-zero is a value of this plain structure.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    // SAFETY: `request` names the interface and points to `value`, which both
+    // commands read and write as `struct ethtool_value`.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) })?;
+    Ok(value.data)
+}
+
+fn check(ret: i32) -> io::Result<()> {
+    if ret < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_process_is_told_from_a_running_one() {
+        kill(std::process::id(), 0).unwrap();
+        assert!(kill(0, 0).is_err());
+        assert!(kill(u32::MAX, 0).is_err());
+    }
+
+    #[test]
+    fn an_ordinary_directory_is_no_bpffs() {
+        assert!(!is_bpffs(Path::new("/proc")).unwrap());
+        assert!(is_bpffs(Path::new("/nowhere/at/all")).is_err());
+    }
+
+    #[test]
+    fn a_missing_interface_has_no_offloads() {
+        assert!(eth_flags("no-such-nic0").is_err());
+        assert!(eth_flags("a-name-that-is-far-too-long").is_err());
+    }
 }

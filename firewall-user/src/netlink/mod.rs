@@ -1,0 +1,228 @@
+//! A small netlink client: requests, dumps and attributes.
+//!
+//! Covers just what pinhole asks the kernel: links, routes and filters
+//! ([`route`]), sockets ([`diag`]), tracked connections ([`conntrack`]) and NAT
+//! chains ([`nftables`]). Parsing is over slices and never panics.
+
+pub mod conntrack;
+pub mod diag;
+pub mod nftables;
+pub mod route;
+
+use std::io::{self, Read, Write};
+
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+
+/// Bytes of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// Bytes of `struct nlattr`.
+const ATTR_HEADER: usize = 4;
+/// A dump never sends more than 32 kB at once (`netlink_dump`).
+const RECEIVE: usize = 64 * 1024;
+
+const fn align(len: usize) -> usize {
+    len.next_multiple_of(4)
+}
+
+/// A request under construction.
+pub(crate) struct Message(Vec<u8>);
+
+impl Message {
+    /// A request of type `kind` that asks for an acknowledgement.
+    pub(crate) fn request(kind: u16, fixed: &[u8]) -> Self {
+        Self::new(kind, libc::NLM_F_REQUEST | libc::NLM_F_ACK, fixed)
+    }
+
+    /// A request for everything of type `kind`.
+    pub(crate) fn dump(kind: u16, fixed: &[u8]) -> Self {
+        Self::new(kind, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, fixed)
+    }
+
+    fn new(kind: u16, flags: i32, fixed: &[u8]) -> Self {
+        let mut bytes = vec![0; HEADER];
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        bytes[6..8].copy_from_slice(&(flags as u16).to_ne_bytes());
+        bytes[8..12].copy_from_slice(&1_u32.to_ne_bytes());
+        bytes.extend_from_slice(fixed);
+        bytes.resize(align(bytes.len()), 0);
+        Self(bytes)
+    }
+
+    /// The same request with one more attribute.
+    pub(crate) fn attr(mut self, kind: u16, value: &[u8]) -> Self {
+        let len = (ATTR_HEADER + value.len()) as u16;
+        self.0.extend_from_slice(&len.to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        self.0.extend_from_slice(value);
+        self.0.resize(align(self.0.len()), 0);
+        self
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let len = self.0.len() as u32;
+        self.0[..4].copy_from_slice(&len.to_ne_bytes());
+        self.0
+    }
+}
+
+/// A netlink socket of one protocol.
+pub(crate) struct Socket(RawSocket);
+
+impl Socket {
+    /// Opens a socket of `protocol` (`NETLINK_*`).
+    pub(crate) fn open(protocol: i32) -> io::Result<Self> {
+        let socket = RawSocket::new(
+            Domain::from(libc::AF_NETLINK),
+            Type::RAW,
+            Some(Protocol::from(protocol)),
+        )?;
+        // The kernel answers at once; a hang would be a hang at attach.
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+        Ok(Self(socket))
+    }
+
+    /// Sends `message` and hands every answer (type, payload) to `each`, until
+    /// the acknowledgement or the end of the dump.
+    pub(crate) fn ask(
+        &mut self,
+        message: Message,
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
+        self.0.write_all(&message.finish())?;
+        let mut buffer = vec![0; RECEIVE];
+        loop {
+            let received = self.0.read(&mut buffer)?;
+            for (kind, payload) in messages(&buffer[..received]) {
+                match i32::from(kind) {
+                    libc::NLMSG_DONE | libc::NLMSG_ERROR => return status(payload),
+                    libc::NLMSG_NOOP => {}
+                    _ => each(kind, payload),
+                }
+            }
+        }
+    }
+}
+
+/// The error number at the front of an acknowledgement or of the end of a dump.
+fn status(payload: &[u8]) -> io::Result<()> {
+    match read_u32(payload, 0).unwrap_or(0) as i32 {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error.saturating_neg())),
+    }
+}
+
+/// The messages in one datagram: type and payload.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = read_u32(bytes, 0)? as usize;
+        let kind = read_u16(bytes, 4)?;
+        let payload = bytes.get(HEADER..len)?;
+        bytes = bytes.get(align(len)..).unwrap_or(&[]);
+        Some((kind, payload))
+    })
+}
+
+/// The attributes in `bytes`: type without its flag bits, and value.
+pub(crate) fn attrs(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = read_u16(bytes, 0)? as usize;
+        let kind = read_u16(bytes, 2)? & libc::NLA_TYPE_MASK as u16;
+        let value = bytes.get(ATTR_HEADER..len)?;
+        bytes = bytes.get(align(len)..).unwrap_or(&[]);
+        Some((kind, value))
+    })
+}
+
+/// The value of the first attribute `kind` in `bytes`.
+pub(crate) fn attr(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attrs(bytes)
+        .find(|(k, _)| *k == kind)
+        .map(|(_, value)| value)
+}
+
+/// The value of the attribute at the end of a path of nested ones.
+pub(crate) fn nested<'a>(bytes: &'a [u8], path: &[u16]) -> Option<&'a [u8]> {
+    path.iter()
+        .try_fold(bytes, |inner, kind| attr(inner, *kind))
+}
+
+/// A NUL-terminated string.
+pub(crate) fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+/// Two bytes at `offset`, host order.
+pub(crate) fn read_u16(bytes: &[u8], offset: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(array(bytes, offset)?))
+}
+
+/// Four bytes at `offset`, host order.
+pub(crate) fn read_u32(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(array(bytes, offset)?))
+}
+
+/// Two bytes at `offset`, network order.
+pub(crate) fn read_be16(bytes: &[u8], offset: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(array(bytes, offset)?))
+}
+
+/// `N` bytes at `offset`.
+pub(crate) fn array<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..offset.checked_add(N)?)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes from hexadecimal digits.
+    pub(crate) fn bytes(hex: &str) -> Vec<u8> {
+        let digit = |c: u8| (c as char).to_digit(16).unwrap() as u8;
+        hex.as_bytes()
+            .chunks(2)
+            .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+            .collect()
+    }
+
+    #[test]
+    fn a_request_is_laid_out_as_the_kernel_reads_it() {
+        let bytes = Message::dump(18, &[0; 5]).attr(3, b"eth0\0").finish();
+        assert_eq!(bytes.len(), 16 + 8 + 4 + 8);
+        assert_eq!(read_u32(&bytes, 0), Some(bytes.len() as u32));
+        assert_eq!(read_u16(&bytes, 4), Some(18));
+        let found: Vec<_> = attrs(&bytes[24..]).collect();
+        assert_eq!(found, [(3, b"eth0\0".as_slice())]);
+        assert_eq!(text(found[0].1), "eth0");
+    }
+
+    #[test]
+    fn cut_off_bytes_end_the_iteration() {
+        assert_eq!(attrs(&[8, 0, 1, 0, 9]).count(), 0);
+        assert_eq!(attrs(&[0, 0, 1, 0]).count(), 0);
+        assert_eq!(attrs(&[3, 0, 1, 0]).count(), 0);
+        assert_eq!(messages(&[15, 0, 0, 0, 1, 0, 0, 0]).count(), 0);
+        assert_eq!(messages(&[0xff; 16]).count(), 0);
+    }
+
+    #[test]
+    fn an_error_number_becomes_an_error() {
+        assert!(status(&0_i32.to_ne_bytes()).is_ok());
+        let error = status(&(-libc::EPERM).to_ne_bytes()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+        assert!(status(&i32::MIN.to_ne_bytes()).is_err());
+    }
+
+    #[test]
+    fn nested_attributes_are_followed() {
+        let inner = Message::request(0, &[]).attr(7, &[1, 2, 3, 4]).0;
+        let outer = Message::request(0, &[])
+            .attr(2 | libc::NLA_F_NESTED as u16, &inner[HEADER..])
+            .0;
+        assert_eq!(
+            nested(&outer[HEADER..], &[2, 7]),
+            Some([1, 2, 3, 4].as_slice())
+        );
+        assert_eq!(nested(&outer[HEADER..], &[2, 8]), None);
+    }
+}

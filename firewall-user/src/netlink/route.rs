@@ -1,0 +1,319 @@
+//! rtnetlink: interfaces, routes, and the filters of the clsact qdisc.
+
+use std::{io, net::IpAddr};
+
+use super::{Message, Socket, attr, nested, read_u16, read_u32, text};
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_EXT_MASK: u16 = 29;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_ATTACHED: u16 = 2;
+const IFLA_XDP_PROG_ID: u16 = 4;
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+
+const IFINFOMSG: usize = 16;
+const TCMSG: usize = 20;
+const RTMSG: usize = 12;
+
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTN_LOCAL: u8 = 2;
+
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_ID: u16 = 11;
+const TC_CLSACT: u32 = 0xffff_0000;
+const TC_PARENT_CLSACT: u32 = 0xffff_fff1;
+const TC_PARENT_INGRESS: u32 = 0xffff_fff2;
+const TC_PARENT_EGRESS: u32 = 0xffff_fff3;
+
+/// `ARPHRD_ETHER`: the link has Ethernet headers.
+pub const ARPHRD_ETHER: u16 = 1;
+
+/// A network interface of this network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// `ARPHRD_*`, the kind of link header.
+    pub hardware: u16,
+    /// Kind of a virtual interface ("veth", "bridge", …).
+    pub kind: Option<String>,
+    /// Index of the other end of a veth, if it is in this namespace too.
+    pub peer: Option<u32>,
+    /// Id of the XDP program that is attached.
+    pub xdp: Option<u32>,
+}
+
+impl Link {
+    fn parse(payload: &[u8]) -> Option<Self> {
+        let attributes = payload.get(IFINFOMSG..)?;
+        let kind = nested(attributes, &[IFLA_LINKINFO, IFLA_INFO_KIND]).map(text);
+        let peer = (kind.as_deref() == Some("veth")
+            && attr(attributes, IFLA_LINK_NETNSID).is_none())
+        .then(|| attr(attributes, IFLA_LINK).and_then(|v| read_u32(v, 0)))
+        .flatten();
+        Some(Self {
+            index: read_u32(payload, 4)?,
+            name: text(attr(attributes, IFLA_IFNAME)?),
+            hardware: read_u16(payload, 2)?,
+            kind,
+            peer,
+            xdp: xdp(attributes),
+        })
+    }
+}
+
+fn xdp(attributes: &[u8]) -> Option<u32> {
+    let xdp = attr(attributes, IFLA_XDP)?;
+    if attr(xdp, IFLA_XDP_ATTACHED)?.first() == Some(&0) {
+        return None;
+    }
+    // With programs in several modes there is no single id; any is foreign then.
+    Some(
+        attr(xdp, IFLA_XDP_PROG_ID)
+            .and_then(|v| read_u32(v, 0))
+            .unwrap_or(0),
+    )
+}
+
+/// All interfaces of this network namespace.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn links() -> io::Result<Vec<Link>> {
+    let mut links = Vec::new();
+    let request = Message::dump(libc::RTM_GETLINK, &[0; IFINFOMSG])
+        .attr(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    Socket::open(libc::NETLINK_ROUTE)?.ask(request, |kind, payload| {
+        if kind == libc::RTM_NEWLINK {
+            links.extend(Link::parse(payload));
+        }
+    })?;
+    Ok(links)
+}
+
+/// Where a packet to some address goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To this machine.
+    Local,
+    /// Out of the interface with this index.
+    Out(u32),
+    /// Nowhere.
+    None,
+}
+
+/// Looks up routes.
+pub struct Routes(Socket);
+
+impl Routes {
+    /// Opens a socket for look-ups.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn open() -> io::Result<Self> {
+        Socket::open(libc::NETLINK_ROUTE).map(Self)
+    }
+
+    /// The route to `address`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, except that there is no route.
+    pub fn to(&mut self, address: IpAddr) -> io::Result<Route> {
+        let mut header = [0; RTMSG];
+        let octets = match address {
+            IpAddr::V4(v4) => {
+                header[0] = libc::AF_INET as u8;
+                header[1] = 32;
+                v4.octets().to_vec()
+            }
+            IpAddr::V6(v6) => {
+                header[0] = libc::AF_INET6 as u8;
+                header[1] = 128;
+                v6.octets().to_vec()
+            }
+        };
+        let mut route = Route::None;
+        let request = Message::request(libc::RTM_GETROUTE, &header).attr(RTA_DST, &octets);
+        let asked = self.0.ask(request, |kind, payload| {
+            if kind == libc::RTM_NEWROUTE {
+                route = parse_route(payload).unwrap_or(Route::None);
+            }
+        });
+        match asked {
+            Ok(()) => Ok(route),
+            Err(e) if is_no_route(&e) => Ok(Route::None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn is_no_route(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL)
+    )
+}
+
+fn parse_route(payload: &[u8]) -> Option<Route> {
+    let kind = *payload.get(7)?;
+    let attributes = payload.get(RTMSG..)?;
+    if kind == RTN_LOCAL {
+        return Some(Route::Local);
+    }
+    let out = attr(attributes, RTA_OIF).and_then(|v| read_u32(v, 0))?;
+    Some(Route::Out(out))
+}
+
+/// A BPF filter of the clsact qdisc.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Priority.
+    pub priority: u16,
+    /// Handle.
+    pub handle: u32,
+    /// Name that its owner gave it.
+    pub name: String,
+    /// Id of its program.
+    pub program: u32,
+}
+
+impl Filter {
+    fn parse(payload: &[u8]) -> Option<Self> {
+        let options = attr(payload.get(TCMSG..)?, TCA_OPTIONS)?;
+        Some(Self {
+            priority: (read_u32(payload, 16)? >> 16) as u16,
+            handle: read_u32(payload, 8)?,
+            name: text(attr(options, TCA_BPF_NAME)?),
+            program: attr(options, TCA_BPF_ID).and_then(|v| read_u32(v, 0))?,
+        })
+    }
+}
+
+fn tcmsg(ifindex: u32, handle: u32, parent: u32) -> [u8; TCMSG] {
+    let mut bytes = [0; TCMSG];
+    bytes[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&handle.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&parent.to_ne_bytes());
+    bytes
+}
+
+/// The BPF filters at the egress of an interface.
+///
+/// # Errors
+///
+/// What the kernel says; there being no clsact qdisc is not an error.
+pub fn egress_filters(ifindex: u32) -> io::Result<Vec<Filter>> {
+    let mut filters = Vec::new();
+    dump_filters(ifindex, TC_PARENT_EGRESS, |payload| {
+        filters.extend(Filter::parse(payload));
+    })?;
+    Ok(filters)
+}
+
+/// Removes the clsact qdisc of an interface, unless somebody's filter is in it.
+/// Returns whether it is gone.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn remove_empty_clsact(ifindex: u32) -> io::Result<bool> {
+    let mut used = false;
+    for parent in [TC_PARENT_INGRESS, TC_PARENT_EGRESS] {
+        dump_filters(ifindex, parent, |_| used = true)?;
+    }
+    if used {
+        return Ok(false);
+    }
+    let request = Message::request(
+        libc::RTM_DELQDISC,
+        &tcmsg(ifindex, TC_CLSACT, TC_PARENT_CLSACT),
+    );
+    match Socket::open(libc::NETLINK_ROUTE)?.ask(request, |_, _| {}) {
+        Ok(()) => Ok(true),
+        Err(e) if is_absent(&e) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+fn dump_filters(ifindex: u32, parent: u32, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let request = Message::dump(libc::RTM_GETTFILTER, &tcmsg(ifindex, 0, parent));
+    let asked = Socket::open(libc::NETLINK_ROUTE)?.ask(request, |kind, payload| {
+        if kind == libc::RTM_NEWTFILTER {
+            each(payload);
+        }
+    });
+    match asked {
+        Err(e) if is_absent(&e) => Ok(()),
+        other => other,
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::EINVAL | libc::ENODEV)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_interface_is_listed() {
+        let links = links().unwrap();
+        let lo = links.iter().find(|l| l.name == "lo").unwrap();
+        assert_eq!(lo.index, 1);
+        assert_ne!(lo.hardware, ARPHRD_ETHER);
+        assert_eq!(lo.xdp, None);
+    }
+
+    #[test]
+    fn the_loopback_address_is_local() {
+        let mut routes = Routes::open().unwrap();
+        let lo = routes.to("127.0.0.1".parse().unwrap()).unwrap();
+        assert_eq!(lo, Route::Local);
+    }
+
+    #[test]
+    fn an_interface_without_clsact_has_no_filters() {
+        assert_eq!(egress_filters(1).unwrap(), []);
+    }
+
+    #[test]
+    fn a_link_message_is_read() {
+        // `ip link` of one end of a veth pair with generic XDP, its other end
+        // in the same namespace; attributes that are not read are left out.
+        let mut payload = vec![0, 0, 1, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        payload.extend([9, 0, 3, 0, b'v', b'e', b't', b'0', 0, 0, 0, 0]);
+        payload.extend([8, 0, 5, 0, 6, 0, 0, 0]);
+        payload.extend([16, 0, 18, 0, 9, 0, 1, 0, b'v', b'e', b't', b'h', 0, 0, 0, 0]);
+        payload.extend([
+            20, 0, 43, 0x80, 5, 0, 2, 0, 2, 0, 0, 0, 8, 0, 4, 0, 0x2a, 0, 0, 0,
+        ]);
+        let link = Link::parse(&payload).unwrap();
+        assert_eq!(
+            link,
+            Link {
+                index: 7,
+                name: "vet0".into(),
+                hardware: ARPHRD_ETHER,
+                kind: Some("veth".into()),
+                peer: Some(6),
+                xdp: Some(42),
+            }
+        );
+        assert_eq!(Link::parse(&payload[..20]), None);
+    }
+}
