@@ -50,7 +50,7 @@ pub(crate) fn packages(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<()
 /// the package lists are there.
 pub(crate) fn unpack(ctx: &Ctx, packages: &[&str], into: &Path, purpose: &str) -> Result<()> {
     demand_debian(packages, purpose)?;
-    refresh_lists(ctx, packages, purpose)?;
+    lists(ctx, packages, purpose)?;
     let archives = into.join(".archives");
     ctx.create_dir(&archives)?;
     let mut download = ctx.user("apt-get");
@@ -85,7 +85,7 @@ fn install(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<()> {
         return Ok(());
     }
     demand_debian(packages, purpose)?;
-    refresh_lists(ctx, packages, purpose)?;
+    lists(ctx, packages, purpose)?;
     let mut command = apt_get(ctx, packages, purpose)?;
     command
         .args(["install", "--yes", "--no-install-recommends"])
@@ -124,7 +124,8 @@ fn apt_get(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<std::process::
         .with_context(|| by_hand(packages, purpose))
 }
 
-fn refresh_lists(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<()> {
+/// Fetches apt's package lists when there are none, or old ones.
+pub(crate) fn lists(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<()> {
     if lists_age().is_some_and(|age| age < LISTS_AGE) {
         return Ok(());
     }
