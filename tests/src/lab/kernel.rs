@@ -1,0 +1,55 @@
+//! The kernel's own stateful firewall, with its own FTP helper: the peer that
+//! pinhole is held against.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::{Netns, netns, process};
+
+/// nftables with connection tracking on a forwarding node.
+#[derive(Debug)]
+pub struct NftFirewall {
+    ns: String,
+}
+
+impl NftFirewall {
+    /// Accepts port 21 and what belongs to a tracked flow, drops the rest;
+    /// `helper` attaches nf_conntrack_ftp, which since Linux 6.0 has to be done by a rule.
+    ///
+    /// # Errors
+    /// The kernel lacks nftables or nf_conntrack_ftp.
+    pub fn start(ns: &Netns, helper: bool) -> Result<Self> {
+        let attach = if helper {
+            "ct helper ftp-std { type \"ftp\" protocol tcp; }\n\
+             chain attach {\n\
+               type filter hook prerouting priority filter; policy accept;\n\
+               tcp dport 21 ct helper set \"ftp-std\"\n\
+             }\n"
+        } else {
+            ""
+        };
+        let rules = format!(
+            "table inet lab {{\n{attach}\
+             chain guard {{\n\
+               type filter hook forward priority filter; policy drop;\n\
+               ct state established,related accept\n\
+               tcp dport 21 ct state new accept\n\
+               counter comment \"dropped\"\n\
+             }}\n}}\n"
+        );
+        process::check_with_input(ns.command("nft").args(["-f", "-"]), &rules)?;
+        Ok(Self {
+            ns: ns.name().to_owned(),
+        })
+    }
+}
+
+impl Drop for NftFirewall {
+    fn drop(&mut self) {
+        let mut nft = Command::new("nsenter");
+        nft.arg(format!("--net={}/{}", netns::DIR, self.ns));
+        nft.args(["--", "nft", "delete", "table", "inet", "lab"]);
+        let _ = process::run(&mut nft, process::SHORT);
+    }
+}

@@ -1,0 +1,30 @@
+//! Namespaces, guards, servers and clients.
+//!
+//! ```text
+//! client ── fw-a ── net ── fw-b ── server
+//!                    │
+//!                 stranger
+//! ```
+//!
+//! [`Lab::line`] lays the wires; a guard is put on a node as
+//! [`pinhole::Firewall`] or [`kernel::NftFirewall`]; [`server`] starts an FTP
+//! server on a node and [`client`] fetches a file from it.
+
+pub mod client;
+pub mod container;
+pub mod id;
+pub mod kernel;
+pub mod live;
+pub mod netns;
+pub mod payload;
+pub mod pinhole;
+pub mod place;
+pub mod process;
+pub mod remains;
+pub mod script;
+pub mod server;
+mod topology;
+
+pub use netns::Netns;
+pub use place::{Guard, Place};
+pub use topology::{Family, Lab, Node};

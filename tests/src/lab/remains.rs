@@ -1,0 +1,94 @@
+//! What a firewall has on a node: for showing that nothing of it is left.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::{Netns, process};
+
+/// Everything of BPF that a node and an instance have. Equal to the default when nothing is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// XDP programs and TC filters on the node's interfaces, as `interface kind name`.
+    pub attached: Vec<String>,
+    /// Queueing disciplines that are not the kernel's default, as `interface kind`.
+    pub qdiscs: Vec<String>,
+    /// Pins of the instance.
+    pub pins: Vec<String>,
+}
+
+impl Remains {
+    /// Looks.
+    ///
+    /// # Errors
+    /// `bpftool` or `tc` cannot be run.
+    pub fn find(ns: &Netns, pins: &Path) -> Result<Self> {
+        let names = |dir: &Path| {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries
+                .map(|e| e.file_name().to_string_lossy().into_owned())
+                .collect()
+        };
+        Ok(Self {
+            attached: attached(ns)?,
+            qdiscs: qdiscs(ns)?,
+            pins: names(pins),
+        })
+    }
+}
+
+/// Ids of all programs whose name begins as ours do.
+///
+/// Programs are the machine's, not a namespace's: other instances' are among them.
+///
+/// # Errors
+/// `bpftool` cannot be run.
+pub fn program_ids() -> Result<Vec<u64>> {
+    let programs = json(Command::new("bpftool").args(["-j", "prog", "show"]))?;
+    let ours = programs.as_array().into_iter().flatten().filter(|p| {
+        // The kernel keeps 15 bytes of a name.
+        p["name"]
+            .as_str()
+            .is_some_and(|n| n.starts_with("pinhole_"))
+    });
+    Ok(ours.filter_map(|p| p["id"].as_u64()).collect())
+}
+
+fn attached(ns: &Netns) -> Result<Vec<String>> {
+    let net = json(ns.command("bpftool").args(["-j", "net", "show"]))?;
+    let mut found = Vec::new();
+    for hooks in net.as_array().into_iter().flatten() {
+        for hook in ["xdp", "tc"] {
+            for entry in hooks[hook].as_array().into_iter().flatten() {
+                found.push(format!(
+                    "{} {} {}",
+                    text(&entry["devname"]),
+                    text(&entry["kind"]),
+                    text(&entry["name"])
+                ));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn qdiscs(ns: &Netns) -> Result<Vec<String>> {
+    let all = json(ns.command("tc").args(["-j", "qdisc", "show"]))?;
+    let odd = all
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|q| q["kind"] != "noqueue");
+    Ok(odd
+        .map(|q| format!("{} {}", text(&q["dev"]), text(&q["kind"])))
+        .collect())
+}
+
+fn json(command: &mut Command) -> Result<Value> {
+    Ok(serde_json::from_str(&process::check(command)?)?)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
