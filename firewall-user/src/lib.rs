@@ -2,9 +2,11 @@
 //!
 //! - [`cli`] is the command line, one file a subcommand
 //! - [`bpf`] opens pinned maps and reads them as typed entries
+//! - [`preflight`] checks what must hold before anything is attached
 //! - [`netlink`] asks the kernel about links, routes, sockets, connections and NAT
 
 pub mod bpf;
 pub mod cli;
 pub mod error;
 pub mod netlink;
+pub mod preflight;
