@@ -3,6 +3,7 @@
 //! - [`cli`] is the command line, one file a subcommand
 //! - [`bpf`] opens pinned maps and reads them as typed entries
 //! - [`preflight`] checks what must hold before anything is attached
+//! - [`seed`] finds the flows that were there before
 //! - [`netlink`] asks the kernel about links, routes, sockets, connections and NAT
 
 pub mod bpf;
@@ -10,3 +11,4 @@ pub mod cli;
 pub mod error;
 pub mod netlink;
 pub mod preflight;
+pub mod seed;

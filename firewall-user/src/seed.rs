@@ -1,0 +1,439 @@
+//! Flows that were there before pinhole: first attach must not cut them off.
+//!
+//! Sources are nf_conntrack, where it is loaded, and the machine's own sockets.
+//! Neither tells sequence numbers, so a seeded flow is marked as such. A control
+//! connection found here is blind: what was negotiated on it is not known.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use firewall_common::{
+    abi::{
+        Config, Flow, FlowKey6, FlowState, RULE_NONE, Rule, TcpSide, Tier, ZONE_HOST, flow_flags,
+        rule_flags, timeout,
+    },
+    key::{FlowKey, Heading, map_v4},
+    policy,
+    tcp::{State, generic},
+    time::Tick,
+    wire::{Family, Headers, proto},
+};
+
+use crate::netlink::{
+    conntrack::{self, Tracked},
+    diag::{self, Connection, state},
+    route::{Route, Routes},
+};
+
+/// A flow to write before XDP is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed {
+    /// IPv4 in mapped form.
+    pub key: FlowKey6,
+    /// The entry, live and proved.
+    pub flow: Flow,
+    /// Which admission class it counts in.
+    pub tier: Tier,
+}
+
+/// A connection in the making of a seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    protocol: u8,
+    originator: SocketAddr,
+    replier: SocketAddr,
+    /// [`State`] or [`generic`].
+    state: u8,
+    /// [`flow_flags`] that its state implies.
+    flags: u32,
+}
+
+/// What decides zones and flags of the flows found.
+pub struct Policy<'a> {
+    /// As it goes into the `CONFIG` map.
+    pub config: &'a Config,
+    /// In order.
+    pub rules: &'a [Rule],
+    /// Zone and trust by index of the guarded interfaces.
+    pub zones: HashMap<u32, (u8, bool)>,
+}
+
+/// The flows of this machine that go through a guarded interface.
+///
+/// # Errors
+///
+/// What the kernel says to the dumps. There being no nf_conntrack is no error.
+pub fn collect(policy: &Policy<'_>, now: Tick) -> io::Result<Vec<Seed>> {
+    let mut places = Places {
+        routes: Routes::open()?,
+        known: HashMap::new(),
+        zones: &policy.zones,
+    };
+    let mut seen = HashSet::new();
+    let mut seeds = Vec::new();
+    // nf_conntrack first: it knows who began, sockets let it be guessed.
+    let tracked = conntrack::tracked()?;
+    let sockets = diag::connections()?;
+    let mut found = Vec::with_capacity(tracked.len() + sockets.len());
+    for connection in &tracked {
+        found.extend(from_tracked(connection, &mut places)?);
+    }
+    found.extend(sockets.iter().filter_map(from_socket));
+    for connection in found {
+        let seed = seed(policy, &connection, &mut places, now)?;
+        seeds.extend(seed.filter(|seed| seen.insert(seed.key)));
+    }
+    Ok(seeds)
+}
+
+/// Which zone an address belongs to, by route.
+struct Places<'a> {
+    routes: Routes,
+    known: HashMap<IpAddr, Option<u8>>,
+    zones: &'a HashMap<u32, (u8, bool)>,
+}
+
+impl Places<'_> {
+    /// Behind an interface that is not guarded lies the host's zone: its
+    /// containers and virtual machines. `None`: no route.
+    fn zone(&mut self, address: IpAddr) -> io::Result<Option<u8>> {
+        if let Some(zone) = self.known.get(&address) {
+            return Ok(*zone);
+        }
+        let zone = match self.routes.to(address)? {
+            Route::Local => Some(ZONE_HOST),
+            Route::Out(index) => Some(self.zones.get(&index).map_or(ZONE_HOST, |(zone, _)| *zone)),
+            Route::None => None,
+        };
+        self.known.insert(address, zone);
+        Ok(zone)
+    }
+
+    fn is_trusted(&self, zone: u8) -> bool {
+        zone == ZONE_HOST || self.zones.values().any(|known| *known == (zone, true))
+    }
+}
+
+fn from_socket(socket: &Connection) -> Option<Found> {
+    let (originator, replier) = if socket.from_here {
+        (socket.local, socket.remote)
+    } else {
+        (socket.remote, socket.local)
+    };
+    let (ours, theirs) = if socket.from_here {
+        (flow_flags::FIN_ORIGINAL, flow_flags::FIN_REPLY)
+    } else {
+        (flow_flags::FIN_REPLY, flow_flags::FIN_ORIGINAL)
+    };
+    let (state, flags) = match (socket.protocol, socket.state) {
+        (proto::UDP, _) => (generic::REPLIED, 0),
+        (_, state::ESTABLISHED) => (State::Established as u8, 0),
+        (_, state::FIN_WAIT1) => (State::FinWait as u8, ours),
+        (_, state::FIN_WAIT2) => (State::CloseWait as u8, ours),
+        (_, state::CLOSE_WAIT) => (State::CloseWait as u8, theirs),
+        (_, state::LAST_ACK | state::CLOSING) => (State::LastAck as u8, ours | theirs),
+        _ => return None,
+    };
+    Some(Found {
+        protocol: socket.protocol,
+        originator,
+        replier,
+        state,
+        flags,
+    })
+}
+
+/// As the guarded interface sees it: what the kernel translates is translated
+/// after ingress and before egress, so inside tuples never show there.
+fn from_tracked(tracked: &Tracked, places: &mut Places<'_>) -> io::Result<Option<Found>> {
+    let state = match tracked.tcp_state.map(State::try_from) {
+        None if tracked.protocol == proto::UDP => generic::REPLIED,
+        Some(Ok(
+            state @ (State::Established | State::FinWait | State::CloseWait | State::LastAck),
+        )) => state as u8,
+        // A half-open one sends its SYN again, a closed one has nothing to lose.
+        _ => return Ok(None),
+    };
+    let from_host = places.zone(tracked.original.src.ip())? == Some(ZONE_HOST);
+    let wire = if from_host {
+        tracked.reply.reversed()
+    } else {
+        tracked.original
+    };
+    Ok(Some(Found {
+        protocol: tracked.protocol,
+        originator: wire.src,
+        replier: wire.dst,
+        state,
+        flags: 0,
+    }))
+}
+
+fn seed(
+    policy: &Policy<'_>,
+    found: &Found,
+    places: &mut Places<'_>,
+    now: Tick,
+) -> io::Result<Option<Seed>> {
+    let (Some(from), Some(to)) = (
+        places.zone(found.originator.ip())?,
+        places.zone(found.replier.ip())?,
+    ) else {
+        return Ok(None);
+    };
+    if from == ZONE_HOST && to == ZONE_HOST {
+        return Ok(None);
+    }
+    let inside = places.is_trusted(from);
+    Ok(headers(found).map(|headers| entry(policy, found, &headers, (from, to), inside, now)))
+}
+
+fn entry(
+    policy: &Policy<'_>,
+    found: &Found,
+    headers: &Headers,
+    (from_zone, to_zone): (u8, u8),
+    inside: bool,
+    now: Tick,
+) -> Seed {
+    let (key, heading) = FlowKey6::of(headers);
+    let mut flags = found.flags | flow_flags::SEEDED | flow_flags::ASSURED | flow_flags::SEEN_REPLY;
+    if heading == Heading::Down {
+        flags |= flow_flags::FIRST_DOWN;
+    }
+    if inside {
+        flags |= flow_flags::FROM_INSIDE;
+    }
+    if is_control(policy.rules, headers, from_zone, to_zone) {
+        flags |= flow_flags::HELPER_FTP | flow_flags::BLIND;
+    }
+    let which = if found.protocol == proto::UDP {
+        timeout::UDP_STREAM
+    } else {
+        timeout::TCP + usize::from(found.state)
+    };
+    let life = policy.config.timeouts.get(which).copied().unwrap_or(0);
+    Seed {
+        key,
+        tier: tier(headers),
+        flow: Flow {
+            state: FlowState::new(found.state, flags, incarnation(&key, now)).0,
+            expires: now.plus(life).0,
+            seen: now.0,
+            bytes: [0; 2],
+            packets: [0; 2],
+            created: now.0,
+            from_zone,
+            to_zone,
+            rule: RULE_NONE,
+            tcp: [TcpSide {
+                end: 0,
+                reserved: [0; 3],
+            }; 2],
+        },
+    }
+}
+
+/// Would its first packet have been given to the helper?
+fn is_control(rules: &[Rule], headers: &Headers, from: u8, to: u8) -> bool {
+    rules
+        .iter()
+        .find(|rule| policy::matches(rule, headers, from, to))
+        .is_some_and(|rule| rule.flags & rule_flags::HELPER_FTP != 0)
+}
+
+const fn tier(headers: &Headers) -> Tier {
+    match (headers.family, headers.proto) {
+        (Family::V4, proto::TCP) => Tier::Tcp4,
+        (Family::V4, _) => Tier::Other4,
+        (Family::V6, proto::TCP) => Tier::Tcp6,
+        (Family::V6, _) => Tier::Other6,
+    }
+}
+
+/// Headers as those of the first packet.
+fn headers(found: &Found) -> Option<Headers> {
+    let (family, src, dst) = match (found.originator.ip(), found.replier.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let word = |address: std::net::Ipv4Addr| u32::from_ne_bytes(address.octets());
+            (Family::V4, map_v4(word(src)), map_v4(word(dst)))
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => (
+            Family::V6,
+            bytemuck::cast(src.octets()),
+            bytemuck::cast(dst.octets()),
+        ),
+        _ => return None,
+    };
+    Some(Headers {
+        family,
+        src,
+        dst,
+        proto: found.protocol,
+        sport: found.originator.port(),
+        dport: found.replier.port(),
+        ..Headers::ZERO
+    })
+}
+
+/// Tells this entry from a later one in the same map node; need not be secret.
+fn incarnation(key: &FlowKey6, now: Tick) -> u32 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    now.0.hash(&mut hasher);
+    hasher.finish() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+    use firewall_common::abi::{ZONE_ANY, action};
+
+    use super::*;
+
+    const OUTSIDE: u8 = 1;
+    const IFINDEX: u32 = 7;
+
+    fn config() -> Config {
+        let mut timeouts = [1; timeout::LEN];
+        timeouts[State::Established as usize] = 1000;
+        timeouts[timeout::UDP_STREAM] = 50;
+        Config {
+            timeouts,
+            ..Config::zeroed()
+        }
+    }
+
+    fn ftp_rule() -> Rule {
+        Rule {
+            proto: proto::TCP,
+            from_zone: ZONE_HOST,
+            to_zone: ZONE_ANY,
+            sport: [0, u16::MAX],
+            dport: [21, 21],
+            flags: rule_flags::PORTS | rule_flags::HELPER_FTP,
+            action: action::ACCEPT,
+            ..Rule::zeroed()
+        }
+    }
+
+    /// Seeds without asking for routes: the zones of both ends are given.
+    fn seeded(socket: &Connection, ends: [u8; 2]) -> Option<Seed> {
+        let config = config();
+        let policy = Policy {
+            config: &config,
+            rules: &[ftp_rule()],
+            zones: HashMap::from([(IFINDEX, (OUTSIDE, false))]),
+        };
+        let mut places = Places {
+            routes: Routes::open().unwrap(),
+            known: HashMap::from([
+                (socket.local.ip(), Some(ends[0])),
+                (socket.remote.ip(), Some(ends[1])),
+            ]),
+            zones: &policy.zones,
+        };
+        let found = from_socket(socket)?;
+        seed(&policy, &found, &mut places, Tick(5)).unwrap()
+    }
+
+    fn socket(local: &str, remote: &str, from_here: bool) -> Connection {
+        Connection {
+            protocol: proto::TCP,
+            state: state::ESTABLISHED,
+            local: local.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+            from_here,
+        }
+    }
+
+    #[test]
+    fn a_connection_from_here_is_a_flow_from_inside() {
+        let ours = socket("192.0.2.1:40000", "198.51.100.9:443", true);
+        let seed = seeded(&ours, [ZONE_HOST, OUTSIDE]).unwrap();
+        let state = FlowState(seed.flow.state);
+        assert_eq!(state.state(), State::Established as u8);
+        assert!(state.has(flow_flags::FROM_INSIDE) && !state.has(flow_flags::HELPER_FTP));
+        assert_eq!(
+            (seed.flow.from_zone, seed.flow.to_zone),
+            (ZONE_HOST, OUTSIDE)
+        );
+        assert_eq!(seed.flow.expires, 1005);
+        let (src, sport, ..) = seed.key.endpoints(state.first_heading());
+        assert_eq!(src[3], u32::from_ne_bytes([192, 0, 2, 1]));
+        assert_eq!(sport, 40000);
+        assert!(seed.key.narrow().is_some());
+    }
+
+    #[test]
+    fn an_accepted_connection_is_a_flow_from_outside() {
+        let theirs = socket("[2001:db8::1]:22", "[2001:db8::9]:50000", false);
+        let seed = seeded(&theirs, [ZONE_HOST, OUTSIDE]).unwrap();
+        let state = FlowState(seed.flow.state);
+        assert!(!state.has(flow_flags::FROM_INSIDE));
+        let (_, sport, _, dport) = seed.key.endpoints(state.first_heading());
+        assert_eq!((sport, dport), (50000, 22));
+        assert_eq!(seed.tier, Tier::Tcp6);
+    }
+
+    #[test]
+    fn a_control_connection_is_blind() {
+        let control = socket("192.0.2.1:40000", "198.51.100.9:21", true);
+        let seed = seeded(&control, [ZONE_HOST, OUTSIDE]).unwrap();
+        let state = FlowState(seed.flow.state);
+        assert!(state.has(flow_flags::HELPER_FTP) && state.has(flow_flags::BLIND));
+    }
+
+    #[test]
+    fn the_side_that_closed_is_marked() {
+        let closing = Connection {
+            state: state::FIN_WAIT2,
+            ..socket("192.0.2.1:22", "198.51.100.9:50000", false)
+        };
+        let seed = seeded(&closing, [ZONE_HOST, OUTSIDE]).unwrap();
+        let state = FlowState(seed.flow.state);
+        assert_eq!(state.state(), State::CloseWait as u8);
+        assert!(state.has(flow_flags::FIN_REPLY) && !state.has(flow_flags::FIN_ORIGINAL));
+    }
+
+    #[test]
+    fn local_and_unroutable_connections_are_left_out() {
+        let local = socket("192.0.2.1:40000", "192.0.2.2:80", true);
+        assert_eq!(seeded(&local, [ZONE_HOST, ZONE_HOST]), None);
+        let listening = Connection {
+            state: state::LISTEN,
+            ..local
+        };
+        assert_eq!(seeded(&listening, [ZONE_HOST, OUTSIDE]), None);
+    }
+
+    #[test]
+    fn masqueraded_connections_are_seeded_as_the_wire_shows_them() {
+        // A container behind the host: 172.17.0.2 leaves as 192.0.2.1.
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let tracked = Tracked {
+            protocol: proto::TCP,
+            original: conntrack::Tuple {
+                src: address("172.17.0.2:5000"),
+                dst: address("198.51.100.9:80"),
+            },
+            reply: conntrack::Tuple {
+                src: address("198.51.100.9:80"),
+                dst: address("192.0.2.1:5000"),
+            },
+            tcp_state: Some(State::Established as u8),
+        };
+        let mut places = Places {
+            routes: Routes::open().unwrap(),
+            known: HashMap::from([(tracked.original.src.ip(), Some(ZONE_HOST))]),
+            zones: &HashMap::new(),
+        };
+        let found = from_tracked(&tracked, &mut places).unwrap().unwrap();
+        assert_eq!(found.originator, address("192.0.2.1:5000"));
+        assert_eq!(found.replier, address("198.51.100.9:80"));
+    }
+}
