@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
@@ -87,7 +87,7 @@ impl Account {
         }
         command.args(["--", "env"]);
         for (name, value) in environment {
-            let mut assignment = std::ffi::OsString::from(name);
+            let mut assignment = OsString::from(name);
             assignment.push("=");
             assignment.push(value);
             command.arg(assignment);
@@ -144,7 +144,7 @@ impl Caller {
     }
 
     /// sudo's secure path hides `~/.cargo/bin`.
-    fn path(&self) -> std::ffi::OsString {
+    pub(crate) fn path(&self) -> OsString {
         let inherited = env::var_os("PATH").unwrap_or_default();
         let mut path = self.cargo_bin().into_os_string();
         path.push(":");

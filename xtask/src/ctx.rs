@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{IsTerminal, Write, stderr},
     os::unix::fs::{MetadataExt, lchown},
@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::account::Account;
+use crate::account::{Account, Caller};
 
 /// Lines of a failed command's log that are shown.
 const LOG_TAIL: usize = 40;
@@ -47,13 +47,19 @@ impl Ctx {
         self.root.join("target")
     }
 
+    /// Tools that were built for this workspace.
+    pub(crate) fn tools(&self) -> PathBuf {
+        self.target().join("tools")
+    }
+
+    /// The eBPF object that the binary embeds.
+    pub(crate) fn object(&self) -> PathBuf {
+        self.target().join("bpf/pinhole.o")
+    }
+
     /// The cache of the lab: servers and clients, unpacked.
     pub(crate) fn lab(&self) -> PathBuf {
         self.target().join("lab")
-    }
-
-    pub(crate) fn account(&self) -> &Account {
-        &self.account
     }
 
     /// A command that runs as the user who owns the build, in the workspace.
@@ -87,6 +93,13 @@ impl Ctx {
             None => env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from),
         };
         self.user(program)
+    }
+
+    /// `PATH` as the user who owns the build has it.
+    pub(crate) fn path(&self) -> OsString {
+        self.account
+            .caller()
+            .map_or_else(|| env::var_os("PATH").unwrap_or_default(), Caller::path)
     }
 
     /// One line of progress: a verb in cargo's manner, and what it is done to.

@@ -1,6 +1,8 @@
 //! Tasks of the pinhole repository: `cargo xtask --help` lists them.
 
 mod account;
+mod build;
+mod cargo_json;
 mod ctx;
 mod setup;
 
@@ -23,6 +25,8 @@ struct Cli {
 enum Task {
     /// Find or install what is missing to build and test, then build the eBPF object.
     Setup(setup::Args),
+    /// Build the eBPF object and the binary that embeds it.
+    Build(build::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +43,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     let ctx = Ctx::new()?;
     match cli.task {
         Task::Setup(args) => setup::run(&ctx, &args)?,
+        Task::Build(args) => build::run(&ctx, &args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -45,11 +45,18 @@ pub(crate) fn packages(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<()
     install(ctx, &missing, purpose)
 }
 
+/// As `packages`, where the packages are a matter of Debian's own make; elsewhere nothing.
+pub(crate) fn packages_on_debian(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<()> {
+    if find_program("dpkg-query").is_none() {
+        return Ok(());
+    }
+    self::packages(ctx, packages, purpose)
+}
+
 /// Downloads packages, with nothing that they depend on, and unpacks them below `into`.
 /// Nothing is installed, no maintainer script runs, no service starts. Runs unprivileged once
 /// the package lists are there.
 pub(crate) fn unpack(ctx: &Ctx, packages: &[&str], into: &Path, purpose: &str) -> Result<()> {
-    demand_debian(packages, purpose)?;
     lists(ctx, packages, purpose)?;
     let archives = into.join(".archives");
     ctx.create_dir(&archives)?;
@@ -84,11 +91,11 @@ fn install(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    demand_debian(packages, purpose)?;
     lists(ctx, packages, purpose)?;
     let mut command = apt_get(ctx, packages, purpose)?;
+    // What the user has installed stays: a package that conflicts with it is an error.
     command
-        .args(["install", "--yes", "--no-install-recommends"])
+        .args(["install", "--yes", "--no-install-recommends", "--no-remove"])
         .args(packages);
     let what = format!("{} (apt), for {purpose}", packages.join(" "));
     ctx.run_logged("Installing", &what, &mut command)
@@ -124,8 +131,10 @@ fn apt_get(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<std::process::
         .with_context(|| by_hand(packages, purpose))
 }
 
-/// Fetches apt's package lists when there are none, or old ones.
+/// Fetches the package lists when there are none or when they are old. `packages` and `purpose`
+/// are for the message when that cannot be.
 pub(crate) fn lists(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<()> {
+    demand_debian(packages, purpose)?;
     if lists_age().is_some_and(|age| age < LISTS_AGE) {
         return Ok(());
     }

@@ -1,0 +1,140 @@
+//! `cargo xtask build`: the eBPF object, then the binary that embeds it.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    cargo_json,
+    ctx::Ctx,
+    setup::{self, Ebpf},
+};
+
+const TARGET: &str = "bpfel-unknown-none";
+/// The eBPF crate's program, as its manifest names it.
+const PROGRAM: &str = "pinhole";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Build the binary optimised, to be copied to other hosts.
+    #[arg(long)]
+    release: bool,
+}
+
+pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
+    let ebpf = setup::ebpf(ctx)?;
+    object(ctx, &ebpf)?;
+    let binary = pinhole(ctx, args.release)?;
+    ctx.status("Built", binary.display().to_string());
+    Ok(())
+}
+
+/// Builds the eBPF object into `target/bpf`. cargo decides whether anything has to be done.
+pub(crate) fn object(ctx: &Ctx, ebpf: &Ebpf) -> Result<PathBuf> {
+    let build = ctx.target().join("bpf/build");
+    ctx.create_dir(&build)?;
+    let mut cargo = ebpf_cargo(ctx, ebpf, "build");
+    cargo.args(["--release", "--target-dir"]).arg(&build);
+    ctx.run(&mut cargo)
+        .context("the eBPF object does not build")?;
+    let built = build.join(TARGET).join("release").join(PROGRAM);
+    let object = ctx.object();
+    publish_object(ctx, &built, &object)?;
+    Ok(object)
+}
+
+/// A cargo command over the eBPF crate, which is a workspace of its own: a feature that a host
+/// crate turns on must not drag std into it.
+pub(crate) fn ebpf_cargo(ctx: &Ctx, ebpf: &Ebpf, subcommand: &str) -> Command {
+    let mut cargo = ctx.user(&ebpf.toolchain.cargo);
+    cargo
+        .arg(subcommand)
+        .arg("--quiet")
+        .args(["--target", TARGET, "-Z", "build-std=core"])
+        .current_dir(ctx.root().join("firewall-ebpf"))
+        .env("RUSTC", &ebpf.toolchain.rustc)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&ebpf.linker.path))
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTUP_TOOLCHAIN");
+    cargo
+}
+
+/// `v3` brings 32-bit atomics, fetch-and-add and compare-and-swap; every kernel from 5.12 has it.
+fn rustflags(linker: &Path) -> OsString {
+    let arch = format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);
+    let mut flags = OsString::from("-Clinker=");
+    flags.push(linker);
+    for flag in [
+        &arch,
+        "-Ctarget-cpu=v3",
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+    ] {
+        flags.push("\x1f");
+        flags.push(flag);
+    }
+    flags
+}
+
+/// Replaces the object only when its content differs, so that nothing that embeds it is rebuilt
+/// for nothing; but it must look newer than its sources, whose age `cargo build` checks.
+fn publish_object(ctx: &Ctx, built: &Path, object: &Path) -> Result<()> {
+    let content = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    if fs::read(object).is_ok_and(|present| present == content) {
+        return refresh_time(ctx, object);
+    }
+    ctx.write(object, content)?;
+    ctx.status("Built", object.display().to_string());
+    Ok(())
+}
+
+fn refresh_time(ctx: &Ctx, object: &Path) -> Result<()> {
+    let made = fs::metadata(object)?.modified()?;
+    let root = ctx.root();
+    let sources = [
+        "firewall-ebpf/src",
+        "firewall-ebpf/Cargo.toml",
+        "firewall-common/src",
+    ];
+    let newest = sources
+        .iter()
+        .filter_map(|source| newest(&root.join(source)))
+        .max();
+    if newest.is_some_and(|newest| newest > made) {
+        File::options()
+            .append(true)
+            .open(object)?
+            .set_modified(SystemTime::now())?;
+    }
+    Ok(())
+}
+
+/// The latest change of a file, or of anything in a directory.
+fn newest(path: &Path) -> Option<SystemTime> {
+    let meta = fs::metadata(path).ok()?;
+    let inside = fs::read_dir(path).into_iter().flatten().flatten();
+    inside
+        .filter_map(|entry| newest(&entry.path()))
+        .chain(meta.modified().ok())
+        .max()
+}
+
+/// Builds the binary and says where it is.
+pub(crate) fn pinhole(ctx: &Ctx, release: bool) -> Result<PathBuf> {
+    let mut cargo = ctx.cargo();
+    cargo.args(["build", "--package", "firewall-user", "--bin", PROGRAM]);
+    if release {
+        cargo.arg("--release");
+    }
+    let built = cargo_json::executables(ctx, &mut cargo)?;
+    let binary = built.into_iter().find(|artifact| artifact.name == PROGRAM);
+    Ok(binary.context("cargo built no binary named pinhole")?.path)
+}
