@@ -97,6 +97,9 @@ pod!(EventHeader, 80);
 /// seen of an FTP control channel) makes the flow blind instead of stopping it.
 pub const EVENT_CLASSES: [usize; 3] = [256, 2048, 65_536 + 256];
 
+/// Size of the ring `EVENTS`.
+pub const EVENTS_BYTES: usize = 4 << 20;
+
 /// What the control program shall do, `CtlRequest::op`.
 pub mod ctl_op {
     /// Delete those of the flows that are expired (invariant: nothing alive is
