@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::config;
+
 /// Exit code of wrong usage or configuration.
 pub const USAGE: u8 = 2;
 /// Exit code of every other failure.
@@ -31,7 +33,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 /// 2 if the operator's input is at fault, else 1.
 #[must_use]
 pub fn code(error: &anyhow::Error) -> u8 {
-    let usage = error.chain().any(|cause| cause.is::<Usage>());
+    let usage = error
+        .chain()
+        .any(|cause| cause.is::<Usage>() || cause.is::<config::Error>());
     if usage { USAGE } else { FAILURE }
 }
 

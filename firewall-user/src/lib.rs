@@ -1,6 +1,7 @@
 //! pinhole, user side.
 //!
 //! - [`cli`] is the command line, one file a subcommand
+//! - [`config`] turns TOML into a validated policy, and that into compiled rules
 //! - [`bpf`] opens pinned maps and reads them as typed entries
 //! - [`preflight`] checks what must hold before anything is attached
 //! - [`seed`] finds the flows that were there before
@@ -8,6 +9,7 @@
 
 pub mod bpf;
 pub mod cli;
+pub mod config;
 pub mod error;
 pub mod netlink;
 pub mod preflight;

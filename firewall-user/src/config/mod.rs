@@ -1,0 +1,297 @@
+//! The configuration: TOML → [`Policy`] → [`Compiled`].
+//!
+//! ```toml
+//! [zones.outside]               # [a-z0-9-]{1,15}; `host` is the machine itself
+//! interfaces = ["eth0"]         # empty: those of `--iface`
+//! trusted = false               # do flows that begin here count as begun inside?
+//!
+//! [[rule]]                      # the first that matches decides; else drop
+//! name = "web"
+//! from = "outside"              # a zone, "host" or "any" (the default)
+//! to = "host"
+//! proto = "tcp"                 # tcp, udp, icmp, icmpv6, any, or a number
+//! src = ["10.0.0.0/8"]          # one or a list
+//! dport = [80, "8000-8100"]     # one or a list; also sport
+//! action = "accept"             # or "drop"
+//! helper = "ftp"                # for an accepting TCP rule: read the control connection
+//!
+//! [essentials]                  # all on unless switched off
+//! arp = true                    # neighbour-discovery, dhcp-client, dhcpv6-client,
+//!                               # multicast-listener, path-mtu, link-control
+//! [timeouts]                    # seconds
+//! tcp-established = 432000      # tcp-syn-sent, tcp-syn-recv, tcp-fin-wait,
+//!                               # tcp-close-wait, tcp-last-ack, tcp-time-wait, tcp-close,
+//!                               # udp, udp-stream, icmp, other
+//! [tables]                      # elements, powers of two
+//! flows = 65536                 # a family; half-open = 16384 a family and side,
+//!                               # expectations = 4096, sessions = 4096
+//! [ftp]
+//! expectation-timeout = 60      # seconds
+//! max-expectations-per-session = 1
+//! ```
+//!
+//! One zone is host mode, two or more are gateway mode.
+
+mod check;
+mod compile;
+mod error;
+mod raw;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::{fs, num::NonZeroU16, path::Path};
+
+use firewall_common::abi::{ZONE_HOST, timeout};
+use ipnet::IpNet;
+
+pub use compile::{Compiled, GuardedIface};
+pub use error::Error;
+pub use value::{PortRange, Prefix, Proto, Seconds, Several};
+
+use error::Source;
+use raw::Raw;
+
+/// The policy of `run` without `--config`: see the text itself.
+pub const BUILTIN: &str = include_str!("default.toml");
+
+/// A validated policy.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Zone 1 first.
+    pub zones: Vec<Zone>,
+    /// In order of precedence; [`firewall_common::abi::Rule::id`] is the index.
+    pub rules: Vec<PolicyRule>,
+    /// Bits of [`firewall_common::abi::essentials`].
+    pub essentials: u32,
+    /// Time-outs.
+    pub timeouts: Timeouts,
+    /// Sizes of the tables.
+    pub tables: Tables,
+    /// What the helper may do.
+    pub ftp: Ftp,
+}
+
+/// A set of interfaces that are treated alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    /// 1 to 15 bytes.
+    pub name: String,
+    /// Do flows that begin here count as begun inside?
+    pub trusted: bool,
+    /// In this zone and no other.
+    pub interfaces: Vec<String>,
+}
+
+/// A rule with its lists; an empty list is no condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRule {
+    /// Unique, 1 to 31 bytes.
+    pub name: String,
+    /// Zone of origin, its number, `ZONE_HOST` or `ZONE_ANY`.
+    pub from: u8,
+    /// Zone of destination, likewise.
+    pub to: u8,
+    /// Protocol.
+    pub proto: Proto,
+    /// Any of these sources.
+    pub src: Vec<IpNet>,
+    /// Any of these destinations.
+    pub dst: Vec<IpNet>,
+    /// Any of these source ports.
+    pub sport: Vec<PortRange>,
+    /// Any of these destination ports.
+    pub dport: Vec<PortRange>,
+    /// Accept or drop.
+    pub accept: bool,
+    /// Payload goes to the FTP helper.
+    pub helper: bool,
+}
+
+/// By [`timeout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts(pub [Seconds; timeout::LEN]);
+
+/// Elements of each table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// `FLOWS4` and `FLOWS6`, each.
+    pub flows: u32,
+    /// The four `HALF_OPEN` tables, each.
+    pub half_open: u32,
+    /// `EXPECTATIONS`.
+    pub expectations: u32,
+    /// `SESSIONS`, and `PAIRS`.
+    pub sessions: u32,
+}
+
+/// What the FTP helper may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ftp {
+    /// Life of a pinhole that nobody uses.
+    pub expectation_timeout: Seconds,
+    /// Live pinholes of one session.
+    pub max_expectations_per_session: u32,
+}
+
+/// What `run` attaches, from its arguments.
+///
+/// # Errors
+/// [`Error`]: the file cannot be read or used, or the interfaces do not fit it.
+pub fn prepare(
+    file: Option<&Path>,
+    ifaces: &[String],
+    admit_ssh: Option<NonZeroU16>,
+) -> Result<Compiled, Error> {
+    let mut policy = match file {
+        Some(file) => Policy::load(file)?,
+        None if ifaces.is_empty() => {
+            return Err(Error::general(
+                "no interface to guard",
+                "name one with --iface (`ip link` lists them), or a policy with --config",
+            ));
+        }
+        None => Policy::parse("built-in policy", BUILTIN, cpus())?,
+    };
+    policy.guard(ifaces)?;
+    if let Some(port) = admit_ssh {
+        policy.admit_ssh(port);
+    }
+    policy.compile()
+}
+
+impl Policy {
+    /// Reads a file, for this machine.
+    ///
+    /// # Errors
+    /// [`Error`], with the place in the file.
+    pub fn load(file: &Path) -> Result<Self, Error> {
+        let name = file.display().to_string();
+        let text = fs::read_to_string(file).map_err(|error| {
+            Error::general(
+                format!("the policy {name} cannot be read: {error}"),
+                "name a readable text file with --config",
+            )
+        })?;
+        Self::parse(&name, &text, cpus())
+    }
+
+    /// Parses `text`, which errors say to be of `file`, for a machine of `cpus` possible CPUs.
+    ///
+    /// # Errors
+    /// [`Error`], with the place in the text.
+    pub fn parse(file: &str, text: &str, cpus: usize) -> Result<Self, Error> {
+        let source = Source { file, text };
+        let raw: Raw = toml::from_str(text).map_err(|error| source.parse_error(&error))?;
+        let zones = check::zones(&source, &raw)?;
+        Ok(Self {
+            rules: check::rules(&source, raw.rules, &zones)?,
+            zones,
+            essentials: check::essential_bits(&raw.essentials),
+            timeouts: check::timeouts(&raw.timeouts),
+            tables: check::tables(&source, &raw.tables, cpus)?,
+            ftp: check::ftp(&source, &raw.ftp)?,
+        })
+    }
+
+    /// Two zones or more: packets are forwarded between them.
+    #[must_use]
+    pub fn is_gateway(&self) -> bool {
+        self.zones.len() > 1
+    }
+
+    /// Decides which interfaces are guarded.
+    ///
+    /// `wanted` narrows the policy to some of its interfaces; the one zone that
+    /// names none takes the others. Empty, it takes all that the policy names.
+    ///
+    /// # Errors
+    /// [`Error`]: an interface without a zone, or nothing to guard.
+    pub fn guard(&mut self, wanted: &[String]) -> Result<(), Error> {
+        if !wanted.is_empty() {
+            self.narrow(wanted)?;
+        }
+        if self.zones.iter().all(|zone| zone.interfaces.is_empty()) {
+            return Err(Error::general(
+                "the policy names no interface to guard",
+                "add it to a zone's `interfaces`, or name it with --iface",
+            ));
+        }
+        Ok(())
+    }
+
+    fn narrow(&mut self, wanted: &[String]) -> Result<(), Error> {
+        let mut open = self.zones.iter_mut().filter(|z| z.interfaces.is_empty());
+        let open = match (open.next(), open.next()) {
+            (Some(zone), None) => Some(zone.name.clone()),
+            _ => None,
+        };
+        for name in wanted {
+            let known = self.zones.iter().any(|z| z.interfaces.contains(name));
+            if known || (open.is_some() && check::is_iface_name(name)) {
+                continue;
+            }
+            let named: Vec<&str> = self.zones.iter().flat_map(Zone::interfaces).collect();
+            return Err(Error::general(
+                format!("--iface {name}: the policy puts no such interface into a zone"),
+                format!(
+                    "add it to a zone's `interfaces`, or use one of: {}",
+                    named.join(", ")
+                ),
+            ));
+        }
+        for zone in &mut self.zones {
+            if open.as_ref() != Some(&zone.name) {
+                zone.interfaces.retain(|name| wanted.contains(name));
+            }
+        }
+        let mut rest: Vec<String> = wanted.to_vec();
+        rest.retain(|name| !self.zones.iter().any(|z| z.interfaces.contains(name)));
+        rest.sort_unstable();
+        rest.dedup();
+        if let Some(zone) = self
+            .zones
+            .iter_mut()
+            .find(|z| open.as_ref() == Some(&z.name))
+        {
+            zone.interfaces = rest;
+        }
+        Ok(())
+    }
+
+    /// Puts a rule before all others that lets every zone reach TCP `port` of the host.
+    pub fn admit_ssh(&mut self, port: NonZeroU16) {
+        let rule = PolicyRule {
+            name: check::ADMIT_SSH.to_owned(),
+            from: firewall_common::abi::ZONE_ANY,
+            to: ZONE_HOST,
+            proto: Proto::TCP,
+            src: Vec::new(),
+            dst: Vec::new(),
+            sport: Vec::new(),
+            dport: vec![PortRange::single(port)],
+            accept: true,
+            helper: false,
+        };
+        self.rules.insert(0, rule);
+    }
+
+    /// Compiles it.
+    ///
+    /// # Errors
+    /// [`Error`] if the rules do not fit their map.
+    pub fn compile(&self) -> Result<Compiled, Error> {
+        compile::compile(self)
+    }
+}
+
+impl Zone {
+    fn interfaces(&self) -> impl Iterator<Item = &str> {
+        self.interfaces.iter().map(String::as_str)
+    }
+}
+
+/// Possible CPUs; 1 if the kernel does not say.
+fn cpus() -> usize {
+    aya::util::nr_cpus().unwrap_or(1)
+}

@@ -1,0 +1,574 @@
+//! Mistakes are refused where they stand; compiled rules decide as the policy reads.
+
+use std::net::IpAddr;
+
+use firewall_common::{
+    abi::{Rule, ZONE_ANY, config_flags, essentials, timeout},
+    key::map_v4,
+    policy::matches,
+    time::ticks_from_secs,
+    wire::{Family, Headers, proto},
+};
+use proptest::prelude::*;
+
+use super::*;
+
+const OUTSIDE: &str = "[zones.outside]\ninterfaces = [\"eth0\"]\n";
+const GATEWAY: &str = "\
+[zones.wan]
+interfaces = [\"eth0\"]
+[zones.lan]
+interfaces = [\"eth1\", \"eth2\"]
+trusted = true
+";
+
+fn parse(text: &str) -> Result<Policy, Error> {
+    Policy::parse("fw.toml", text, 2)
+}
+
+fn compiled(text: &str) -> Compiled {
+    parse(text).unwrap().compile().unwrap()
+}
+
+fn with_rule(rule: &str) -> Result<Policy, Error> {
+    parse(&format!("{OUTSIDE}[[rule]]\n{rule}"))
+}
+
+/// The message of what must fail, and the text its marks stand under.
+fn mistake(text: &str) -> (String, String) {
+    let error = parse(text).unwrap_err();
+    let shown = error.to_string();
+    let (line, column) = error.position().unwrap_or_else(|| panic!("{shown}"));
+    let marks = shown.lines().find(|l| l.ends_with('^')).unwrap();
+    let width = marks.chars().filter(|&c| c == '^').count();
+    let meant = text.lines().nth(line - 1).unwrap();
+    let meant = meant.chars().skip(column - 1).take(width).collect();
+    assert!(
+        shown.contains("\n   = help: ") || shown.contains(" = help: "),
+        "{shown}"
+    );
+    (shown, meant)
+}
+
+#[track_caller]
+fn refused(text: &str, meant: &str, says: &str) {
+    let (shown, marked) = mistake(text);
+    assert_eq!(marked, meant, "{shown}");
+    assert!(shown.contains(says), "{shown}");
+}
+
+#[track_caller]
+fn rule_refused(rule: &str, meant: &str, says: &str) {
+    refused(&format!("{OUTSIDE}[[rule]]\n{rule}\n"), meant, says);
+}
+
+#[test]
+fn an_error_shows_its_place_and_the_remedy() {
+    let text = format!("{OUTSIDE}\n[[rule]]\nfrom = \"ouside\"\naction = \"accept\"\n");
+    assert_eq!(
+        parse(&text).unwrap_err().to_string(),
+        "fw.toml:5:8: unknown zone `ouside`\n  \
+           |\n\
+         5 | from = \"ouside\"\n  \
+           |        ^^^^^^^^\n  \
+           = help: use one of: outside, host, any"
+    );
+}
+
+#[test]
+fn the_shape_of_the_file() {
+    refused(
+        "[zones.a]\ninterface = [\"x\"]\n",
+        "interface",
+        "unknown field `interface`",
+    );
+    refused("[zone.a]\n", "zone", "unknown field `zone`");
+    refused(
+        "[zones.a]\ninterfaces = \"x\"\n",
+        "\"x\"",
+        "expected a sequence",
+    );
+    refused("[zones.a]\ntrusted = 1\n", "1", "expected a boolean");
+    let error = parse("[zones.a\n").unwrap_err();
+    assert_eq!(error.position().unwrap().0, 1, "{error}");
+    assert!(parse("").unwrap_err().to_string().contains("has no zone"));
+    rule_refused(
+        "action = \"acept\"",
+        "\"acept\"",
+        "expected `accept` or `drop`",
+    );
+    rule_refused(
+        "action = \"accept\"\nhelper = \"tftp\"\nproto = \"tcp\"",
+        "\"tftp\"",
+        "ftp",
+    );
+    let missing = with_rule("name = \"x\"\n").unwrap_err();
+    assert_eq!(missing.position().unwrap().0, 3, "{missing}");
+    assert!(
+        missing.to_string().contains("missing field `action`"),
+        "{missing}"
+    );
+}
+
+#[test]
+fn zones_do_not_overlap_and_have_names() {
+    refused(
+        "[zones.b]\ninterfaces = [\"eth0\"]\n[zones.a]\ninterfaces = [\"eth1\", \"eth0\"]\n",
+        "\"eth0\"",
+        "`eth0` is in two zones: `b` and `a`",
+    );
+    refused("[zones.a]\ninterfaces = [\"x\", \"x\"]\n", "\"x\"", "twice");
+    refused("[zones.host]\n", "host", "reserved");
+    refused("[zones.any]\n", "any", "reserved");
+    refused("[zones.Outside]\n", "Outside", "lower-case");
+    refused(
+        "[zones.a]\ninterfaces = [\"a/b\"]\n",
+        "\"a/b\"",
+        "cannot be an interface",
+    );
+}
+
+#[test]
+fn ports() {
+    let tcp = |key: &str| format!("action = \"accept\"\nproto = \"tcp\"\n{key}");
+    rule_refused(&tcp("dport = 0"), "0", "0 is not a port");
+    rule_refused(&tcp("dport = [22, 0]"), "0", "use 1 to 65535");
+    rule_refused(&tcp("sport = 65536"), "65536", "65536 is not a port");
+    rule_refused(&tcp("dport = \"9-5\""), "\"9-5\"", "write \"5-9\"");
+    rule_refused(&tcp("dport = \"ftp\""), "\"ftp\"", "not a port or a range");
+    rule_refused(&tcp("dport = []"), "[]", "matches nothing");
+    rule_refused(&tcp("dport = 1.5"), "1.5", "expected a port or a range");
+    rule_refused("action = \"drop\"\ndport = 22", "22", "proto = \"tcp\"");
+    rule_refused(
+        "action = \"drop\"\nproto = \"icmp\"\nsport = [1]",
+        "[1]",
+        "`sport` without",
+    );
+}
+
+#[test]
+fn addresses() {
+    let src = |value: &str| format!("action = \"accept\"\nsrc = {value}");
+    rule_refused(
+        &src("\"10.0.0.1/8\""),
+        "\"10.0.0.1/8\"",
+        "write \"10.0.0.0/8\"",
+    );
+    rule_refused(
+        &src("[\"::1\", \"fd00::1/64\"]"),
+        "\"fd00::1/64\"",
+        "\"fd00::1\"",
+    );
+    rule_refused(&src("\"10.0.0/8\""), "\"10.0.0/8\"", "not an address");
+    rule_refused(
+        &src("\"::ffff:10.0.0.1\""),
+        "\"::ffff:10.0.0.1\"",
+        "write it as IPv4",
+    );
+    let never = with_rule(&src("\"10.0.0.1\"\ndst = \"::1\"\n")).unwrap_err();
+    assert!(never.to_string().contains("nothing matches"), "{never}");
+    assert!(with_rule("action = \"drop\"\nproto = \"icmpv6\"\nsrc = \"10.0.0.1\"").is_err());
+}
+
+#[test]
+fn helpers_and_names() {
+    rule_refused(
+        "action = \"accept\"\nhelper = \"ftp\"",
+        "\"ftp\"",
+        "not for TCP",
+    );
+    rule_refused(
+        "action = \"drop\"\nproto = \"tcp\"\nhelper = \"ftp\"",
+        "\"ftp\"",
+        "rule that drops",
+    );
+    rule_refused(
+        "action = \"drop\"\nproto = \"tpc\"",
+        "\"tpc\"",
+        "unknown protocol",
+    );
+    rule_refused("action = \"drop\"\nproto = 0", "0", "use 1 to 255");
+    rule_refused(
+        "action = \"drop\"\nname = \"admit-ssh\"",
+        "\"admit-ssh\"",
+        "reserved",
+    );
+    rule_refused(
+        "action = \"drop\"\nname = \"a\"\n[[rule]]\naction = \"drop\"\nname = \"a\"",
+        "\"a\"",
+        "rule 2 has the name of rule 1",
+    );
+}
+
+#[test]
+fn numbers_have_bounds() {
+    let end = |text: &str| format!("{OUTSIDE}{text}\n");
+    refused(&end("[timeouts]\nudp = 0"), "0", "0 seconds");
+    refused(
+        &end("[timeouts]\nudp = 5000000000"),
+        "5000000000",
+        "use 1 to 3602",
+    );
+    refused(
+        &end("[timeouts]\nudp = \"30s\""),
+        "\"30s\"",
+        "without a unit",
+    );
+    refused(&end("[timeouts]\ntcp = 3"), "tcp", "unknown field");
+    refused(&end("[tables]\nflows = 1000"), "1000", "use 512 or 1024");
+    refused(
+        &end("[tables]\nhalf-open = 256"),
+        "256",
+        "use 512 or a larger",
+    );
+    refused(&end("[tables]\nflows = 600"), "600", "use 512 or 1024");
+    refused(&end("[tables]\nsessions = -1"), "-1", "too small");
+    refused(&end("[tables]\nflows = 33554432"), "33554432", "too large");
+    refused(
+        &end("[ftp]\nmax-expectations-per-session = 0"),
+        "0",
+        "use 1 to 64",
+    );
+    refused(&end("[ftp]\nexpectation-timeout = 0"), "0", "0 seconds");
+    assert!(parse(&end("[timeouts]\nudp = 36028796")).is_ok());
+}
+
+#[test]
+fn too_many_rules_are_refused_where_they_overflow() {
+    let list = |n: usize| (1..=n).map(|p| p.to_string()).collect::<Vec<_>>().join(",");
+    let rule = |ports| {
+        let ports = list(ports);
+        format!("[[rule]]\nproto = \"udp\"\naction = \"drop\"\ndport = [{ports}]\n")
+    };
+    let full = format!("{OUTSIDE}{}{}", rule(1000), rule(24));
+    assert_eq!(compiled(&full).rules.len(), 1024);
+    let error = parse(&format!("{full}{}", rule(1))).unwrap_err();
+    assert_eq!(error.position().unwrap().0, 11, "{error}");
+    let mut policy = parse(&full).unwrap();
+    policy.admit_ssh(NonZeroU16::new(22).unwrap());
+    assert!(policy.compile().is_err());
+}
+
+#[test]
+fn defaults_are_those_of_nf_conntrack() {
+    let c = compiled(OUTSIDE);
+    assert_eq!(c.config.timeouts[3], ticks_from_secs(432_000));
+    assert_eq!(c.config.timeouts[9], ticks_from_secs(120));
+    assert_eq!(c.config.timeouts[timeout::UDP_STREAM], ticks_from_secs(120));
+    assert!(c.config.timeouts.iter().all(|&ticks| ticks > 0));
+    assert_eq!(c.config.essentials, essentials::ALL);
+    assert_eq!(c.config.flags, config_flags::HOLD);
+    assert_eq!(c.config.tier_limits, [40_960, 16_384, 40_960, 16_384]);
+    assert_eq!((c.tables.flows, c.tables.half_open), (65_536, 16_384));
+    assert_eq!(c.ftp.max_expectations_per_session, 1);
+    let big = Policy::parse("fw.toml", OUTSIDE, 300).unwrap();
+    assert_eq!((big.tables.flows, big.tables.half_open), (131_072, 131_072));
+}
+
+#[test]
+fn a_gateway_has_two_zones() {
+    let c = compiled(GATEWAY);
+    assert_eq!(
+        c.config.flags & config_flags::GATEWAY,
+        config_flags::GATEWAY
+    );
+    assert_eq!(c.zones, ["wan", "lan"], "numbered in the order of the file");
+    let seen: Vec<_> = c
+        .ifaces
+        .iter()
+        .map(|i| (i.name.as_str(), i.zone, i.trusted))
+        .collect();
+    assert_eq!(
+        seen,
+        [("eth0", 1, false), ("eth1", 2, true), ("eth2", 2, true)]
+    );
+    let entry = c.ifaces[1].entry(0);
+    assert_eq!(crate::bpf::text(&entry.zone_name), "lan");
+}
+
+#[test]
+fn essentials_can_be_switched_off() {
+    let c = compiled(&format!(
+        "{OUTSIDE}[essentials]\narp = false\npath-mtu = false\n"
+    ));
+    let off = essentials::ARP | essentials::PATH_MTU;
+    assert_eq!(c.config.essentials, essentials::ALL & !off);
+}
+
+#[test]
+fn interfaces_are_narrowed_or_filled_in() {
+    let guarded = |text: &str, wanted: &[&str]| {
+        let mut policy = parse(text).unwrap();
+        let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        policy.guard(&wanted).map(|()| {
+            let ifaces = policy.compile().unwrap().ifaces;
+            ifaces
+                .into_iter()
+                .map(|i| (i.name, i.zone))
+                .collect::<Vec<_>>()
+        })
+    };
+    let pair = |name: &str, zone| (name.to_owned(), zone);
+    assert_eq!(guarded(GATEWAY, &[]).unwrap().len(), 3);
+    assert_eq!(guarded(GATEWAY, &["eth2"]).unwrap(), [pair("eth2", 2)]);
+    let error = guarded(GATEWAY, &["eth9"]).unwrap_err().to_string();
+    assert!(
+        error.contains("eth9") && error.contains("eth0, eth1, eth2"),
+        "{error}"
+    );
+    assert_eq!(guarded(BUILTIN, &["a0", "a0"]).unwrap(), [pair("a0", 1)]);
+    assert!(guarded(BUILTIN, &[]).is_err());
+    assert!(guarded(BUILTIN, &["a/b"]).is_err());
+    let half = format!("{OUTSIDE}[zones.dmz]\n");
+    assert_eq!(guarded(&half, &["x"]).unwrap(), [pair("x", 2)]);
+    assert_eq!(
+        guarded(&half, &["x", "eth0"]).unwrap(),
+        [pair("eth0", 1), pair("x", 2)]
+    );
+}
+
+#[test]
+fn arguments_alone_make_a_policy() {
+    let c = prepare(None, &["eth7".into()], NonZeroU16::new(2222)).unwrap();
+    assert_eq!(c.rule_names, ["admit-ssh", "ftp-out", "out"]);
+    assert_eq!(c.ifaces[0].name, "eth7");
+    assert!(prepare(None, &[], None).is_err());
+    let missing = prepare(Some(Path::new("/nonexistent/fw.toml")), &[], None).unwrap_err();
+    assert!(missing.to_string().contains("/nonexistent/fw.toml"));
+    assert_eq!(crate::error::code(&missing.into()), crate::error::USAGE);
+}
+
+/// A packet, as the reference matcher sees it.
+#[derive(Clone, Copy, Debug)]
+struct Packet {
+    src: IpAddr,
+    dst: IpAddr,
+    proto: u8,
+    sport: u16,
+    dport: u16,
+}
+
+impl Packet {
+    fn new(proto: u8, src: &str, dst: &str, dport: u16) -> Self {
+        Self {
+            src: src.parse().unwrap(),
+            dst: dst.parse().unwrap(),
+            proto,
+            sport: 40_000,
+            dport,
+        }
+    }
+
+    fn headers(self) -> Headers {
+        let words = |addr: IpAddr| match addr {
+            IpAddr::V4(v4) => map_v4(u32::from_ne_bytes(v4.octets())),
+            IpAddr::V6(v6) => bytemuck::cast(v6.octets()),
+        };
+        Headers {
+            family: if self.src.is_ipv4() {
+                Family::V4
+            } else {
+                Family::V6
+            },
+            src: words(self.src),
+            dst: words(self.dst),
+            proto: self.proto,
+            sport: self.sport,
+            dport: self.dport,
+            ..Headers::ZERO
+        }
+    }
+}
+
+fn decide(rules: &[Rule], packet: Packet, from: u8, to: u8) -> Option<&Rule> {
+    rules
+        .iter()
+        .find(|rule| matches(rule, &packet.headers(), from, to))
+}
+
+#[test]
+fn the_built_in_policy_lets_out_and_nothing_in() {
+    let c = prepare(None, &["eth0".into()], None).unwrap();
+    let name = |packet, from, to| {
+        decide(&c.rules, packet, from, to).map(|r| c.rule_names[usize::from(r.id)].as_str())
+    };
+    let ftp = Packet::new(proto::TCP, "10.0.0.1", "192.0.2.1", 21);
+    let web = Packet::new(proto::TCP, "fd00::1", "2001:db8::1", 443);
+    let ping = Packet::new(proto::ICMP, "10.0.0.1", "192.0.2.1", 0);
+    assert_eq!(name(ftp, 0, 1), Some("ftp-out"));
+    assert_eq!(name(web, 0, 1), Some("out"));
+    assert_eq!(name(ping, 0, 1), Some("out"));
+    assert_eq!(name(ftp, 1, 0), None);
+    assert_eq!(name(web, 1, 0), None);
+    let ssh = prepare(None, &["eth0".into()], NonZeroU16::new(22)).unwrap();
+    let login = Packet::new(proto::TCP, "192.0.2.1", "10.0.0.1", 22);
+    assert_eq!(decide(&ssh.rules, login, 1, 0).map(|r| r.id), Some(0));
+    assert!(decide(&ssh.rules, web, 1, 0).is_none());
+}
+
+#[test]
+fn the_first_match_wins_on_a_gateway() {
+    let c = compiled(&format!(
+        "{GATEWAY}
+[[rule]]
+name = \"no-telnet\"
+proto = \"tcp\"
+dport = 23
+action = \"drop\"
+[[rule]]
+name = \"out\"
+from = \"lan\"
+to = \"wan\"
+action = \"accept\"
+[[rule]]
+name = \"ftp-in\"
+from = \"wan\"
+to = \"lan\"
+proto = \"tcp\"
+dst = [\"10.1.0.5\", \"fd00:1::5\"]
+dport = [21, \"5000-5010\"]
+action = \"accept\"
+helper = \"ftp\"
+"
+    ));
+    assert_eq!(c.rules.len(), 1 + 1 + 4);
+    let id = |packet, from, to| decide(&c.rules, packet, from, to).map(|r| r.id);
+    let telnet = Packet::new(proto::TCP, "10.1.0.9", "192.0.2.1", 23);
+    let web = Packet::new(proto::TCP, "10.1.0.9", "192.0.2.1", 80);
+    assert_eq!(id(telnet, 2, 1), Some(0));
+    assert_eq!(id(web, 2, 1), Some(1));
+    assert_eq!(id(web, 1, 2), None, "the other way");
+    assert_eq!(id(web, 2, 0), None, "to the gateway itself");
+    for (dst, dport, want) in [
+        ("10.1.0.5", 21, Some(2)),
+        ("10.1.0.5", 5010, Some(2)),
+        ("10.1.0.5", 5011, None),
+        ("10.1.0.6", 21, None),
+    ] {
+        let packet = Packet::new(proto::TCP, "192.0.2.1", dst, dport);
+        assert_eq!(id(packet, 1, 2), want, "{packet:?}");
+    }
+    let six = Packet::new(proto::TCP, "2001:db8::1", "fd00:1::5", 21);
+    assert_eq!(id(six, 1, 2), Some(2));
+    let udp = Packet {
+        proto: proto::UDP,
+        ..six
+    };
+    assert_eq!(id(udp, 1, 2), None);
+}
+
+/// What the rule says, read naively.
+fn reads_as(rule: &PolicyRule, p: Packet, from: u8, to: u8) -> bool {
+    let zone = |want, have| want == ZONE_ANY || want == have;
+    let any_net = |nets: &[IpNet], addr: IpAddr| {
+        nets.is_empty() || nets.iter().any(|net| net.contains(&addr))
+    };
+    let any_port = |ranges: &[PortRange], port: u16| {
+        ranges.is_empty()
+            || ranges
+                .iter()
+                .any(|r| (r.bounds()[0]..=r.bounds()[1]).contains(&port))
+    };
+    let has_ports = p.proto == proto::TCP || p.proto == proto::UDP;
+    let family = match rule.proto.number() {
+        proto::ICMP => p.src.is_ipv4(),
+        proto::ICMPV6 => p.src.is_ipv6(),
+        _ => true,
+    };
+    zone(rule.from, from)
+        && zone(rule.to, to)
+        && (rule.proto.number() == 0 || rule.proto.number() == p.proto)
+        && family
+        && any_net(&rule.src, p.src)
+        && any_net(&rule.dst, p.dst)
+        && (has_ports || (rule.sport.is_empty() && rule.dport.is_empty()))
+        && any_port(&rule.sport, p.sport)
+        && any_port(&rule.dport, p.dport)
+}
+
+/// Few values, so that rules and packets meet.
+fn rule_text() -> impl Strategy<Value = String> {
+    let zone = || prop::sample::select(vec!["any", "host", "wan", "lan"]);
+    let nets = || {
+        let net = prop::sample::select(vec![
+            "\"10.0.0.0/8\"",
+            "\"10.0.0.1\"",
+            "\"0.0.0.0/0\"",
+            "\"::/0\"",
+            "\"fd00::/9\"",
+            "\"fd00::1\"",
+            "\"10.0.0.0/31\"",
+        ]);
+        prop::collection::vec(net, 0..3)
+    };
+    let ports = || {
+        let port = prop::sample::select(vec!["1", "21", "\"20-22\"", "\"1-65535\"", "65535"]);
+        prop::collection::vec(port, 0..3)
+    };
+    let proto = prop::sample::select(vec!["\"tcp\"", "\"udp\"", "\"any\"", "1", "58", "47"]);
+    let action = prop::sample::select(vec!["accept", "drop"]);
+    (
+        zone(),
+        zone(),
+        proto,
+        nets(),
+        nets(),
+        ports(),
+        ports(),
+        action,
+    )
+        .prop_map(|(from, to, proto, src, dst, sport, dport, action)| {
+            let mut text = format!(
+                "[[rule]]\nfrom = \"{from}\"\nto = \"{to}\"\nproto = {proto}\n\
+                 action = \"{action}\"\n"
+            );
+            let ported = proto == "\"tcp\"" || proto == "\"udp\"";
+            for (key, list, usable) in [
+                ("src", src, true),
+                ("dst", dst, true),
+                ("sport", sport, ported),
+                ("dport", dport, ported),
+            ] {
+                if usable && !list.is_empty() {
+                    text.push_str(&format!("{key} = [{}]\n", list.join(", ")));
+                }
+            }
+            text
+        })
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    let v4 = || prop::sample::select(vec!["10.0.0.0", "10.0.0.1", "10.0.0.2", "192.0.2.1"]);
+    let v6 = || prop::sample::select(vec!["fd00::1", "fd00::2", "fd80::1", "2001:db8::1"]);
+    let addrs = prop_oneof![(v4(), v4()), (v6(), v6())];
+    let proto = prop::sample::select(vec![1, 6, 17, 47, 58]);
+    let port = || prop::sample::select(vec![0_u16, 1, 20, 21, 23, 65_535]);
+    (addrs, proto, port(), port()).prop_map(|((src, dst), proto, sport, dport)| Packet {
+        src: src.parse().unwrap(),
+        dst: dst.parse().unwrap(),
+        proto,
+        sport,
+        dport,
+    })
+}
+
+proptest! {
+    #[test]
+    fn compiled_rules_decide_as_the_policy_reads(
+        rules in prop::collection::vec(rule_text(), 0..6),
+        packets in prop::collection::vec((packet(), 0_u8..3, 0_u8..3), 1..20),
+    ) {
+        // What nothing can match is refused; such a file decides nothing.
+        let Ok(policy) = parse(&format!("{GATEWAY}{}", rules.concat())) else {
+            return Err(TestCaseError::reject("of two families"));
+        };
+        let compiled = policy.compile().unwrap();
+        for (packet, from, to) in packets {
+            let want = policy.rules.iter().position(|r| reads_as(r, packet, from, to));
+            let got = decide(&compiled.rules, packet, from, to);
+            prop_assert_eq!(got.map(|r| usize::from(r.id)), want);
+            let accepts = want.map(|index| policy.rules[index].accept);
+            prop_assert_eq!(got.map(|r| r.action == 1), accepts);
+        }
+    }
+}
