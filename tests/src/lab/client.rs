@@ -17,6 +17,9 @@ use super::{
     server::{PASSWORD, USER, python},
 };
 
+/// A client that outlives its own time limit by this much is killed.
+const MARGIN: Duration = Duration::from_secs(20);
+
 /// How the data connection is negotiated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FtpCommand {
@@ -130,8 +133,9 @@ impl Request {
         curl.args(["--silent", "--show-error", "--verbose", "--disable"])
             .args(["--user", &format!("{USER}:{PASSWORD}"), "--output"])
             .arg(&file)
-            .arg("--connect-timeout")
-            .arg(self.patience.as_secs().to_string());
+            .args(["--connect-timeout", &seconds(self.patience)])
+            // For an active data connection that never comes there is no other limit.
+            .args(["--max-time", &seconds(self.duration())]);
         match self.command {
             FtpCommand::Port => curl.args(["--ftp-port", "-", "--disable-eprt"]),
             FtpCommand::Eprt => curl.args(["--ftp-port", "-"]),
@@ -146,9 +150,7 @@ impl Request {
             SocketAddr::new(self.server, 21),
             payload::NAME
         ));
-        // curl tries PASV after an EPSV that led nowhere, each with its own
-        // connect time-out; it is not waited for.
-        let output = process::run(&mut curl, self.limit())?;
+        let output = process::run(&mut curl, self.duration() + MARGIN)?;
         let said = |text: &str| output.stderr.contains(text);
         let complete = output.success();
         let outcome = Outcome {
@@ -180,7 +182,7 @@ impl Request {
         script
             .args(["-c", include_str!("ftp_client.py")])
             .arg(options.to_string());
-        let output = process::run(&mut script, self.limit())?;
+        let output = process::run(&mut script, self.duration() + MARGIN)?;
         let report: FtplibReport = serde_json::from_str(output.stdout.trim())
             .with_context(|| format!("ftplib reported: {}{}", output.stdout, output.stderr))?;
         Ok(Outcome {
@@ -194,10 +196,10 @@ impl Request {
         })
     }
 
-    /// Log-in and negotiation take little; a paced transfer its time.
-    fn limit(&self) -> Duration {
+    /// A transfer takes little; a paced one its time, and some more.
+    fn duration(&self) -> Duration {
         let paced = self.rate.map_or(0, |rate| payload::BYTES as u64 / rate);
-        self.patience + Duration::from_secs(20 + 2 * paced)
+        self.patience + Duration::from_secs(2 * paced)
     }
 }
 
@@ -250,6 +252,10 @@ impl Outcome {
     pub fn hung_at_data(&self) -> bool {
         self.login && !self.data && self.bytes == 0
     }
+}
+
+fn seconds(duration: Duration) -> String {
+    duration.as_secs_f64().to_string()
 }
 
 fn curl_error(output: &process::Output) -> String {

@@ -25,7 +25,7 @@ class Forced:
             _, port = ftplib.parse227(self.sendcmd("PASV"))
         else:
             # Not parse229: it would judge by the peer's family what we know already.
-            reply = self.sendcmd("EPSV 1" if V4 else "EPSV 2")
+            reply = self.sendcmd("EPSV")
             port = int(re.search(r"\(\|\|\|(\d+)\|\)", reply).group(1))
         result["negotiated"] = True
         return self.sock.getpeername()[0], port

@@ -15,6 +15,7 @@ pub mod container;
 pub mod id;
 pub mod kernel;
 pub mod live;
+pub mod matrix;
 pub mod netns;
 pub mod payload;
 pub mod pinhole;

@@ -21,6 +21,13 @@ use super::process;
 /// Where named namespaces are mounted.
 pub const DIR: &str = "/run/netns";
 
+/// What interfaces inherit that are made in a namespace.
+const DEFAULTS: [(&str, &str); 3] = [
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/router_solicitations", "0"),
+];
+
 /// A named network namespace; gone, with every process in it, when dropped.
 #[derive(Debug)]
 pub struct Netns {
@@ -36,9 +43,9 @@ impl Netns {
     pub fn new(name: String) -> Result<Self> {
         process::check(Command::new("ip").args(["netns", "add", &name]))?;
         let ns = Self { name };
-        ns.sysctl("net/ipv6/conf/all/accept_dad", "0")?;
-        ns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
-        ns.sysctl("net/ipv6/conf/default/router_solicitations", "0")?;
+        for (key, value) in DEFAULTS {
+            ns.sysctl(key, value)?;
+        }
         ns.ip("link set lo up")?;
         Ok(ns)
     }

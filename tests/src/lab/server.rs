@@ -148,7 +148,7 @@ fn vsftpd(ns: &Netns, site: &Site) -> Result<Command> {
         &format!(
             "listen=NO\nlisten_ipv6=YES\nbackground=NO\n\
              anonymous_enable=YES\nno_anon_password=YES\nlocal_enable=NO\n\
-             ftp_username=nobody\nnopriv_user=nobody\nanon_root={files}\n\
+             ftp_username=daemon\nnopriv_user=nobody\nanon_root={files}\n\
              secure_chroot_dir={dir}/empty\n\
              port_enable=YES\nconnect_from_port_20=YES\n\
              pasv_enable=YES\npasv_min_port=50200\npasv_max_port=50299\n\

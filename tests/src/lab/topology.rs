@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -170,6 +172,7 @@ impl Lab {
                 .collect();
             lab.ns(node).ip(&routes)?;
         }
+        lab.await_links()?;
         Ok(lab)
     }
 
@@ -215,6 +218,21 @@ impl Lab {
         SocketAddr::new(self.server_ip(family), 21)
     }
 
+    /// Links come up within a second of being told to; until then IPv6 finds no
+    /// neighbour. A closed port that refuses shows that there is a way.
+    fn await_links(&self) -> Result<()> {
+        let at = SocketAddr::new(self.server_ip(Family::V6), 9);
+        for node in [Node::Client, Node::Stranger] {
+            process::await_some("a route to the server", process::SHORT, || {
+                let tried = self.ns(node).connect(at, Duration::from_secs(1)).ok()?;
+                tried
+                    .is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
+                    .then_some(())
+            })?;
+        }
+        Ok(())
+    }
+
     fn lay(&self, wire: &Wire) -> Result<()> {
         let [(left, left_if), (right, right_if)] = wire.ends;
         let (left_ns, right_ns) = (self.ns(left), self.ns(right));
@@ -238,6 +256,9 @@ impl Lab {
             .into_iter()
             .enumerate()
         {
+            // Else the solicitations that are lost while a link comes up cost a second each.
+            let retrans = format!("net/ipv6/neigh/{interface}/retrans_time_ms");
+            ns.sysctl(&retrans, "50")?;
             ns.ip(&format!(
                 "addr add {} dev {interface}\naddr add {} dev {interface} nodad\nlink set {interface} up\n",
                 wire.v4[i], wire.v6[i]
