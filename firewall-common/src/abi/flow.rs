@@ -293,6 +293,13 @@ impl FlowState {
         Self(self.0 | ((flags as u64 & Self::FLAGS_MASK) << Self::FLAGS_SHIFT))
     }
 
+    /// The same word with `flags` cleared.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(self, flags: u32) -> Self {
+        Self(self.0 & !((flags as u64 & Self::FLAGS_MASK) << Self::FLAGS_SHIFT))
+    }
+
     /// The incarnation tag.
     #[inline(always)]
     #[must_use]

@@ -19,43 +19,45 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
-/// Parses the IP packet at `offset`.
+/// Parses the IP packet at `offset` into `h`.
 #[inline(always)]
-pub fn parse_l3<R: Reader + ?Sized>(r: &R, v4: bool, offset: usize) -> Parsed<Headers> {
-    let mut h = Headers::ZERO;
-    if v4 {
-        parse_v4(r, offset, &mut h, false)?;
-    } else {
-        parse_v6(r, offset, &mut h, false)?;
+pub fn parse_l3<R: Reader + ?Sized>(
+    r: &R,
+    family: Family,
+    offset: usize,
+    h: &mut Headers,
+) -> Parsed<()> {
+    *h = Headers::ZERO;
+    match family {
+        Family::V4 => parse_v4(r, offset, h, false)?,
+        Family::V6 => parse_v6(r, offset, h, false)?,
     }
-    if is_martian(&h) {
+    if is_martian(h) {
         return Err(DropReason::Martian);
     }
     if h.fragment as u8 != Fragment::Tail as u8 {
-        transport::parse(r, &mut h)?;
+        transport::parse(r, h)?;
     }
-    Ok(h)
+    Ok(())
 }
 
-/// Parses the packet that an ICMP error carries, as far as its ports.
+/// Parses the packet that the ICMP error `outer` carries, as far as its ports, into `h`.
 ///
 /// Routers quote as little as the IP header and eight bytes (RFC 792), so only
 /// those are asked for.
 #[inline(always)]
-pub fn inner<R: Reader + ?Sized>(r: &R, outer: &Headers) -> Parsed<Headers> {
-    let mut h = Headers::ZERO;
+pub fn inner<R: Reader + ?Sized>(r: &R, outer: &Headers, h: &mut Headers) -> Parsed<()> {
     // ICMP and ICMPv6 errors: eight bytes of header, then the quoted packet.
-    let offset = (outer.l4_offset as usize & 0x1ff) + 8;
-    if outer.family as u8 == Family::V4 as u8 {
-        parse_v4(r, offset, &mut h, true)?;
-    } else {
-        parse_v6(r, offset, &mut h, true)?;
+    let offset = (outer.l4_offset as usize & transport::OFFSET_MASK) + 8;
+    *h = Headers::ZERO;
+    match outer.family {
+        Family::V4 => parse_v4(r, offset, h, true)?,
+        Family::V6 => parse_v6(r, offset, h, true)?,
     }
     if h.fragment as u8 == Fragment::Tail as u8 {
         return Err(DropReason::IcmpUnrelated);
     }
-    transport::parse_quoted(r, &mut h)?;
-    Ok(h)
+    transport::parse_quoted(r, h)
 }
 
 #[inline(always)]
@@ -64,13 +66,17 @@ fn parse_v4<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: b
         return Err(DropReason::MalformedIpv4);
     };
     let header_len = ((b[0] & 0x0f) as usize) << 2;
-    let total = u16::from_be_bytes([b[2], b[3]]);
+    let room = r.frame_len().wrapping_sub(offset) as u32;
+    let total = match u16::from_be_bytes([b[2], b[3]]) {
+        0 if R::UNCUT => room,
+        field => field as u32,
+    };
     if b[0] >> 4 != 4 || header_len < V4_MIN || (total as usize) < header_len {
         return Err(DropReason::MalformedIpv4);
     }
-    // A total length beyond the frame is a lie; the byte it names must exist.
-    // (A quoted packet is cut short by the router that quotes it.)
-    if !quoted && r.read::<1>(offset + total as usize - 1).is_none() {
+    // A total length beyond the frame is a lie. (A quoted packet is cut short
+    // by the router that quotes it.)
+    if !quoted && total > room {
         return Err(DropReason::MalformedIpv4);
     }
     let fragment = u16::from_be_bytes([b[6], b[7]]);
@@ -85,7 +91,7 @@ fn parse_v4<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: b
     h.dst = map_v4(u32::from_ne_bytes([b[16], b[17], b[18], b[19]]));
     h.proto = b[9];
     h.ttl = b[8];
-    h.l3_len = total as u32;
+    h.l3_len = total;
     h.l3_offset = offset as u16;
     h.l4_offset = (offset + header_len) as u16;
     h.payload_offset = h.l4_offset;
@@ -100,11 +106,12 @@ fn parse_v6<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: b
     let Some(addresses) = r.read::<32>(offset + 8) else {
         return Err(DropReason::MalformedIpv6);
     };
-    let total = V6_LEN as u32 + u16::from_be_bytes([b[4], b[5]]) as u32;
-    if b[0] >> 4 != 6 {
-        return Err(DropReason::MalformedIpv6);
-    }
-    if !quoted && r.read::<1>(offset + total as usize - 1).is_none() {
+    let room = r.frame_len().wrapping_sub(offset) as u32;
+    let total = match u16::from_be_bytes([b[4], b[5]]) {
+        0 if R::UNCUT => room,
+        field => V6_LEN as u32 + field as u32,
+    };
+    if b[0] >> 4 != 6 || (!quoted && total > room) {
         return Err(DropReason::MalformedIpv6);
     }
     h.family = Family::V6;

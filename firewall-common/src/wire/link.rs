@@ -1,6 +1,6 @@
 //! Ethernet and VLAN.
 
-use super::{Frame, Parsed, Reader, parse_l3};
+use super::{Family, Frame, Headers, Parsed, Reader, parse_l3};
 use crate::verdict::DropReason;
 
 const ETHERTYPE: usize = 12;
@@ -17,28 +17,32 @@ const SLOW: u16 = 0x8809;
 /// Below this value the field is a length (IEEE 802.3), and LLC follows.
 const FIRST_TYPE: u16 = 0x0600;
 
-/// Parses an Ethernet frame with at most one 802.1Q tag.
+/// Parses an Ethernet frame with at most one 802.1Q tag; of an IP packet into `h`.
 #[inline(always)]
-pub fn parse_frame<R: Reader + ?Sized>(r: &R) -> Parsed<Frame> {
+pub fn parse_frame<R: Reader + ?Sized>(r: &R, h: &mut Headers) -> Parsed<Frame> {
     let Some(kind) = r.read::<2>(ETHERTYPE) else {
         return Err(DropReason::MalformedEthernet);
     };
     let kind = u16::from_be_bytes(kind);
     if kind != VLAN {
-        return dispatch(r, kind, ETHERNET_LEN);
+        return dispatch(r, kind, ETHERNET_LEN, h);
     }
     // The tag's type field stands where the payload of an untagged frame begins.
     let Some(inner) = r.read::<2>(ETHERNET_LEN + 2) else {
         return Err(DropReason::MalformedEthernet);
     };
-    dispatch(r, u16::from_be_bytes(inner), ETHERNET_LEN + TAG_LEN)
+    dispatch(r, u16::from_be_bytes(inner), ETHERNET_LEN + TAG_LEN, h)
 }
 
 #[inline(always)]
-fn dispatch<R: Reader + ?Sized>(r: &R, kind: u16, offset: usize) -> Parsed<Frame> {
+fn dispatch<R: Reader + ?Sized>(r: &R, kind: u16, offset: usize, h: &mut Headers) -> Parsed<Frame> {
     match kind {
-        IPV4 | IPV6 => match parse_l3(r, kind == IPV4, offset) {
-            Ok(headers) => Ok(Frame::Ip(headers)),
+        IPV4 => match parse_l3(r, Family::V4, offset, h) {
+            Ok(()) => Ok(Frame::Ip),
+            Err(reason) => Err(reason),
+        },
+        IPV6 => match parse_l3(r, Family::V6, offset, h) {
+            Ok(()) => Ok(Frame::Ip),
             Err(reason) => Err(reason),
         },
         ARP => Ok(Frame::Arp),

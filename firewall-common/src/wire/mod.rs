@@ -15,11 +15,22 @@ use crate::verdict::DropReason;
 
 /// Bytes that can be read at an offset, or not.
 pub trait Reader {
+    /// Whether packets may be segments that the host's own stack has not cut
+    /// yet: one longer than 64 kB carries 0 in its length field.
+    const UNCUT: bool = false;
+
+    /// Bytes in the frame.
+    fn frame_len(&self) -> usize;
+
     /// `N` bytes at `offset`, or `None` past the end of what can be read.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 }
 
 impl Reader for [u8] {
+    fn frame_len(&self) -> usize {
+        self.len()
+    }
+
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.get(offset..offset.checked_add(N)?)?.try_into().ok()
     }
@@ -60,9 +71,9 @@ pub mod tcp_flags {
 #[repr(u8)]
 pub enum Family {
     /// IPv4.
-    V4 = 4,
+    V4 = 0,
     /// IPv6.
-    V6 = 6,
+    V6 = 1,
 }
 
 /// What the headers of an IP packet say, as plain data.
@@ -186,8 +197,8 @@ impl Headers {
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// An IP packet.
-    Ip(Headers),
+    /// An IP packet, whose headers were written.
+    Ip,
     /// ARP.
     Arp,
     /// LLDP, 802.1X, slow protocols or LLC (spanning tree).

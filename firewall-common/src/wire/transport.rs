@@ -8,7 +8,7 @@ const UDP_LEN: usize = 8;
 const ICMP_LEN: usize = 8;
 /// Offsets are masked with this so that the verifier sees their bound: the
 /// longest chain of headers that is followed ends below it.
-const OFFSET_MASK: usize = 0x3fff;
+pub(super) const OFFSET_MASK: usize = 0x3fff;
 
 /// Reads the transport header at `h.l4_offset` into `h`.
 #[inline(always)]

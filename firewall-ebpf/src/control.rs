@@ -1,0 +1,333 @@
+//! What goes to the agent: control payload, and SYNs that may be data connections.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::generated::bpf_ringbuf_query;
+use firewall_common::{
+    abi::{
+        EVENT_CLASSES, EventHeader, EventKind, Flow, FlowKey6, FlowState, PairKey, event_flags,
+        flow_flags, heartbeat,
+    },
+    key::{Direction, Heading},
+    verdict::{DropReason, Event, PassReason, Verdict},
+    wire::{Headers, tcp_flags},
+};
+
+use crate::{
+    atomic::Shared,
+    conntrack::{Family, state_of},
+    maps::{CONFIG, EVENTS, HEARTBEAT, PAIRS},
+    packet::Packet,
+    stats,
+    work::Work,
+};
+
+/// SYNs reported of one host pair within a second, held ones included.
+const REPORTS_PER_SECOND: u32 = 64;
+
+/// A ring record of one size class.
+#[repr(C)]
+struct Record<const N: usize> {
+    header: EventHeader,
+    bytes: [u8; N],
+}
+
+/// Does an agent live? Its heartbeat says.
+#[inline(always)]
+fn agent_lives(work: &Work) -> bool {
+    let beat = HEARTBEAT.get(heartbeat::AT_NS).copied().unwrap_or(0);
+    // The coarse clock here lags the agent's by some milliseconds.
+    beat != 0
+        && CONFIG
+            .get(0)
+            .is_some_and(|config| work.now_ns.saturating_sub(beat) <= config.agent_stale_ns)
+}
+
+/// Queues an accepted packet of a control flow, if it says anything.
+#[inline(always)]
+pub(crate) fn payload<P: Packet, K: Family>(
+    packet: &P,
+    work: &mut Work,
+    heading: Heading,
+    entry: *mut Flow,
+    word: FlowState,
+) -> Verdict {
+    let established = Verdict::Pass(PassReason::Established);
+    let h = &work.headers;
+    let len = h.payload_len();
+    let kind = if h.tcp_flags & tcp_flags::RST != 0 {
+        EventKind::Rst
+    } else if h.tcp_flags & tcp_flags::FIN != 0 {
+        EventKind::Fin
+    } else if len != 0 {
+        EventKind::Payload
+    } else {
+        return established;
+    };
+    if !agent_lives(work) {
+        blind(entry);
+        return Verdict::Pass(PassReason::Blind);
+    }
+    // A flow that was once blind stays so, but its end still ends its pinholes.
+    if word.has(flow_flags::BLIND) && matches!(kind, EventKind::Payload) {
+        return Verdict::Pass(PassReason::Blind);
+    }
+    let key = K::slot(work).widen();
+    // SAFETY: a map value; the zones are written at creation only.
+    let flow = unsafe { &*entry.cast_const() };
+    let h = &work.headers;
+    let offset = h.payload_offset as u32;
+    work.event = EventHeader {
+        at_ns: work.now_ns,
+        key,
+        incarnation: word.incarnation(),
+        ifindex: packet.ifindex(),
+        seq: h.seq,
+        ack: h.ack,
+        len: if matches!(kind, EventKind::Rst) {
+            0
+        } else {
+            len
+        },
+        kind: kind as u16,
+        flags: flags_of::<P>(h, heading, Direction::of(heading, word.first_heading())),
+        from_zone: flow.from_zone,
+        to_zone: flow.to_zone,
+        reason: 0,
+        tcp_flags: h.tcp_flags,
+        reserved: 0,
+    };
+    match queue(packet, &work.event, offset) {
+        Queued::Yes => {
+            stats::event(Event::ControlQueued);
+            established
+        }
+        // An RST is never sent again, and needs no answer.
+        Queued::Full if matches!(kind, EventKind::Rst) => established,
+        Queued::Full => Verdict::Drop(DropReason::RingFull),
+        Queued::TooLong => {
+            stats::event(Event::ControlTooLong);
+            blind(entry);
+            Verdict::Pass(PassReason::Blind)
+        }
+    }
+}
+
+#[inline(always)]
+fn flags_of<P: Packet>(h: &Headers, heading: Heading, direction: Direction) -> u16 {
+    let mut flags = 0;
+    if matches!(heading, Heading::Down) {
+        flags |= event_flags::HEADING_DOWN;
+    }
+    if matches!(direction, Direction::Reply) {
+        flags |= event_flags::REPLY;
+    }
+    if P::EGRESS {
+        flags |= event_flags::EGRESS;
+    }
+    if h.tcp_flags & tcp_flags::URG != 0 {
+        flags |= event_flags::URGENT;
+    }
+    flags
+}
+
+/// Marks a flow whose payload the agent missed: it opens nothing more.
+#[inline(always)]
+fn blind(entry: *mut Flow) {
+    let state = state_of(entry);
+    let word = state.load();
+    let blind = FlowState(word).with(flow_flags::BLIND).0;
+    // A lost swap means that another packet stepped the flow; this happens
+    // again with the next payload, and until then the agent sees the gap.
+    if blind != word {
+        let _ = state.swap(word, blind);
+    }
+}
+
+/// Tells the agent that the control flow in `work.flow` has proved itself, and
+/// where its streams begin.
+#[inline(always)]
+pub(crate) fn opened(work: &mut Work, key: &FlowKey6, word: FlowState) {
+    if !agent_lives(work) {
+        return;
+    }
+    let first_down = word.has(flow_flags::FIRST_DOWN);
+    work.event = EventHeader {
+        at_ns: work.now_ns,
+        key: *key,
+        incarnation: word.incarnation(),
+        ifindex: 0,
+        seq: work.flow.tcp[0].end,
+        ack: work.flow.tcp[1].end,
+        len: 0,
+        kind: EventKind::Open as u16,
+        flags: if first_down {
+            event_flags::HEADING_DOWN
+        } else {
+            0
+        },
+        from_zone: work.flow.from_zone,
+        to_zone: work.flow.to_zone,
+        reason: 0,
+        tcp_flags: 0,
+        reserved: 0,
+    };
+    // Without this record the agent adopts the session at its first payload,
+    // and is then more careful with it.
+    let _ = submit_bare(&work.event);
+}
+
+/// A SYN that the rules refuse: if its two hosts have a live FTP session, the
+/// agent hears of it, and may be asked to run it again once it has caught up.
+#[inline(always)]
+pub(crate) fn refused_syn<P: Packet, K: Family>(
+    packet: &P,
+    work: &mut Work,
+    heading: Heading,
+    reason: DropReason,
+) -> Verdict {
+    let refused = Verdict::Drop(reason);
+    let pair = PairKey::new(work.headers.src, work.headers.dst);
+    let Some(pair) = PAIRS.get_ptr_mut(pair) else {
+        return refused;
+    };
+    let Some(config) = CONFIG.get(0) else {
+        return refused;
+    };
+    if !agent_lives(work) {
+        return refused;
+    }
+    // SAFETY: a map value; the field is eight bytes, aligned, changed by
+    // `Shared` only while the agent leaves it alone.
+    let window = unsafe { Shared::new(&raw mut (*pair).window) };
+    let Some(spent) = spend(window, work.now_ns) else {
+        return refused;
+    };
+    let frame = packet.frame_len() as u32;
+    let hold = !P::EGRESS
+        && work.may_hold
+        && spent < config.hold_per_pair
+        && frame <= EVENT_CLASSES[0] as u32
+        && ring_fill() < config.hold_ring_limit as u64;
+    let key = K::slot(work).widen();
+    let h = &work.headers;
+    work.event = EventHeader {
+        at_ns: work.now_ns,
+        key,
+        incarnation: 0,
+        ifindex: packet.ifindex(),
+        seq: h.seq,
+        ack: h.ack,
+        len: if hold { frame } else { 0 },
+        kind: if hold {
+            EventKind::SynHeld
+        } else {
+            EventKind::SynDropped
+        } as u16,
+        flags: flags_of::<P>(h, heading, Direction::Original),
+        from_zone: work.from_zone,
+        to_zone: work.to_zone,
+        reason: reason as u8,
+        tcp_flags: h.tcp_flags,
+        reserved: 0,
+    };
+    if !matches!(queue(packet, &work.event, 0), Queued::Yes) {
+        return refused;
+    }
+    stats::event(Event::SynReported);
+    if hold {
+        Verdict::Drop(DropReason::Held)
+    } else {
+        refused
+    }
+}
+
+/// Takes one from the pair's budget of this second; `None` when it is used up.
+/// Returns how many were taken before.
+#[inline(always)]
+fn spend(window: Shared<u64>, now_ns: u64) -> Option<u32> {
+    // 2^30 ns are near enough to a second, and cost no division.
+    let second = (now_ns >> 30) as u32;
+    let word = window.load();
+    let used = if (word >> 32) as u32 == second {
+        word as u32
+    } else {
+        0
+    };
+    if used >= REPORTS_PER_SECOND {
+        return None;
+    }
+    let next = ((second as u64) << 32) | (used as u64 + 1);
+    window.swap(word, next).ok().map(|_| used)
+}
+
+#[inline(always)]
+fn ring_fill() -> u64 {
+    const BPF_RB_AVAIL_DATA: u64 = 0;
+    // SAFETY: the map is a ring buffer.
+    unsafe { bpf_ringbuf_query(ring(), BPF_RB_AVAIL_DATA) }
+}
+
+#[inline(always)]
+fn ring() -> *mut core::ffi::c_void {
+    (&raw const EVENTS).cast_mut().cast()
+}
+
+enum Queued {
+    Yes,
+    Full,
+    TooLong,
+}
+
+/// Puts `header` and the `header.len` bytes at `offset` on the ring, in the
+/// smallest size class that takes them.
+#[inline(always)]
+fn queue<P: Packet>(packet: &P, header: &EventHeader, offset: u32) -> Queued {
+    const SMALL: usize = EVENT_CLASSES[0];
+    const MEDIUM: usize = EVENT_CLASSES[1];
+    const LARGE: usize = EVENT_CLASSES[2];
+    let len = header.len as usize;
+    let done = if len == 0 {
+        submit_bare(header)
+    } else if len <= SMALL {
+        submit::<P, SMALL>(packet, header, offset)
+    } else if len <= MEDIUM {
+        submit::<P, MEDIUM>(packet, header, offset)
+    } else if len <= LARGE {
+        submit::<P, LARGE>(packet, header, offset)
+    } else {
+        return Queued::TooLong;
+    };
+    if done { Queued::Yes } else { Queued::Full }
+}
+
+#[inline(always)]
+fn submit_bare(header: &EventHeader) -> bool {
+    let Some(mut record) = EVENTS.reserve_untyped::<EventHeader>(0) else {
+        return false;
+    };
+    record.write(*header);
+    record.submit(0);
+    true
+}
+
+#[inline(always)]
+fn submit<P: Packet, const N: usize>(packet: &P, header: &EventHeader, offset: u32) -> bool {
+    let Some(mut record) = EVENTS.reserve_untyped::<Record<N>>(0) else {
+        return false;
+    };
+    let target: *mut Record<N> = MaybeUninit::as_mut_ptr(&mut record);
+    // SAFETY: the reservation is as large as the record.
+    unsafe { (&raw mut (*target).header).write(*header) };
+    let len = header.len;
+    let copied = len != 0
+        && len <= N as u32
+        // SAFETY: `bytes` has room for N bytes, and the line above bounds `len`.
+        && unsafe { packet.copy(offset, (&raw mut (*target).bytes).cast(), len) };
+    if copied {
+        record.submit(0);
+    } else {
+        record.discard(0);
+    }
+    copied
+}

@@ -1,0 +1,137 @@
+//! Requests of user space that change flows, run through BPF_PROG_RUN.
+//!
+//! User space only finds candidates; here, in one run, each is looked up again,
+//! judged again and changed by compare-and-swap. So a flow that was reopened in
+//! between is never hit.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_xdp_load_bytes},
+};
+use firewall_common::{
+    abi::{CTL_KEYS, Flow, FlowKey6, FlowState, Phase, ctl_op, flow_flags},
+    time::Tick,
+    verdict::Event,
+    wire::Reader as _,
+};
+
+use crate::{
+    conntrack::{Family, state_of},
+    maps::Table,
+    packet::XdpPacket,
+    stats,
+};
+
+struct Request {
+    ctx: *mut c_void,
+    now: Tick,
+    op: u32,
+    done: u32,
+}
+
+/// Runs the request that the packet carries; returns how many flows it changed.
+#[inline(always)]
+pub(crate) fn run(packet: &XdpPacket) -> u32 {
+    let Some(head) = packet.read::<8>(0) else {
+        return 0;
+    };
+    let op = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]);
+    let count = u32::from_ne_bytes([head[4], head[5], head[6], head[7]]);
+    if count > CTL_KEYS as u32 {
+        return 0;
+    }
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let mut request = Request {
+        ctx: packet.as_ptr(),
+        now: Tick::from_ns(now),
+        op,
+        done: 0,
+    };
+    let callback = one as extern "C" fn(u32, *mut c_void) -> i64;
+    // SAFETY: `request` outlives the loop, and the callback has the signature
+    // that bpf_loop documents.
+    unsafe { bpf_loop(count, callback as *mut c_void, (&raw mut request).cast(), 0) };
+    request.done
+}
+
+extern "C" fn one(index: u32, request: *mut c_void) -> i64 {
+    // SAFETY: `run` passes its own `Request`, which nothing else refers to meanwhile.
+    let request = unsafe { &mut *request.cast::<Request>() };
+    let mut key = MaybeUninit::<FlowKey6>::uninit();
+    let size = size_of::<FlowKey6>() as u32;
+    // SAFETY: `key` has room for its own size; the helper checks the source.
+    let loaded = unsafe {
+        bpf_xdp_load_bytes(
+            request.ctx.cast(),
+            8 + index * size,
+            key.as_mut_ptr().cast(),
+            size,
+        )
+    };
+    if loaded != 0 {
+        return 1;
+    }
+    // SAFETY: the helper filled it, and any bit pattern is a valid key.
+    let key = unsafe { key.assume_init() };
+    let changed = match key.narrow() {
+        Some(key) => apply(&key, request.op, request.now),
+        None => apply(&key, request.op, request.now),
+    };
+    request.done += changed as u32;
+    0
+}
+
+#[inline(always)]
+fn apply<K: Family>(key: &K, op: u32, now: Tick) -> bool {
+    match op {
+        ctl_op::EXPIRE => {
+            expire(K::flows(), key, now, true)
+                | expire(K::half_open(true), key, now, false)
+                | expire(K::half_open(false), key, now, false)
+        }
+        ctl_op::BLIND => mark(key, |word| word.with(flow_flags::BLIND)),
+        ctl_op::UNHELP => mark(key, |word| word.without(flow_flags::HELPER_FTP)),
+        _ => false,
+    }
+}
+
+/// Deletes the entry if it is expired, in whatever phase it was left.
+#[inline(always)]
+fn expire<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, proved: bool) -> bool {
+    let Some(entry) = table.entry(key) else {
+        return false;
+    };
+    let gone = crate::conntrack::delete_expired(table, key, entry, now, proved);
+    if gone {
+        stats::event(Event::FlowExpired);
+    }
+    gone
+}
+
+#[inline(always)]
+fn mark<K: Family>(key: &K, change: impl Fn(FlowState) -> FlowState) -> bool {
+    let Some(entry) = K::flows().entry(key) else {
+        return false;
+    };
+    mark_entry(entry, change)
+}
+
+#[inline(always)]
+fn mark_entry(entry: *mut Flow, change: impl Fn(FlowState) -> FlowState) -> bool {
+    let state = state_of(entry);
+    for _ in 0..4 {
+        let word = state.load();
+        if FlowState(word).phase() as u8 != Phase::Live as u8 {
+            return false;
+        }
+        let next = change(FlowState(word)).0;
+        if state.swap(word, next).is_ok() {
+            return true;
+        }
+    }
+    stats::event(Event::Contention);
+    false
+}

@@ -1,0 +1,87 @@
+//! Entry points of the kernel programs. The data path follows the modules:
+//! `packet` → `pipeline` → `conntrack` → (`policy`, `expect`) → `control` → `stats`.
+#![no_std]
+#![no_main]
+// Inline assembly for BPF: see `atomic`.
+#![feature(asm_experimental_arch)]
+
+mod atomic;
+mod conntrack;
+mod control;
+mod ctl;
+mod expect;
+mod maps;
+mod packet;
+mod pipeline;
+mod policy;
+mod stats;
+mod work;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_STOLEN, TC_ACT_UNSPEC, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use firewall_common::{
+    abi::iface_flags,
+    verdict::{DropReason, Event, Verdict},
+};
+use packet::{Packet as _, TcPacket, XdpPacket};
+use work::Slot;
+
+/// Ingress of a guarded interface.
+#[xdp]
+pub(crate) fn pinhole_ingress(ctx: XdpContext) -> u32 {
+    to_xdp(pipeline::judge(&XdpPacket::new(ctx), Slot::Ingress))
+}
+
+/// A held SYN again, with holding off. Run by the agent on live frames.
+#[xdp]
+pub(crate) fn pinhole_reinject(ctx: XdpContext) -> u32 {
+    let packet = XdpPacket::new(ctx);
+    stats::event(Event::Reinjected);
+    // In generic mode the attached program sees the frame again and judges it;
+    // judging it here too would count it twice.
+    if pipeline::iface(packet.ifindex()).is_some_and(|i| i.flags & iface_flags::XDP_GENERIC != 0) {
+        return xdp_action::XDP_PASS;
+    }
+    to_xdp(pipeline::judge(&packet, Slot::Reinject))
+}
+
+/// Egress of a guarded interface.
+#[classifier]
+pub(crate) fn pinhole_egress(ctx: TcContext) -> i32 {
+    match pipeline::judge(&TcPacket::new(ctx), Slot::Egress) {
+        // "Not my decision": programs behind this one still have their say.
+        Verdict::Pass(_) => TC_ACT_UNSPEC,
+        // Local TCP takes SHOT for congestion and waits for its timer; STOLEN it
+        // takes for sent, and repairs the loss in a few milliseconds.
+        Verdict::Drop(DropReason::RingFull) => TC_ACT_STOLEN as i32,
+        Verdict::Drop(_) => TC_ACT_SHOT as i32,
+    }
+}
+
+/// Requests of user space that change flows.
+#[xdp]
+pub(crate) fn pinhole_ctl(ctx: XdpContext) -> u32 {
+    ctl::run(&XdpPacket::new(ctx))
+}
+
+#[inline(always)]
+const fn to_xdp(verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// What the kernel reads to decide which helpers may be called.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

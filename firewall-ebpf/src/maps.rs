@@ -1,0 +1,89 @@
+//! The maps. Sizes of the tables are defaults, which the loader overrides.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use firewall_common::abi::{
+    Config, Control, Counter, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Iface, MAX_RULES,
+    Pair, PairKey, Rule, RuleName, Session, TIER_COUNTS_LEN, heartbeat,
+};
+use firewall_common::verdict::STATS_LEN;
+
+const FLOWS: usize = 65_536;
+const HALF_OPEN: usize = 16_384;
+const FTP: usize = 4096;
+const IFACES_LEN: usize = 64;
+const RING_BYTES: usize = 4 << 20;
+
+#[btf_map]
+pub(crate) static ABI: Array<u32, 1> = Array::new();
+#[btf_map]
+pub(crate) static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+pub(crate) static CONTROL: Array<Control, 1> = Array::new();
+#[btf_map]
+pub(crate) static HEARTBEAT: Array<u64, { heartbeat::LEN as usize }> = Array::new();
+#[btf_map]
+pub(crate) static FLOWS4: LruHashMap<FlowKey4, Flow, FLOWS> = LruHashMap::new();
+#[btf_map]
+pub(crate) static FLOWS6: LruHashMap<FlowKey6, Flow, FLOWS> = LruHashMap::new();
+#[btf_map]
+pub(crate) static HALF_OPEN4_IN: LruHashMap<FlowKey4, Flow, HALF_OPEN> = LruHashMap::new();
+#[btf_map]
+pub(crate) static HALF_OPEN4_OUT: LruHashMap<FlowKey4, Flow, HALF_OPEN> = LruHashMap::new();
+#[btf_map]
+pub(crate) static HALF_OPEN6_IN: LruHashMap<FlowKey6, Flow, HALF_OPEN> = LruHashMap::new();
+#[btf_map]
+pub(crate) static HALF_OPEN6_OUT: LruHashMap<FlowKey6, Flow, HALF_OPEN> = LruHashMap::new();
+#[btf_map]
+pub(crate) static EXPECTATIONS: HashMap<ExpectKey, Expectation, FTP> = HashMap::new();
+#[btf_map]
+pub(crate) static SESSIONS: HashMap<FlowKey6, Session, FTP> = HashMap::new();
+#[btf_map]
+pub(crate) static PAIRS: HashMap<PairKey, Pair, FTP> = HashMap::new();
+#[btf_map]
+pub(crate) static IFACES: HashMap<u32, Iface, IFACES_LEN> = HashMap::new();
+#[btf_map]
+pub(crate) static RULES: Array<Rule, { 2 * MAX_RULES }> = Array::new();
+#[btf_map]
+pub(crate) static RULE_NAMES: Array<RuleName, { 2 * MAX_RULES }> = Array::new();
+#[btf_map]
+pub(crate) static RULE_HITS: PerCpuArray<Counter, { 2 * MAX_RULES }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static STATS: PerCpuArray<Counter, { STATS_LEN as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static TIER_COUNTS: Array<u64, TIER_COUNTS_LEN> = Array::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<u8, RING_BYTES> = RingBuf::new();
+
+/// The shape of the proved and half-open tables, one pair a family.
+pub(crate) trait Table<K> {
+    /// The entry for `key`. The pointer stays valid for the whole run, but its
+    /// node can be recycled for another flow: the state word tells.
+    fn entry(&self, key: &K) -> Option<*mut Flow>;
+    /// Makes an entry where there is none. `Err` carries the errno, negative.
+    fn create(&self, key: &K, flow: &Flow) -> Result<(), i32>;
+    /// Removes the entry; only ever called by the winner of the swap to doomed
+    /// or promoting.
+    fn delete(&self, key: &K);
+}
+
+impl<K, const N: usize> Table<K> for LruHashMap<K, Flow, N> {
+    #[inline(always)]
+    fn entry(&self, key: &K) -> Option<*mut Flow> {
+        self.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn create(&self, key: &K, flow: &Flow) -> Result<(), i32> {
+        const BPF_NOEXIST: u64 = 1;
+        self.insert(key, flow, BPF_NOEXIST)
+    }
+
+    #[inline(always)]
+    fn delete(&self, key: &K) {
+        // ENOENT only says that the LRU was faster.
+        let _ = self.remove(key);
+    }
+}

@@ -1,0 +1,151 @@
+//! Packet memory: the only place that reads it.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_skb_load_bytes, bpf_xdp_load_bytes},
+    programs::{TcContext, XdpContext},
+};
+use firewall_common::wire::Reader;
+
+/// A packet at one of the two hooks.
+pub(crate) trait Packet: Reader + EbpfContext {
+    /// Seen at TC egress, not at XDP ingress.
+    const EGRESS: bool;
+
+    /// Interface on which the packet is seen.
+    fn ifindex(&self) -> u32;
+
+    /// Interface through which the packet came into the host; 0 if the host made it.
+    fn came_in_by(&self) -> u32;
+
+    /// Copies `len` bytes at `offset` to `to`; false if they are not there.
+    ///
+    /// # Safety
+    /// `to` must have room for `len` bytes, by a bound that the verifier sees.
+    unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool;
+}
+
+/// A frame at XDP.
+pub(crate) struct XdpPacket {
+    ctx: XdpContext,
+}
+
+impl XdpPacket {
+    #[inline(always)]
+    pub(crate) const fn new(ctx: XdpContext) -> Self {
+        Self { ctx }
+    }
+}
+
+impl EbpfContext for XdpPacket {
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut core::ffi::c_void {
+        self.ctx.as_ptr()
+    }
+}
+
+impl Reader for XdpPacket {
+    #[inline(always)]
+    fn frame_len(&self) -> usize {
+        self.ctx.data_end().wrapping_sub(self.ctx.data())
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let start = self.ctx.data() + offset;
+        if start + N > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: the comparison above bounds the read by the packet's end, and
+        // a byte array needs no alignment.
+        Some(unsafe { (start as *const [u8; N]).read() })
+    }
+}
+
+impl Packet for XdpPacket {
+    const EGRESS: bool = false;
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        let md = self.ctx.ctx;
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*md).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn came_in_by(&self) -> u32 {
+        self.ifindex()
+    }
+
+    #[inline(always)]
+    unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller vouches for `to` and `len`; the helper checks the source.
+        unsafe { bpf_xdp_load_bytes(self.ctx.ctx, offset, to.cast(), len) == 0 }
+    }
+}
+
+/// A segment at TC. It may span pages, so everything is read through the helper.
+pub(crate) struct TcPacket {
+    ctx: TcContext,
+}
+
+impl TcPacket {
+    #[inline(always)]
+    pub(crate) const fn new(ctx: TcContext) -> Self {
+        Self { ctx }
+    }
+}
+
+impl EbpfContext for TcPacket {
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut core::ffi::c_void {
+        self.ctx.as_ptr()
+    }
+}
+
+impl Reader for TcPacket {
+    const UNCUT: bool = true;
+
+    #[inline(always)]
+    fn frame_len(&self) -> usize {
+        self.ctx.len() as usize
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut out = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: `out` has room for exactly N bytes.
+        let ok = unsafe { self.copy(offset as u32, out.as_mut_ptr().cast(), N as u32) };
+        if !ok {
+            return None;
+        }
+        // SAFETY: the helper filled all N bytes.
+        Some(unsafe { out.assume_init() })
+    }
+}
+
+impl Packet for TcPacket {
+    const EGRESS: bool = true;
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        let skb = self.ctx.skb.skb;
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn came_in_by(&self) -> u32 {
+        let skb = self.ctx.skb.skb;
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*skb).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller vouches for `to` and `len`; the helper checks the source.
+        unsafe { bpf_skb_load_bytes(self.as_ptr(), offset, to.cast(), len) == 0 }
+    }
+}

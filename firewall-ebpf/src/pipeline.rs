@@ -1,0 +1,157 @@
+//! From a frame to a verdict.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use firewall_common::{
+    abi::{FlowKey4, FlowKey6, Iface, ZONE_HOST, config_flags, essentials},
+    time::Tick,
+    verdict::{DropReason, PassReason, Verdict},
+    wire::{Family, Fragment, Frame, parse_frame, proto},
+};
+
+use crate::{
+    conntrack,
+    maps::{CONFIG, CONTROL, IFACES},
+    packet::Packet,
+    policy, stats,
+    work::{self, Slot, Work},
+};
+
+/// A guarded interface.
+#[inline(always)]
+pub(crate) fn iface(ifindex: u32) -> Option<&'static Iface> {
+    // SAFETY: user space replaces whole elements while attaching; a torn read
+    // of a zone number is a zone that has no rules.
+    unsafe { IFACES.get(ifindex).map(|i| &*core::ptr::from_ref(i)) }
+}
+
+/// Judges a packet, and counts it once.
+#[inline(always)]
+pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> Verdict {
+    let verdict = match work::area(slot) {
+        Some(work) => judge_uncounted(packet, work, matches!(slot, Slot::Ingress)),
+        None => Verdict::Drop(DropReason::TableError),
+    };
+    // Layer 2 is not counted, and 14 bytes is what all but tagged frames have of it.
+    let bytes = (packet.frame_len() as u32).saturating_sub(14);
+    stats::verdict(verdict, bytes);
+    verdict
+}
+
+#[inline(always)]
+fn judge_uncounted<P: Packet>(packet: &P, work: &mut Work, may_hold: bool) -> Verdict {
+    // SAFETY: a helper without arguments.
+    work.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    work.now = Tick::from_ns(work.now_ns);
+    let (Some(config), Some(control)) = (CONFIG.get(0), CONTROL.get(0)) else {
+        return Verdict::Drop(DropReason::TableError);
+    };
+    let deadline = control.confirm_deadline_ns;
+    if deadline != 0 && work.now_ns > deadline {
+        return Verdict::Pass(PassReason::Unconfirmed);
+    }
+    let Some(guarded) = iface(packet.ifindex()) else {
+        return Verdict::Drop(DropReason::UnknownInterface);
+    };
+    work.flags = config.flags;
+    work.essentials = config.essentials;
+    work.iface_zone = guarded.zone;
+    work.from_zone = if P::EGRESS { ZONE_HOST } else { guarded.zone };
+    work.from_inside = P::EGRESS || guarded.trusted != 0;
+    work.may_hold = may_hold && config.flags & config_flags::HOLD != 0;
+    // What came in through a guarded interface was judged there.
+    if P::EGRESS && packet.came_in_by() != 0 && iface(packet.came_in_by()).is_some() {
+        return Verdict::Pass(PassReason::Tracked);
+    }
+    match parse_frame(packet, &mut work.headers) {
+        Ok(Frame::Ip) => judge_ip(packet, work),
+        Ok(Frame::Arp) => essential(work, essentials::ARP, PassReason::Arp),
+        Ok(Frame::LinkControl) => {
+            essential(work, essentials::LINK_CONTROL, PassReason::LinkControl)
+        }
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+#[inline(always)]
+const fn essential(work: &Work, which: u32, reason: PassReason) -> Verdict {
+    if work.essentials & which != 0 {
+        Verdict::Pass(reason)
+    } else {
+        Verdict::Drop(DropReason::Policy)
+    }
+}
+
+#[inline(always)]
+fn judge_ip<P: Packet>(packet: &P, work: &mut Work) -> Verdict {
+    let h = &work.headers;
+    if h.fragment as u8 == Fragment::Tail as u8 {
+        return fragment_tail(work);
+    }
+    if let Some(reason) = essential_packet(packet, work) {
+        return Verdict::Pass(reason);
+    }
+    if h.family as u8 == Family::V4 as u8 {
+        conntrack::track::<P, FlowKey4>(packet, work)
+    } else {
+        conntrack::track::<P, FlowKey6>(packet, work)
+    }
+}
+
+/// A host's stack reassembles, and completes only with an accepted first
+/// fragment; a gateway would forward tails that nothing admitted.
+#[inline(always)]
+const fn fragment_tail(work: &Work) -> Verdict {
+    if work.flags & config_flags::GATEWAY == 0 {
+        Verdict::Pass(PassReason::FragmentTail)
+    } else {
+        Verdict::Drop(DropReason::Fragment)
+    }
+}
+
+/// What a host needs to have a network at all passes without a flow.
+#[inline(always)]
+fn essential_packet<P: Packet>(packet: &P, work: &Work) -> Option<PassReason> {
+    let h = &work.headers;
+    let on = work.essentials;
+    match h.proto {
+        // Hop limit 255 proves that no router forwarded it (RFC 4861, section 3.1).
+        proto::ICMPV6 if h.ttl == 255 && matches!(h.icmp_type, 133..=137) => {
+            (on & essentials::NEIGHBOUR_DISCOVERY != 0).then_some(PassReason::NeighbourDiscovery)
+        }
+        proto::ICMPV6 if h.ttl == 1 && matches!(h.icmp_type, 130..=132 | 143) => {
+            (on & essentials::MULTICAST_LISTENER != 0).then_some(PassReason::MulticastListener)
+        }
+        proto::IGMP if h.ttl == 1 => {
+            (on & essentials::MULTICAST_LISTENER != 0).then_some(PassReason::MulticastListener)
+        }
+        proto::UDP => dhcp(packet, work),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn dhcp<P: Packet>(packet: &P, work: &Work) -> Option<PassReason> {
+    let h = &work.headers;
+    let on = work.essentials;
+    // At egress the host is the client, at ingress it gets the answers.
+    let (client, server) = if P::EGRESS {
+        (h.sport, h.dport)
+    } else {
+        (h.dport, h.sport)
+    };
+    let reason = if client == 68 && server == 67 && on & essentials::DHCP_CLIENT != 0 {
+        PassReason::DhcpClient
+    } else if client == 546 && server == 547 && on & essentials::DHCPV6_CLIENT != 0 {
+        // Answers come from a link-local address (RFC 8415, section 18.2.10 and 13.1).
+        if !P::EGRESS && u32::from_be(h.src[0]) >> 22 != 0xfe80 >> 6 {
+            return None;
+        }
+        PassReason::Dhcpv6Client
+    } else {
+        return None;
+    };
+    // Only to the host itself: a gateway does not let it through to others.
+    let local =
+        P::EGRESS || policy::destination_zone(packet, work).is_ok_and(|zone| zone == ZONE_HOST);
+    local.then_some(reason)
+}

@@ -1,0 +1,156 @@
+//! The rules, and the zone a new flow goes to.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::bpf_fib_lookup as FibParams,
+    helpers::generated::{bpf_fib_lookup, bpf_loop},
+};
+use firewall_common::{
+    abi::{Config, MAX_RULES, RULE_NONE, ZONE_HOST, action, config_flags},
+    policy::matches,
+    verdict::DropReason,
+    wire::{Family, Headers},
+};
+
+use crate::{maps::RULES, packet::Packet, pipeline, stats, work::Work};
+
+/// What the rules say of a new flow.
+#[derive(Clone, Copy)]
+pub(crate) struct Decision {
+    /// [`action`], or `NO_MATCH`.
+    pub action: u8,
+    /// `Rule::id`, or [`RULE_NONE`].
+    pub id: u16,
+    /// `Rule::flags`.
+    pub flags: u16,
+}
+
+/// [`Decision::action`] when no rule matches: the default, drop.
+pub(crate) const NO_MATCH: u8 = 0xff;
+
+struct Scan<'a> {
+    headers: &'a Headers,
+    base: u32,
+    hit: u32,
+    found: Decision,
+    from: u8,
+    to: u8,
+}
+
+/// First match wins.
+#[inline(always)]
+pub(crate) fn decide(config: &Config, work: &Work) -> Decision {
+    let generation = config.generation & 1;
+    let mut scan = Scan {
+        headers: &work.headers,
+        base: generation * MAX_RULES as u32,
+        hit: 0,
+        found: Decision {
+            action: NO_MATCH,
+            id: RULE_NONE,
+            flags: 0,
+        },
+        from: work.from_zone,
+        to: work.to_zone,
+    };
+    let count = config.rule_count[generation as usize];
+    let callback = try_rule as extern "C" fn(u32, *mut c_void) -> i64;
+    // SAFETY: `scan` outlives the loop, and the callback has the signature that
+    // bpf_loop documents.
+    unsafe { bpf_loop(count, callback as *mut c_void, (&raw mut scan).cast(), 0) };
+    if scan.found.action != NO_MATCH {
+        stats::rule(scan.hit, work.headers.l3_len);
+    }
+    scan.found
+}
+
+/// One iteration of the loop: 1 stops it.
+extern "C" fn try_rule(index: u32, scan: *mut c_void) -> i64 {
+    // SAFETY: `decide` passes its own `Scan`, which nothing else refers to meanwhile.
+    let scan = unsafe { &mut *scan.cast::<Scan<'_>>() };
+    let at = scan.base + index;
+    let Some(rule) = RULES.get(at) else {
+        return 1;
+    };
+    if !matches(rule, scan.headers, scan.from, scan.to) {
+        return 0;
+    }
+    scan.found = Decision {
+        action: if rule.action == action::ACCEPT {
+            action::ACCEPT
+        } else {
+            action::DROP
+        },
+        id: rule.id,
+        flags: rule.flags,
+    };
+    scan.hit = at;
+    1
+}
+
+/// The zone that a packet arriving at XDP goes to.
+///
+/// In host mode there is but one answer. A gateway asks the routing table, for
+/// new flows only: what it would not forward is the host's own.
+#[inline(always)]
+pub(crate) fn destination_zone<P: Packet>(packet: &P, work: &Work) -> Result<u8, DropReason> {
+    if work.flags & config_flags::GATEWAY == 0 {
+        return Ok(ZONE_HOST);
+    }
+    match route(packet, &work.headers) {
+        Route::Local => Ok(ZONE_HOST),
+        Route::Via(ifindex) => Ok(pipeline::iface(ifindex).map_or(ZONE_HOST, |i| i.zone)),
+        Route::Nowhere => Err(DropReason::NoRoute),
+    }
+}
+
+enum Route {
+    Local,
+    Via(u32),
+    Nowhere,
+}
+
+#[inline(always)]
+fn route<P: Packet>(packet: &P, h: &Headers) -> Route {
+    const AF_INET: u8 = 2;
+    const AF_INET6: u8 = 10;
+    const SUCCESS: i64 = 0;
+    const BLACKHOLE: i64 = 1;
+    const PROHIBIT: i64 = 3;
+    const NO_NEIGHBOUR: i64 = 7;
+    const FRAGMENTATION_NEEDED: i64 = 8;
+    // SAFETY: all zero is a valid value: integers, arrays and unions of them.
+    let mut params: FibParams = unsafe { core::mem::zeroed() };
+    params.l4_protocol = h.proto;
+    params.sport = h.sport.to_be();
+    params.dport = h.dport.to_be();
+    params.ifindex = packet.ifindex();
+    if h.family as u8 == Family::V4 as u8 {
+        params.family = AF_INET;
+        params.__bindgen_anon_3.ipv4_src = h.src[3];
+        params.__bindgen_anon_4.ipv4_dst = h.dst[3];
+    } else {
+        params.family = AF_INET6;
+        params.__bindgen_anon_3.ipv6_src = h.src;
+        params.__bindgen_anon_4.ipv6_dst = h.dst;
+    }
+    // SAFETY: context and parameters are valid, the size is theirs.
+    let found = unsafe {
+        bpf_fib_lookup(
+            packet.as_ptr(),
+            &raw mut params,
+            size_of::<FibParams>() as i32,
+            0,
+        )
+    };
+    match found {
+        // Without a neighbour yet, or too long for the link, the kernel knows
+        // the device all the same and deals with the rest.
+        SUCCESS | NO_NEIGHBOUR | FRAGMENTATION_NEEDED => Route::Via(params.ifindex),
+        BLACKHOLE..=PROHIBIT => Route::Nowhere,
+        code if code < 0 => Route::Nowhere,
+        // Not forwarded: the host's own address, or forwarding is off.
+        _ => Route::Local,
+    }
+}

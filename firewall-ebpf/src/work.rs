@@ -1,0 +1,77 @@
+//! What one run of a program works on.
+//!
+//! It lives in a per-CPU map element: the BPF stack has 512 bytes, and the
+//! verifier follows what is on the stack through every branch, whereas of map
+//! memory it asks nothing but bounds. Each hook has an element of its own, so a
+//! run that interrupts another never meets its data.
+
+use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
+use firewall_common::{
+    abi::{EventHeader, ExpectKey, Flow, FlowKey4, FlowKey6},
+    time::Tick,
+    wire::Headers,
+};
+
+/// Which element a run uses.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Slot {
+    /// XDP ingress.
+    Ingress = 0,
+    /// TC egress.
+    Egress = 1,
+    /// Held packets, run from process context.
+    Reinject = 2,
+}
+
+const SLOTS: usize = 3;
+
+#[btf_map]
+static WORK: PerCpuArray<Work, SLOTS> = PerCpuArray::new();
+
+/// A packet, what is known of it, and room for what is made of it. All zero is
+/// a valid value.
+#[repr(C)]
+pub(crate) struct Work {
+    /// `CLOCK_MONOTONIC`, ns, to a few milliseconds.
+    pub now_ns: u64,
+    /// The same in ticks.
+    pub now: Tick,
+    /// `Config::flags`.
+    pub flags: u32,
+    /// `Config::essentials`.
+    pub essentials: u32,
+    /// The guarded interface's zone (at egress, where the packet goes).
+    pub iface_zone: u8,
+    /// Zone that the packet comes from.
+    pub from_zone: u8,
+    /// Zone that a new flow goes to.
+    pub to_zone: u8,
+    /// Whether `from_zone` counts as inside.
+    pub from_inside: bool,
+    /// Whether a data SYN may be held for the agent.
+    pub may_hold: bool,
+    /// The packet's headers.
+    pub headers: Headers,
+    /// The headers of the packet that an ICMP error quotes.
+    pub quoted: Headers,
+    /// IPv4 key.
+    pub key4: FlowKey4,
+    /// IPv6 key.
+    pub key6: FlowKey6,
+    /// Expectation key.
+    pub expect: ExpectKey,
+    /// A flow entry to insert.
+    pub flow: Flow,
+    /// A ring record's header.
+    pub event: EventHeader,
+}
+
+/// This run's work area.
+#[inline(always)]
+pub(crate) fn area(slot: Slot) -> Option<&'static mut Work> {
+    let work = WORK.get_ptr_mut(slot as u32)?;
+    // SAFETY: the element is this CPU's and this hook's own, and all zero is a
+    // valid value, so it is never invalid.
+    Some(unsafe { &mut *work })
+}
