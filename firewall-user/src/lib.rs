@@ -3,6 +3,7 @@
 //! - [`cli`] is the command line, one file a subcommand
 //! - [`config`] turns TOML into a validated policy, and that into compiled rules
 //! - [`bpf`] opens pinned maps and reads them as typed entries
+//! - [`ftp`] reads FTP control connections; pure
 //! - [`preflight`] checks what must hold before anything is attached
 //! - [`seed`] finds the flows that were there before
 //! - [`netlink`] asks the kernel about links, routes, sockets, connections and NAT
@@ -11,6 +12,7 @@ pub mod bpf;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod ftp;
 pub mod netlink;
 pub mod preflight;
 pub mod seed;
