@@ -1,0 +1,279 @@
+//! Replies: what a server's line says (RFC 959, section 4.2; RFC 2428).
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{
+    command::{extended_address, is_delimiter, number, port_number, sextuple},
+    refusal::Refusal,
+};
+
+/// A line that begins like a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Head<'a> {
+    code: u16,
+    more: bool,
+    text: &'a [u8],
+}
+
+impl<'a> Head<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let (code, rest) = line.split_at_checked(3)?;
+        let (Ok(code), []) = number(code, 3, 699)? else {
+            return None;
+        };
+        let (more, text) = match rest {
+            [] => (false, rest),
+            [b' ', text @ ..] => (false, text),
+            [b'-', text @ ..] => (true, text),
+            _ => return None,
+        };
+        // 6yz replies are protected ones (RFC 2228).
+        let code = u16::try_from(code).ok().filter(|code| *code >= 100)?;
+        Some(Self { code, more, text })
+    }
+}
+
+/// What a server's line adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// The only or last line of a reply: its code, and the text after the code.
+    Reply(u16, &'a [u8]),
+    /// Part of a reply that is not complete.
+    Partial,
+    /// No part of any reply.
+    Stray,
+}
+
+/// Puts multi-line replies together: `NNN-` to the line `NNN `, whatever stands between.
+#[derive(Debug, Default)]
+pub struct ReplyReader {
+    open: Option<u16>,
+    /// Bytes of the stream that the open reply has taken so far.
+    taken: u32,
+}
+
+impl ReplyReader {
+    /// Reads the next line, which took `stream_bytes` of the stream.
+    pub fn next<'a>(&mut self, line: &'a [u8], stream_bytes: u32) -> Line<'a> {
+        let head = Head::parse(line);
+        match (self.open, head) {
+            (Some(code), Some(head)) if head.code == code && !head.more => {
+                self.open = None;
+                self.taken = 0;
+                Line::Reply(code, head.text)
+            }
+            (None, Some(head)) if !head.more => Line::Reply(head.code, head.text),
+            (None, Some(head)) => {
+                self.open = Some(head.code);
+                self.taken = stream_bytes;
+                Line::Partial
+            }
+            (Some(_), _) => {
+                self.taken = self.taken.wrapping_add(stream_bytes);
+                Line::Partial
+            }
+            (None, None) => Line::Stray,
+        }
+    }
+
+    /// Bytes of the stream that the unfinished reply has taken so far.
+    #[must_use]
+    pub const fn pending(&self) -> u32 {
+        self.taken
+    }
+}
+
+/// The one value that all of `found` agree on.
+fn unanimous<T: PartialEq + Copy>(
+    found: impl Iterator<Item = Result<T, Refusal>>,
+) -> Option<Result<T, Refusal>> {
+    found.fold(None, |seen, next| match seen {
+        None => Some(next),
+        Some(seen) if seen == next => Some(seen),
+        Some(_) => Some(Err(Refusal::Ambiguous)),
+    })
+}
+
+/// The address and port in the text of a 227.
+///
+/// RFC 959 does not say where they stand, so clients look for the numbers (RFC
+/// 1123, section 4.1.2.6): with parentheses, without them, after `=`. They are
+/// taken wherever six numbers stand, if they stand there once.
+///
+/// # Errors
+/// [`Refusal::Malformed`], [`Refusal::BadNumber`] or [`Refusal::Ambiguous`].
+pub fn passive(text: &[u8]) -> Result<SocketAddr, Refusal> {
+    let starts = (0..text.len()).filter_map(|at| {
+        let (head, tail) = text.split_at_checked(at)?;
+        let before = head.last().copied().unwrap_or(b' ');
+        let begins_number = tail.first()?.is_ascii_digit() && !before.is_ascii_digit();
+        if !begins_number || head.trim_ascii_end().last() == Some(&b',') {
+            return None;
+        }
+        let (address, rest) = sextuple(tail)?;
+        // A seventh number: then nobody can say which six are meant.
+        if rest.first() == Some(&b',') {
+            return None;
+        }
+        let signed = matches!(before, b'+' | b'-');
+        Some(address.and_then(|a| {
+            if signed {
+                Err(Refusal::BadNumber)
+            } else {
+                Ok(a)
+            }
+        }))
+    });
+    unanimous(starts).unwrap_or(Err(Refusal::Malformed))
+}
+
+/// The port in the text of a 229, and the address where one is given, which RFC
+/// 2428 allows nobody but some servers do.
+///
+/// # Errors
+/// As [`passive`].
+pub fn extended_passive(text: &[u8]) -> Result<(Option<IpAddr>, u16), Refusal> {
+    let after_parenthesis = (1..=text.len()).filter(|at| text.get(at - 1) == Some(&b'('));
+    let bracketed = unanimous(after_parenthesis.filter_map(|at| bracketed(text.get(at..)?)));
+    // Without parentheses only the bare `|||port|` is plain enough.
+    bracketed
+        .or_else(|| unanimous((0..text.len()).filter_map(|at| bare(text, at))))
+        .unwrap_or(Err(Refusal::Malformed))
+}
+
+/// Longer than any `|2|` address `|` port `|`: what bounds the search.
+const LONGEST: usize = 64;
+
+/// `|family|address|port|)`, the first two usually empty.
+fn bracketed(text: &[u8]) -> Option<Result<(Option<IpAddr>, u16), Refusal>> {
+    let delimiter = *text.first().filter(|b| is_delimiter(**b))?;
+    let inside = text.get(..text.iter().take(LONGEST).position(|b| *b == b')')?)?;
+    let mut parts = inside.split(|b| *b == delimiter);
+    let fields = [(); 5].map(|()| parts.next());
+    let (&[Some([]), Some(family), Some(address), Some(port), Some([])], None) =
+        (&fields, parts.next())
+    else {
+        return None;
+    };
+    let address = match (family, address) {
+        (_, []) => None,
+        _ => match extended_address(family, address) {
+            Ok(address) => Some(address),
+            Err(refusal) => return Some(Err(refusal)),
+        },
+    };
+    Some(port_number(port).map(|port| (address, port)))
+}
+
+fn bare(text: &[u8], at: usize) -> Option<Result<(Option<IpAddr>, u16), Refusal>> {
+    let tail = text.get(at..)?;
+    let delimiter = *tail.first().filter(|b| b.is_ascii_punctuation())?;
+    let before = at.checked_sub(1).and_then(|i| text.get(i));
+    if before == Some(&delimiter) {
+        return None;
+    }
+    let rest = tail.strip_prefix(&[delimiter; 3])?;
+    let end = rest.iter().take(LONGEST).position(|b| *b == delimiter)?;
+    let port = rest.get(..end).filter(|port| !port.is_empty())?;
+    port.iter()
+        .all(u8::is_ascii_digit)
+        .then(|| port_number(port).map(|port| (None, port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_227_is_read_in_every_unambiguous_form() {
+        let want: SocketAddr = "10.0.0.1:50075".parse().unwrap();
+        for text in [
+            "Entering Passive Mode (10,0,0,1,195,155).",
+            "Entering Passive Mode 10,0,0,1,195,155",
+            "=10,0,0,1,195,155",
+            "Entering Passive Mode (10, 0, 0, 1, 195, 155)",
+            "Data 2 use (10,0,0,1,195,155)",
+            "Mode 1: 10,0,0,1,195,155",
+            "(10,0,0,1,195,155) I say (10,0,0,1,195,155)",
+        ] {
+            assert_eq!(passive(text.as_bytes()), Ok(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_227_is_refused_where_it_is_not_plain() {
+        for (text, want) in [
+            ("(10,0,0,1,256,22)", Refusal::BadNumber),
+            ("(10,0,0,1,-1,22)", Refusal::Malformed),
+            ("(-10,0,0,1,1,22)", Refusal::BadNumber),
+            ("(10,0,0,1,1)", Refusal::Malformed),
+            ("(10,0,0,1,1,22,7)", Refusal::Malformed),
+            ("(1,195,155)", Refusal::Malformed),
+            ("(fd99::1,196,221)", Refusal::Malformed),
+            ("", Refusal::Malformed),
+            ("(10,0,0,1,1,22) (10,0,0,1,1,23)", Refusal::Ambiguous),
+        ] {
+            assert_eq!(passive(text.as_bytes()), Err(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_229_is_read_in_every_unambiguous_form() {
+        for text in [
+            "Entering Extended Passive Mode (|||50053|)",
+            "Entering Extended Passive Mode (!!!50053!).",
+            "Entering Extended Passive Mode |||50053|",
+            "(see |) ok |||50053|",
+            "Entering Extended Passive Mode (|||50053|",
+        ] {
+            assert_eq!(
+                extended_passive(text.as_bytes()),
+                Ok((None, 50053)),
+                "{text}"
+            );
+        }
+        let given = extended_passive(b"Extended (|1|10.0.0.1|50053|)");
+        assert_eq!(given, Ok((Some("10.0.0.1".parse().unwrap()), 50053)));
+    }
+
+    #[test]
+    fn a_229_is_refused_where_it_is_not_plain() {
+        for (text, want) in [
+            ("(|||65558|)", Refusal::BadNumber),
+            ("(|||-22|)", Refusal::BadNumber),
+            ("(|||50053)", Refusal::Malformed),
+            ("(||||50053|)", Refusal::Malformed),
+            ("50053", Refusal::Malformed),
+            ("(|||50053|) (|||50054|)", Refusal::Ambiguous),
+        ] {
+            assert_eq!(extended_passive(text.as_bytes()), Err(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn replies_are_put_together() {
+        let mut reader = ReplyReader::default();
+        assert_eq!(reader.next(b"220 hi", 8), Line::Reply(220, b"hi"));
+        assert_eq!(reader.next(b"211-Features:", 15), Line::Partial);
+        assert_eq!(
+            reader.next(b"227 Entering Passive Mode (10,0,0,1,195,155)", 46),
+            Line::Partial
+        );
+        assert_eq!(reader.next(b" CCC", 6), Line::Partial);
+        assert_eq!(reader.next(b"211-still", 11), Line::Partial);
+        assert_eq!(reader.pending(), 78);
+        assert_eq!(reader.next(b"211 End", 9), Line::Reply(211, b"End"));
+        assert_eq!(reader.pending(), 0);
+        assert_eq!(reader.next(b"200", 5), Line::Reply(200, b""));
+        for stray in [
+            b"SSH-2.0-x".as_slice(),
+            b"2200 x",
+            b"22",
+            b"099 x",
+            b"700 x",
+            b"+27 x",
+        ] {
+            assert_eq!(reader.next(stray, 0), Line::Stray);
+        }
+    }
+}
