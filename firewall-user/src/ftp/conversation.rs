@@ -1,0 +1,212 @@
+//! Both directions of a control connection, as bytes.
+
+use std::net::IpAddr;
+
+use firewall_common::abi::SessionPhase;
+
+use super::{
+    Action, Config, Refusal, Session, Side,
+    line::{Event, LineReader},
+    tls::{self, Framer},
+};
+
+/// How a direction is read at present.
+#[derive(Debug)]
+enum Mode {
+    Lines(LineReader),
+    Tls(Framer),
+    /// Not at all.
+    Off,
+}
+
+/// A control connection: bytes of both sides in, [`Action`]s out.
+///
+/// Bytes must come in the order of each side's sequence numbers, and in the
+/// order in which they passed the firewall between the sides. How they are cut
+/// into segments makes no difference.
+#[derive(Debug)]
+pub struct Conversation {
+    session: Session,
+    modes: [Mode; 2],
+    /// No byte of either side was seen yet.
+    fresh: bool,
+}
+
+impl Conversation {
+    /// A connection seen from its first byte.
+    #[must_use]
+    pub fn new(client: IpAddr, server: IpAddr, config: Config) -> Self {
+        Self {
+            session: Session::new(client, server, config),
+            modes: [(); 2].map(|()| Mode::Lines(LineReader::new())),
+            fresh: true,
+        }
+    }
+
+    /// A connection first seen in mid-life: the line that is under way in each
+    /// direction is skipped, and nothing is opened before a command and its
+    /// reply were seen in order.
+    #[must_use]
+    pub fn adopted(client: IpAddr, server: IpAddr, config: Config) -> Self {
+        let mut adopted = Self::resumed(client, server, config, SessionPhase::Adopted, 0);
+        adopted.modes = [(); 2].map(|()| Mode::Lines(LineReader::within_a_line()));
+        adopted
+    }
+
+    /// A connection of which an earlier agent knew the phase and the
+    /// [`outstanding`](firewall_common::abi::outstanding) command, each
+    /// direction at the beginning of a line. TLS stays TLS for good: where the
+    /// records begin is not known any more.
+    #[must_use]
+    pub fn resumed(
+        client: IpAddr,
+        server: IpAddr,
+        config: Config,
+        phase: SessionPhase,
+        outstanding: u8,
+    ) -> Self {
+        let session = Session::resume(client, server, config, phase, outstanding);
+        let modes = [(); 2].map(|()| match phase {
+            SessionPhase::Tls => Mode::Tls(Framer::lost()),
+            _ if session.reads_lines() => Mode::Lines(LineReader::new()),
+            _ => Mode::Off,
+        });
+        Self {
+            session,
+            modes,
+            fresh: false,
+        }
+    }
+
+    /// The session machine.
+    #[must_use]
+    pub const fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Is there any byte that could still open something?
+    #[must_use]
+    pub const fn is_read(&self) -> bool {
+        !matches!(self.modes, [Mode::Off, Mode::Off])
+    }
+
+    /// Bytes of `side`'s stream at its end that are not read to their end yet:
+    /// an unfinished line, or a reply whose last line has not come. An agent
+    /// that resumes the session must be given them again.
+    #[must_use]
+    pub const fn unread(&self, side: Side) -> u32 {
+        let line = match &self.modes[side.index()] {
+            Mode::Lines(reader) => reader.pending(),
+            Mode::Tls(_) | Mode::Off => 0,
+        };
+        match side {
+            Side::Client => line,
+            Side::Server => line.wrapping_add(self.session.reply_pending()),
+        }
+    }
+
+    /// Bytes of the connection were missed: it is never read again.
+    ///
+    /// An encrypted session stays known as such, since that explains more.
+    pub fn miss(&mut self, out: &mut Vec<Action>) {
+        match self.session.phase() {
+            SessionPhase::Tls => self.modes = [(); 2].map(|()| Mode::Tls(Framer::lost())),
+            SessionPhase::Blind | SessionPhase::Poisoned | SessionPhase::Closed => {}
+            _ => {
+                self.session.blind(out);
+                self.modes = [Mode::Off, Mode::Off];
+            }
+        }
+    }
+
+    /// Reads the next bytes of `side`.
+    pub fn feed(&mut self, side: Side, mut bytes: &[u8], out: &mut Vec<Action>) {
+        if self.fresh
+            && let Some(&first) = bytes.first()
+        {
+            self.fresh = false;
+            // Implicit TLS (port 990, say): the client begins, with a handshake record.
+            if side == Side::Client && first == tls::HANDSHAKE {
+                self.session.enter_tls(out);
+                self.modes = [(); 2].map(|()| Mode::Tls(Framer::new()));
+            }
+        }
+        while !bytes.is_empty() {
+            match &mut self.modes[side.index()] {
+                Mode::Off => return,
+                Mode::Lines(_) => self.lines(side, &mut bytes, out),
+                Mode::Tls(_) => self.records(side, &mut bytes, out),
+            }
+        }
+    }
+
+    /// Reads lines up to a change of mode.
+    fn lines(&mut self, side: Side, bytes: &mut &[u8], out: &mut Vec<Action>) {
+        let Mode::Lines(reader) = &mut self.modes[side.index()] else {
+            return;
+        };
+        let mut before = (reader.pending(), bytes.len());
+        while let Some(event) = reader.next(bytes) {
+            let phase = self.session.phase();
+            let taken = u32::try_from(before.1 - bytes.len()).unwrap_or(u32::MAX);
+            let taken = before.0.wrapping_add(taken);
+            let session = &mut self.session;
+            match (side, event) {
+                (Side::Client, Event::Line(line)) => session.client_line(line, out),
+                (Side::Client, Event::TooLong(head)) => session.client_long_line(head, out),
+                (Side::Server, Event::Line(line)) => session.server_line(line, taken, out),
+                (Side::Server, Event::TooLong(head)) => session.server_long_line(head, taken, out),
+                (_, Event::Binary) => session.poison(Refusal::BinaryBytes, out),
+            }
+            if self.session.phase() != phase && !self.session.reads_lines() {
+                return self.leave_lines(side);
+            }
+            before = (0, bytes.len());
+        }
+    }
+
+    /// The session went TLS at the end of a line of `side`, or is not read any more.
+    fn leave_lines(&mut self, side: Side) {
+        if self.session.phase() != SessionPhase::Tls {
+            self.modes = [Mode::Off, Mode::Off];
+            return;
+        }
+        // The other side has nothing to say in between; if it began a line, its
+        // records begin who knows where.
+        let other = match self.unread(side.other()) {
+            0 => Framer::new(),
+            _ => Framer::lost(),
+        };
+        self.modes[side.index()] = Mode::Tls(Framer::new());
+        self.modes[side.other().index()] = Mode::Tls(other);
+    }
+
+    /// Follows records up to a return to clear text.
+    fn records(&mut self, side: Side, bytes: &mut &[u8], out: &mut Vec<Action>) {
+        // CCC comes encrypted, and so does its answer: before both directions
+        // carried application data, clear text is no return from TLS.
+        let both_carried = self.modes.iter().all(|mode| match mode {
+            Mode::Tls(framer) => framer.carried_data(),
+            Mode::Lines(_) | Mode::Off => true,
+        });
+        let Mode::Tls(framer) = &mut self.modes[side.index()] else {
+            return;
+        };
+        if framer.next(bytes) != Some(tls::End::NotTls) {
+            return;
+        }
+        let is_text = bytes.first().is_some_and(|first| match side {
+            Side::Client => first.is_ascii_alphabetic(),
+            Side::Server => first.is_ascii_digit(),
+        });
+        if is_text && both_carried {
+            self.modes[side.index()] = Mode::Lines(LineReader::new());
+            self.session.cleared(out);
+        } else {
+            self.modes[side.index()] = Mode::Tls(Framer::lost());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

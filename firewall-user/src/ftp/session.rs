@@ -1,0 +1,482 @@
+//! The session machine: which lines open what.
+//!
+//! Commands and final replies are matched in the order in which they came (RFC
+//! 959, section 5.4). A passive port is opened by the final reply to an
+//! outstanding PASV or EPSV and by nothing else; an active one at PORT or EPRT,
+//! or at their reply. Both only for the announcing host's own address.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+};
+
+use firewall_common::abi::{ExpectVia, SessionPhase, outstanding};
+
+use super::{
+    Action, ActiveOpen, Config, DataPort, Opening, Side,
+    command::Command,
+    refusal::Refusal,
+    reply::{self, Line, ReplyReader},
+};
+
+/// Commands whose replies are waited for; more are only counted.
+const MAX_PENDING: usize = 32;
+
+/// A command that has no final reply yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pending {
+    /// Opens nothing.
+    Plain,
+    /// Opens nothing, and some servers never answer it.
+    Idle,
+    Pasv,
+    Epsv,
+    /// PORT or EPRT; was it opened at the command?
+    Active(Opening, bool),
+    Auth {
+        tls: bool,
+    },
+    LogIn,
+    Rein {
+        before: SessionPhase,
+    },
+}
+
+impl Pending {
+    const fn is_passive(self) -> bool {
+        matches!(self, Self::Pasv | Self::Epsv)
+    }
+}
+
+/// An FTP session: the state of one control connection.
+#[derive(Debug)]
+pub struct Session {
+    client: IpAddr,
+    server: IpAddr,
+    config: Config,
+    phase: SessionPhase,
+    /// The server's greeting was seen, or is not waited for.
+    greeted: bool,
+    pending: VecDeque<Pending>,
+    /// Commands that found `pending` full, and all that came after them.
+    uncounted: u64,
+    replies: ReplyReader,
+}
+
+impl Session {
+    /// A session whose greeting is still to come. IPv4 addresses in their own form, not mapped.
+    #[must_use]
+    pub fn new(client: IpAddr, server: IpAddr, config: Config) -> Self {
+        Self::resume(
+            client,
+            server,
+            config,
+            SessionPhase::Greeting,
+            outstanding::NONE,
+        )
+    }
+
+    /// A session that is known to be in `phase`, with `outstanding` ([`outstanding`]) unanswered.
+    #[must_use]
+    pub fn resume(
+        client: IpAddr,
+        server: IpAddr,
+        config: Config,
+        phase: SessionPhase,
+        outstanding: u8,
+    ) -> Self {
+        let pending = match outstanding {
+            outstanding::PASV => VecDeque::from([Pending::Pasv]),
+            outstanding::EPSV => VecDeque::from([Pending::Epsv]),
+            _ => VecDeque::new(),
+        };
+        Self {
+            client,
+            server,
+            config,
+            phase,
+            greeted: phase != SessionPhase::Greeting,
+            pending,
+            uncounted: 0,
+            replies: ReplyReader::default(),
+        }
+    }
+
+    /// Where the session stands.
+    #[must_use]
+    pub const fn phase(&self) -> SessionPhase {
+        self.phase
+    }
+
+    /// Which outstanding command the next final reply answers, as the ABI numbers it.
+    #[must_use]
+    pub fn outstanding(&self) -> u8 {
+        match self.pending.front() {
+            Some(Pending::Pasv) => outstanding::PASV,
+            Some(Pending::Epsv) => outstanding::EPSV,
+            _ => outstanding::NONE,
+        }
+    }
+
+    /// Bytes of the server's stream that belong to a reply which is not complete.
+    #[must_use]
+    pub const fn reply_pending(&self) -> u32 {
+        self.replies.pending()
+    }
+
+    /// Are lines read at all in this phase?
+    #[must_use]
+    pub const fn reads_lines(&self) -> bool {
+        matches!(
+            self.phase,
+            SessionPhase::Greeting
+                | SessionPhase::Login
+                | SessionPhase::Ready
+                | SessionPhase::Cleared
+                | SessionPhase::Adopted
+        )
+    }
+
+    /// Reads a line of the client, without its end.
+    pub fn client_line(&mut self, line: &[u8], out: &mut Vec<Action>) {
+        if !self.reads_lines() {
+            return;
+        }
+        let pending = match Command::parse(line) {
+            Command::Http => return self.poison(Refusal::HttpVerb, out),
+            Command::ReplyLike => {
+                out.push(Action::Refused(Refusal::WrongSide));
+                Pending::Plain
+            }
+            Command::Port(address) => self.active(address, ExpectVia::Port, out),
+            Command::Eprt(address) => self.active(address, ExpectVia::Eprt, out),
+            Command::Pasv => self.passive(Pending::Pasv, out),
+            Command::Epsv => self.passive(Pending::Epsv, out),
+            Command::Auth { tls } => Pending::Auth { tls },
+            Command::LogIn => Pending::LogIn,
+            Command::Rein => Pending::Rein { before: self.phase },
+            Command::Abor | Command::Idle => Pending::Idle,
+            Command::EpsvAll
+            | Command::Ccc
+            | Command::Quit
+            | Command::Host
+            | Command::Feat
+            | Command::Other => Pending::Plain,
+        };
+        self.push(pending, out);
+    }
+
+    /// As [`Self::client_line`], of a line that is too long: it is some command,
+    /// and will be answered, but opens nothing.
+    pub fn client_long_line(&mut self, head: &[u8], out: &mut Vec<Action>) {
+        if !self.reads_lines() {
+            return;
+        }
+        out.push(Action::Refused(Refusal::LineTooLong));
+        if Command::parse(head) == Command::Http {
+            self.poison(Refusal::HttpVerb, out);
+        } else {
+            self.push(Pending::Plain, out);
+        }
+    }
+
+    fn push(&mut self, pending: Pending, out: &mut Vec<Action>) {
+        if self.uncounted == 0 && self.pending.len() < MAX_PENDING {
+            if matches!(pending, Pending::Rein { .. }) && self.greeted {
+                self.enter(SessionPhase::Greeting, out);
+            }
+            self.pending.push_back(pending);
+            return;
+        }
+        self.uncounted += 1;
+        match pending {
+            Pending::Active(opening, true) => {
+                out.retain(|action| *action != Action::Open(opening));
+                out.push(Action::Refused(Refusal::TooManyOutstanding));
+            }
+            Pending::Active(..) | Pending::Pasv | Pending::Epsv => {
+                out.push(Action::Refused(Refusal::TooManyOutstanding));
+            }
+            _ => {}
+        }
+    }
+
+    /// Why nothing may be negotiated now, if so.
+    fn closed_to_negotiation(&self) -> Option<Refusal> {
+        let in_auth = |p: &Pending| matches!(p, Pending::Auth { tls: true });
+        if self.phase == SessionPhase::Greeting {
+            Some(Refusal::BeforeGreeting)
+        } else if self.pending.iter().any(in_auth) {
+            // What is sent between AUTH and TLS may be read by nobody, or by
+            // somebody else than who is authenticated later.
+            Some(Refusal::DuringAuth)
+        } else {
+            None
+        }
+    }
+
+    fn passive(&self, pending: Pending, out: &mut Vec<Action>) -> Pending {
+        match self.closed_to_negotiation() {
+            Some(refusal) => {
+                out.push(Action::Refused(refusal));
+                Pending::Plain
+            }
+            None => pending,
+        }
+    }
+
+    fn active(
+        &self,
+        address: Result<SocketAddr, Refusal>,
+        via: ExpectVia,
+        out: &mut Vec<Action>,
+    ) -> Pending {
+        let opening = self
+            .closed_to_negotiation()
+            .map_or(Ok(()), Err)
+            .and(address)
+            .and_then(|address| self.opening(Side::Client, address.ip(), address.port(), via));
+        match opening {
+            Ok(opening) => {
+                let proved = matches!(self.phase, SessionPhase::Ready | SessionPhase::Cleared);
+                let now = proved && self.config.active == ActiveOpen::AtCommand;
+                if now {
+                    out.push(Action::Open(opening));
+                }
+                Pending::Active(opening, now)
+            }
+            Err(refusal) => {
+                out.push(Action::Refused(refusal));
+                Pending::Plain
+            }
+        }
+    }
+
+    /// The opening towards `listener`, who announced `address` and `port` as its own.
+    fn opening(
+        &self,
+        listener: Side,
+        address: IpAddr,
+        port: u16,
+        via: ExpectVia,
+    ) -> Result<Opening, Refusal> {
+        let (src, dst) = match listener {
+            Side::Client => (self.server, self.client),
+            Side::Server => (self.client, self.server),
+        };
+        if address.is_ipv4() != dst.is_ipv4() {
+            return Err(Refusal::WrongFamily);
+        }
+        if address != dst {
+            return Err(Refusal::ForeignAddress);
+        }
+        let port = DataPort::new(port)?;
+        Ok(Opening {
+            listener,
+            src,
+            dst,
+            port,
+            via,
+        })
+    }
+
+    /// Reads a line of the server, without its end; it took `stream_bytes` of the stream.
+    pub fn server_line(&mut self, line: &[u8], stream_bytes: u32, out: &mut Vec<Action>) {
+        if !self.reads_lines() {
+            return;
+        }
+        match self.replies.next(line, stream_bytes) {
+            Line::Partial => {}
+            Line::Reply(100..=199, _) => {}
+            Line::Reply(code, text) => self.reply(code, text, out),
+            Line::Stray if line.starts_with(b"HTTP/") => self.poison(Refusal::HttpVerb, out),
+            Line::Stray if !self.greeted && !line.is_empty() => {
+                self.poison(Refusal::NotFtp, out);
+            }
+            Line::Stray => {}
+        }
+    }
+
+    /// As [`Self::server_line`], of a line that is too long: only its code counts.
+    pub fn server_long_line(&mut self, head: &[u8], stream_bytes: u32, out: &mut Vec<Action>) {
+        if self.reads_lines() {
+            out.push(Action::Refused(Refusal::LineTooLong));
+        }
+        let code = head.get(..4).unwrap_or(head);
+        self.server_line(code, stream_bytes, out);
+    }
+
+    /// A final reply.
+    fn reply(&mut self, code: u16, text: &[u8], out: &mut Vec<Action>) {
+        match code {
+            // 421 says that the server closes, whatever it answers.
+            221 | 421 => {
+                out.push(Action::CloseAll);
+                self.enter(SessionPhase::Closed, out);
+            }
+            // 234 answers nothing but AUTH (RFC 2228): taken for it even where
+            // the AUTH was not seen, since TLS must never be read as text.
+            234 => self.enter_tls(out),
+            _ if !self.greeted => self.greeting(code, out),
+            227 => self.passive_reply(Pending::Pasv, text, out),
+            229 => self.passive_reply(Pending::Epsv, text, out),
+            _ => self.other_reply(code, out),
+        }
+    }
+
+    fn greeting(&mut self, code: u16, out: &mut Vec<Action>) {
+        match code {
+            220 => self.enter(SessionPhase::Login, out),
+            230 => self.enter(SessionPhase::Ready, out),
+            227 | 229 => return out.push(Action::Refused(Refusal::BeforeGreeting)),
+            _ => return,
+        }
+        self.greeted = true;
+    }
+
+    fn passive_reply(&mut self, wanted: Pending, text: &[u8], out: &mut Vec<Action>) {
+        // An ABOR or NOOP that was never answered does not stand in the way.
+        let idle = self
+            .pending
+            .iter()
+            .take_while(|p| **p == Pending::Idle)
+            .count();
+        if self.pending.get(idle) != Some(&wanted) {
+            out.push(Action::Refused(Refusal::Unsolicited));
+            return self.resynchronise(wanted);
+        }
+        self.pending.drain(..=idle);
+        let opening = if wanted == Pending::Pasv {
+            reply::passive(text)
+                .and_then(|a| self.opening(Side::Server, a.ip(), a.port(), ExpectVia::Pasv))
+        } else {
+            reply::extended_passive(text).and_then(|(address, port)| {
+                let address = address.unwrap_or(self.server);
+                self.opening(Side::Server, address, port, ExpectVia::Epsv)
+            })
+        };
+        match opening {
+            Ok(opening) => {
+                self.proved(out);
+                out.push(Action::Open(opening));
+            }
+            Err(refusal) => out.push(Action::Refused(refusal)),
+        }
+    }
+
+    /// Whatever an unsolicited reply answered: nothing before the command that it
+    /// names is outstanding any more. So the next negotiation is in step again.
+    fn resynchronise(&mut self, wanted: Pending) {
+        if self.pending.is_empty() {
+            self.uncounted = self.uncounted.saturating_sub(1);
+        } else {
+            let through = self.pending.iter().position(|p| *p == wanted).unwrap_or(0);
+            self.pending.drain(..=through);
+        }
+    }
+
+    /// The log-in was granted, or a negotiation that shows that it was.
+    fn proved(&mut self, out: &mut Vec<Action>) {
+        if matches!(self.phase, SessionPhase::Login | SessionPhase::Adopted) {
+            self.enter(SessionPhase::Ready, out);
+        }
+    }
+
+    /// A final reply other than 227 and 229.
+    fn other_reply(&mut self, code: u16, out: &mut Vec<Action>) {
+        let positive = (200..400).contains(&code);
+        let Some(&answered) = self.pending.front() else {
+            self.uncounted = self.uncounted.saturating_sub(1);
+            return;
+        };
+        // Neither PASV nor EPSV is granted by another code: a left-over, a
+        // second reply to an aborted transfer for one.
+        if answered.is_passive() && positive {
+            return;
+        }
+        self.pending.pop_front();
+        match answered {
+            Pending::Auth { tls: true } if code == 334 => return self.enter_tls(out),
+            Pending::Active(opening, false) if (200..300).contains(&code) => {
+                self.proved(out);
+                out.push(Action::Open(opening));
+            }
+            Pending::Active(opening, true) if !positive => out.push(Action::Withdraw(opening)),
+            Pending::LogIn if matches!(code, 202 | 230 | 232) => self.proved(out),
+            Pending::Rein { before } => self.reinitialised(code, before, out),
+            _ => {}
+        }
+        if self.phase == SessionPhase::Adopted {
+            self.adopt(code, out);
+        }
+    }
+
+    /// REIN was answered: by 220 as if newly connected (RFC 959, section 4.1.1), else it had no effect.
+    fn reinitialised(&mut self, code: u16, before: SessionPhase, out: &mut Vec<Action>) {
+        if code == 220 {
+            out.push(Action::CloseAll);
+            self.enter(SessionPhase::Login, out);
+        } else if before == SessionPhase::Greeting {
+            self.enter(SessionPhase::Login, out);
+        } else {
+            self.enter(before, out);
+        }
+    }
+
+    /// A command and its reply were seen in order: the reply shows where the session stands.
+    fn adopt(&mut self, code: u16, out: &mut Vec<Action>) {
+        match code {
+            331 | 332 | 530 => self.enter(SessionPhase::Login, out),
+            200..=299 => self.enter(SessionPhase::Ready, out),
+            _ => {}
+        }
+    }
+
+    /// From here on TLS. Nothing that was negotiated before it carries over.
+    pub fn enter_tls(&mut self, out: &mut Vec<Action>) {
+        self.greeted = true;
+        self.forget();
+        out.push(Action::CloseAll);
+        self.enter(SessionPhase::Tls, out);
+    }
+
+    /// One direction went back to clear text after TLS.
+    pub fn cleared(&mut self, out: &mut Vec<Action>) {
+        if self.phase == SessionPhase::Tls {
+            self.enter(SessionPhase::Cleared, out);
+        }
+    }
+
+    /// Not FTP: never read again.
+    pub fn poison(&mut self, refusal: Refusal, out: &mut Vec<Action>) {
+        self.stop(SessionPhase::Poisoned, refusal, out);
+    }
+
+    /// Bytes were missed: never read again.
+    pub fn blind(&mut self, out: &mut Vec<Action>) {
+        self.stop(SessionPhase::Blind, Refusal::BytesMissed, out);
+    }
+
+    fn stop(&mut self, phase: SessionPhase, refusal: Refusal, out: &mut Vec<Action>) {
+        self.forget();
+        out.push(Action::Refused(refusal));
+        out.push(Action::CloseAll);
+        self.enter(phase, out);
+    }
+
+    fn forget(&mut self) {
+        self.pending.clear();
+        self.uncounted = 0;
+        self.replies = ReplyReader::default();
+    }
+
+    fn enter(&mut self, phase: SessionPhase, out: &mut Vec<Action>) {
+        if self.phase != phase {
+            self.phase = phase;
+            out.push(Action::Phase(phase));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,474 @@
+use super::*;
+
+const CLIENT: &str = "10.0.0.2";
+const SERVER: &str = "192.0.2.7";
+
+/// A scenario: feeds lines as `C …` and `S …` and returns what they brought about.
+struct Scenario(Session);
+
+impl Scenario {
+    fn greeting() -> Self {
+        Self::with(Config::default())
+    }
+
+    fn with(config: Config) -> Self {
+        Self(Session::new(
+            CLIENT.parse().unwrap(),
+            SERVER.parse().unwrap(),
+            config,
+        ))
+    }
+
+    fn ready() -> Self {
+        let mut s = Self::greeting();
+        s.run("S 220 hi\nC USER a\nS 331 password\nC PASS b\nS 230 in");
+        assert_eq!(s.0.phase(), SessionPhase::Ready);
+        s
+    }
+
+    fn run(&mut self, lines: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        for line in lines.lines() {
+            let (side, text) = line.trim_start().split_at(2);
+            match side {
+                "C " => self.0.client_line(text.as_bytes(), &mut out),
+                _ => self.0.server_line(text.as_bytes(), 0, &mut out),
+            }
+        }
+        out.iter().map(show).collect()
+    }
+}
+
+fn show(action: &Action) -> String {
+    match action {
+        Action::Open(o) => format!(
+            "open {} {} -> {}:{}",
+            o.via.name(),
+            o.src,
+            o.dst,
+            o.port.get()
+        ),
+        Action::Withdraw(o) => format!("withdraw {}", o.port.get()),
+        Action::CloseAll => "close".into(),
+        Action::Phase(phase) => phase.name().into(),
+        Action::Refused(refusal) => format!("refused {}", refusal.name()),
+    }
+}
+
+#[test]
+fn the_four_commands_open_what_was_negotiated() {
+    let mut s = Scenario::ready();
+    assert_eq!(
+        s.run("C PASV\nS 227 Entering Passive Mode (192,0,2,7,195,155)."),
+        ["open PASV 10.0.0.2 -> 192.0.2.7:50075"]
+    );
+    assert_eq!(
+        s.run("C EPSV\nS 229 Entering Extended Passive Mode (|||50053|)"),
+        ["open EPSV 10.0.0.2 -> 192.0.2.7:50053"]
+    );
+    assert_eq!(
+        s.run("C PORT 10,0,0,2,195,155"),
+        ["open PORT 192.0.2.7 -> 10.0.0.2:50075"]
+    );
+    assert!(s.run("S 200 ok").is_empty());
+    assert_eq!(
+        s.run("C EPRT |1|10.0.0.2|50053|"),
+        ["open EPRT 192.0.2.7 -> 10.0.0.2:50053"]
+    );
+}
+
+#[test]
+fn phases_follow_the_log_in() {
+    let mut s = Scenario::greeting();
+    assert!(
+        s.run("S 220-welcome\nS  to this\nS 120 not that")
+            .is_empty()
+    );
+    assert_eq!(s.run("S 220 go on"), ["login"]);
+    assert!(
+        s.run("C HOST a\nS 220 that host\nC USER a\nS 331 x\nC PASS b\nS 530 no")
+            .is_empty()
+    );
+    assert_eq!(s.run("C PASS c\nS 230 in"), ["ready"]);
+    assert_eq!(s.run("C QUIT\nS 221 bye"), ["close", "closed"]);
+    assert!(s.run("C PASV\nS 227 (192,0,2,7,195,155)").is_empty());
+}
+
+#[test]
+fn h04_pipelined_commands_are_matched_in_order() {
+    let mut s = Scenario::ready();
+    let out = s.run(
+        "C TYPE I\nC PASV\nC SIZE x\nC EPSV
+         S 200 ok\nS 227 (192,0,2,7,195,155)\nS 550 no\nS 229 (|||50053|)",
+    );
+    assert_eq!(
+        out,
+        [
+            "open PASV 10.0.0.2 -> 192.0.2.7:50075",
+            "open EPSV 10.0.0.2 -> 192.0.2.7:50053"
+        ]
+    );
+}
+
+#[test]
+fn h05_only_a_solicited_final_reply_opens() {
+    let mut s = Scenario::ready();
+    assert_eq!(s.run("S 227 (192,0,2,7,195,155)"), ["refused unsolicited"]);
+    assert_eq!(s.run("S 229 (|||50053|)"), ["refused unsolicited"]);
+    // The wrong reply to the right command, and the other way round.
+    assert_eq!(s.run("C PASV\nS 229 (|||50053|)"), ["refused unsolicited"]);
+    assert_eq!(
+        s.run("C EPSV\nS 227 (192,0,2,7,195,155)"),
+        ["refused unsolicited"]
+    );
+    // Answered already.
+    assert_eq!(
+        s.run("C PASV\nS 502 no\nS 227 (192,0,2,7,195,155)"),
+        ["refused unsolicited"]
+    );
+    // One reply, one opening.
+    let twice = s.run("C PASV\nS 227 (192,0,2,7,195,155)\nS 227 (192,0,2,7,195,156)");
+    assert_eq!(
+        twice,
+        [
+            "open PASV 10.0.0.2 -> 192.0.2.7:50075",
+            "refused unsolicited"
+        ]
+    );
+    // Text that is echoed within a longer reply, before the real one.
+    let echoed = s.run(
+        "C STAT 227 (192,0,2,7,0,22)\nC PASV
+         S 213-status of\nS 227 (192,0,2,7,4,22)\nS 213 end\nS 227 (192,0,2,7,195,155)",
+    );
+    assert_eq!(echoed, ["open PASV 10.0.0.2 -> 192.0.2.7:50075"]);
+    // Out of order: the reply to NOOP's successor does not open for PASV.
+    assert_eq!(
+        s.run("C SIZE x\nC PASV\nS 227 (192,0,2,7,195,155)"),
+        ["refused unsolicited"]
+    );
+    // After which the session is in step again.
+    assert_eq!(
+        s.run("C PASV\nS 227 (192,0,2,7,195,155)"),
+        ["open PASV 10.0.0.2 -> 192.0.2.7:50075"]
+    );
+}
+
+#[test]
+fn h05_a_reply_from_the_clients_side_opens_nothing() {
+    let mut s = Scenario::ready();
+    assert_eq!(
+        s.run("C PASV\nC 227 (192,0,2,7,195,155)"),
+        ["refused wrong-side"]
+    );
+}
+
+#[test]
+fn a_preliminary_reply_leaves_the_command_outstanding() {
+    let mut s = Scenario::ready();
+    let out = s.run("C PASV\nS 150 wait\nS 227 (192,0,2,7,195,155)");
+    assert_eq!(out, ["open PASV 10.0.0.2 -> 192.0.2.7:50075"]);
+}
+
+#[test]
+fn h06_nothing_before_the_greeting() {
+    let mut s = Scenario::greeting();
+    assert_eq!(
+        s.run("C PORT 10,0,0,2,195,155\nC PASV"),
+        ["refused before-greeting", "refused before-greeting"]
+    );
+    assert_eq!(
+        s.run("S 227 (192,0,2,7,195,155)"),
+        ["refused before-greeting"]
+    );
+    assert_eq!(s.run("S 220 hi"), ["login"]);
+    assert_eq!(
+        s.run("S 200 ok\nS 227 (192,0,2,7,195,155)"),
+        ["refused unsolicited"]
+    );
+}
+
+#[test]
+fn h06_http_poisons_for_good() {
+    for verb in ["POST / HTTP/1.1", "get /", "CONNECT a:21 HTTP/1.1"] {
+        let mut s = Scenario::ready();
+        assert_eq!(
+            s.run(&format!("C {verb}")),
+            ["refused http-verb", "close", "poisoned"]
+        );
+        assert!(
+            s.run("C PORT 10,0,0,2,195,155\nC PASV\nS 227 (192,0,2,7,195,155)")
+                .is_empty()
+        );
+    }
+    let mut s = Scenario::greeting();
+    assert_eq!(
+        s.run("S HTTP/1.1 400 no"),
+        ["refused http-verb", "close", "poisoned"]
+    );
+    // Any other verb is none of our business.
+    let mut s = Scenario::ready();
+    assert!(
+        s.run("C XCRC x\nS 500 what\nC SITE CHMOD\nS 200 ok")
+            .is_empty()
+    );
+}
+
+#[test]
+fn a10_a_server_that_does_not_speak_ftp_poisons() {
+    let mut s = Scenario::greeting();
+    assert_eq!(
+        s.run("S SSH-2.0-x"),
+        ["refused not-ftp", "close", "poisoned"]
+    );
+}
+
+#[test]
+fn h07_h08_own_address_and_bounded_port_only() {
+    let mut s = Scenario::ready();
+    for (line, want) in [
+        ("C PORT 10,0,0,3,195,155", "foreign-address"),
+        ("C PORT 192,0,2,7,195,155", "foreign-address"),
+        ("C EPRT |1|10.0.0.3|50053|", "foreign-address"),
+        ("C EPRT |2|fd99::1|50053|", "wrong-family"),
+        ("C EPRT |2|::ffff:10.0.0.2|50053|", "wrong-family"),
+        ("C PORT 10,0,0,2,3,255", "privileged-port"),
+        ("C PORT 10,0,0,2,0,0", "bad-number"),
+        ("C PORT 10,0,0,2,256,22", "bad-number"),
+        ("C EPRT |1|10.0.0.2|65558|", "bad-number"),
+        ("C PASV\nS 227 (10,0,0,2,195,155)", "foreign-address"),
+        ("C PASV\nS 227 (0,0,0,0,195,155)", "foreign-address"),
+        ("C PASV\nS 227 (192,0,2,7,0,22)", "privileged-port"),
+        ("C EPSV\nS 229 (|||65558|)", "bad-number"),
+        ("C EPSV\nS 229 (|||1023|)", "privileged-port"),
+        ("C EPSV\nS 229 (|1|10.0.0.9|50053|)", "foreign-address"),
+    ] {
+        assert_eq!(s.run(line), [format!("refused {want}")], "{line}");
+        s.run("S 500 no");
+    }
+    assert_eq!(
+        s.run("C PORT 10,0,0,2,4,0"),
+        ["open PORT 192.0.2.7 -> 10.0.0.2:1024"]
+    );
+}
+
+#[test]
+fn ipv6_takes_eprt_and_epsv() {
+    let mut s = Scenario(Session::resume(
+        "fd99::2".parse().unwrap(),
+        "fd99::1".parse().unwrap(),
+        Config::default(),
+        SessionPhase::Ready,
+        outstanding::NONE,
+    ));
+    assert_eq!(
+        s.run("C EPRT |2|fd99::2|50053|\nS 200 ok"),
+        ["open EPRT fd99::1 -> fd99::2:50053"]
+    );
+    assert_eq!(
+        s.run("C EPSV 2\nS 229 (|||50054|)"),
+        ["open EPSV fd99::2 -> fd99::1:50054"]
+    );
+    assert_eq!(s.run("C PORT 10,0,0,2,4,0"), ["refused wrong-family"]);
+    s.run("S 501 no");
+    assert_eq!(
+        s.run("C PASV\nS 227 (192,0,2,7,4,0)"),
+        ["refused wrong-family"]
+    );
+}
+
+#[test]
+fn epsv_all_opens_nothing() {
+    let mut s = Scenario::ready();
+    assert!(s.run("C EPSV ALL\nS 220 ok").is_empty());
+    assert_eq!(
+        s.run("C EPSV\nS 229 (|||50053|)"),
+        ["open EPSV 10.0.0.2 -> 192.0.2.7:50053"]
+    );
+}
+
+#[test]
+fn active_mode_waits_for_the_reply_before_log_in_and_by_configuration() {
+    let mut s = Scenario::greeting();
+    s.run("S 220 hi");
+    assert!(s.run("C PORT 10,0,0,2,195,155").is_empty());
+    assert!(s.run("S 530 log in first").is_empty());
+    assert_eq!(
+        s.run("C PORT 10,0,0,2,195,155\nS 200 ok"),
+        ["ready", "open PORT 192.0.2.7 -> 10.0.0.2:50075"]
+    );
+    let mut s = Scenario::with(Config {
+        active: ActiveOpen::AtReply,
+    });
+    s.run("S 220 hi\nC USER a\nS 230 in");
+    assert!(s.run("C PORT 10,0,0,2,195,155").is_empty());
+    assert_eq!(s.run("S 200 ok"), ["open PORT 192.0.2.7 -> 10.0.0.2:50075"]);
+}
+
+#[test]
+fn a_refused_port_is_withdrawn() {
+    let mut s = Scenario::ready();
+    assert_eq!(
+        s.run("C PORT 10,0,0,2,195,155\nS 500 illegal PORT"),
+        ["open PORT 192.0.2.7 -> 10.0.0.2:50075", "withdraw 50075"]
+    );
+}
+
+#[test]
+fn rein_goes_back_to_the_greeting() {
+    let mut s = Scenario::ready();
+    assert_eq!(
+        s.run("C REIN\nC PASV"),
+        ["greeting", "refused before-greeting"]
+    );
+    assert_eq!(s.run("S 120 soon\nS 220 again"), ["close", "login"]);
+    assert!(s.run("S 530 no").is_empty());
+    let mut s = Scenario::ready();
+    assert_eq!(s.run("C REIN\nS 502 what"), ["greeting", "ready"]);
+}
+
+#[test]
+fn an_aborted_transfer_leaves_the_session_in_step() {
+    let open = ["open PASV 10.0.0.2 -> 192.0.2.7:50075"];
+    for replies in [
+        // RFC 959: 426 for the transfer, 226 for ABOR.
+        "S 426 aborted\nS 226 ok",
+        "S 226 done\nS 225 nothing to abort",
+        // Servers that answer once, or three times.
+        "S 226 ok",
+        "S 426 aborted\nS 226 ok\nS 226 ok",
+    ] {
+        let mut s = Scenario::ready();
+        s.run("C RETR x\nS 150 here\nC ABOR");
+        s.run(replies);
+        assert_eq!(
+            s.run("C PASV\nS 227 (192,0,2,7,195,155)"),
+            open,
+            "{replies}"
+        );
+        // The stray reply may also come after the next command.
+        let mut s = Scenario::ready();
+        s.run("C RETR x\nS 150 here\nC ABOR\nS 426 a\nS 226 b\nC PASV\nS 226 stray");
+        assert_eq!(s.run("S 227 (192,0,2,7,195,155)"), open);
+    }
+}
+
+#[test]
+fn an_unanswered_noop_leaves_the_session_in_step() {
+    let mut s = Scenario::ready();
+    s.run("C RETR x\nS 150 here\nC NOOP\nS 226 done");
+    assert_eq!(
+        s.run("C PASV\nS 227 (192,0,2,7,195,155)"),
+        ["open PASV 10.0.0.2 -> 192.0.2.7:50075"]
+    );
+}
+
+#[test]
+fn outstanding_commands_are_bounded_and_stay_in_step() {
+    let mut s = Scenario::ready();
+    for _ in 0..10_000 {
+        assert!(s.run("C SIZE x").is_empty());
+    }
+    assert_eq!(s.0.pending.len(), MAX_PENDING);
+    assert_eq!(s.run("C PASV"), ["refused too-many-outstanding"]);
+    assert_eq!(
+        s.run("C PORT 10,0,0,2,195,155"),
+        ["refused too-many-outstanding"]
+    );
+    for _ in 0..10_000 {
+        assert!(s.run("S 550 no").is_empty());
+    }
+    assert_eq!(s.run("S 227 (192,0,2,7,195,155)"), ["refused unsolicited"]);
+    assert!(s.run("S 200 ok").is_empty());
+    assert_eq!(
+        s.run("C PASV\nS 227 (192,0,2,7,195,155)"),
+        ["open PASV 10.0.0.2 -> 192.0.2.7:50075"]
+    );
+}
+
+#[test]
+fn auth_goes_tls_and_nothing_before_it_carries_over() {
+    for (command, reply) in [
+        ("AUTH TLS", "234 go"),
+        ("AUTH TLS-C", "234 go"),
+        ("AUTH SSL", "334 go"),
+        ("AUTH TLS-P", "234 go"),
+    ] {
+        let mut s = Scenario::greeting();
+        s.run("S 220 hi");
+        assert_eq!(
+            s.run(&format!("C {command}\nC PORT 10,0,0,2,195,155\nC PASV")),
+            ["refused during-auth", "refused during-auth"]
+        );
+        assert_eq!(s.run(&format!("S {reply}")), ["close", "tls"]);
+        assert!(s.run("C PASV\nS 227 (192,0,2,7,195,155)").is_empty());
+        let mut out = Vec::new();
+        s.0.cleared(&mut out);
+        assert_eq!(out, [Action::Phase(SessionPhase::Cleared)]);
+        assert_eq!(s.run("S 227 (192,0,2,7,195,155)"), ["refused unsolicited"]);
+    }
+}
+
+#[test]
+fn a_refused_auth_stays_clear() {
+    let mut s = Scenario::greeting();
+    s.run("S 220 hi");
+    assert!(
+        s.run("C AUTH TLS\nS 502 no\nC AUTH SSL\nS 502 no\nC USER a")
+            .is_empty()
+    );
+    assert_eq!(s.run("S 230 in"), ["ready"]);
+    // Another mechanism does not go TLS: its 334 is part of a dialogue.
+    assert!(s.run("C AUTH GSSAPI\nS 334 go on").is_empty());
+    // A 234 whose AUTH was not seen does: TLS is never read as text.
+    assert_eq!(s.run("S 234 go"), ["close", "tls"]);
+}
+
+#[test]
+fn an_adopted_session_opens_after_a_complete_pair_only() {
+    let adopted = || {
+        Scenario(Session::resume(
+            CLIENT.parse().unwrap(),
+            SERVER.parse().unwrap(),
+            Config::default(),
+            SessionPhase::Adopted,
+            outstanding::NONE,
+        ))
+    };
+    let mut s = adopted();
+    assert_eq!(s.run("S 227 (192,0,2,7,195,155)"), ["refused unsolicited"]);
+    assert!(s.run("C PORT 10,0,0,2,195,155").is_empty());
+    assert_eq!(
+        s.run("S 200 ok"),
+        ["ready", "open PORT 192.0.2.7 -> 10.0.0.2:50075"]
+    );
+    let mut s = adopted();
+    assert_eq!(
+        s.run("C PASV\nS 227 (192,0,2,7,195,155)"),
+        ["ready", "open PASV 10.0.0.2 -> 192.0.2.7:50075"]
+    );
+    let mut s = adopted();
+    assert_eq!(s.run("C USER a\nS 331 x"), ["login"]);
+}
+
+#[test]
+fn a_resumed_session_remembers_the_outstanding_command() {
+    let mut s = Scenario(Session::resume(
+        CLIENT.parse().unwrap(),
+        SERVER.parse().unwrap(),
+        Config::default(),
+        SessionPhase::Ready,
+        outstanding::EPSV,
+    ));
+    assert_eq!(s.0.outstanding(), outstanding::EPSV);
+    assert_eq!(
+        s.run("S 229 (|||50053|)"),
+        ["open EPSV 10.0.0.2 -> 192.0.2.7:50053"]
+    );
+    assert_eq!(s.0.outstanding(), outstanding::NONE);
+}
+
+#[test]
+fn a_server_that_closes_with_421_closes() {
+    let mut s = Scenario::ready();
+    assert_eq!(s.run("S 421 idle"), ["close", "closed"]);
+}
