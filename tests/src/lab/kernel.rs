@@ -45,6 +45,20 @@ impl NftFirewall {
     }
 }
 
+/// Makes the kernel track what a node forwards, and nothing else.
+///
+/// # Errors
+/// The kernel lacks nftables or connection tracking.
+pub fn track(ns: &Netns) -> Result<()> {
+    process::check_with_input(
+        ns.command("nft").args(["-f", "-"]),
+        "table inet track { chain all {\n\
+           type filter hook forward priority filter; policy accept;\n\
+           ct state established counter\n\
+         } }\n",
+    )
+}
+
 impl Drop for NftFirewall {
     fn drop(&mut self) {
         let mut nft = Command::new("nsenter");

@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod container;
+pub mod fake_server;
 pub mod id;
 pub mod kernel;
 pub mod live;

@@ -17,6 +17,7 @@ use super::{
 };
 
 pub mod config;
+pub mod view;
 
 /// How long attaching may take on a busy machine.
 const READY: Duration = Duration::from_secs(30);
@@ -176,20 +177,18 @@ impl Firewall {
         }
     }
 
-    /// Stops the agent's execution (SIGSTOP) or lets it go on (SIGCONT).
-    pub fn freeze_agent(&self, frozen: bool) {
+    /// Sends SIGHUP, as the end of its terminal does.
+    pub fn hang_up_agent(&mut self) {
         if let Some(agent) = &self.agent {
-            agent.signal(if frozen {
-                Signal::SIGSTOP
-            } else {
-                Signal::SIGCONT
-            });
+            agent.signal(Signal::SIGHUP);
         }
     }
 
-    /// Exit code, if the agent has ended by itself.
-    pub fn agent_ended(&mut self) -> Option<Option<i32>> {
-        self.agent.as_mut().and_then(Daemon::ended)
+    /// Has the agent ended?
+    pub fn is_agent_gone(&mut self) -> bool {
+        self.agent
+            .as_mut()
+            .is_none_or(|agent| agent.ended().is_some())
     }
 
     /// Runs a subcommand.

@@ -38,36 +38,47 @@ impl Remains {
     }
 }
 
-/// Ids of all programs whose name begins as ours do.
-///
-/// Programs are the machine's, not a namespace's: other instances' are among them.
+/// Ids of all programs of the machine: programs belong to no namespace.
 ///
 /// # Errors
 /// `bpftool` cannot be run.
 pub fn program_ids() -> Result<Vec<u64>> {
     let programs = json(Command::new("bpftool").args(["-j", "prog", "show"]))?;
-    let ours = programs.as_array().into_iter().flatten().filter(|p| {
-        // The kernel keeps 15 bytes of a name.
-        p["name"]
-            .as_str()
-            .is_some_and(|n| n.starts_with("pinhole_"))
-    });
-    Ok(ours.filter_map(|p| p["id"].as_u64()).collect())
+    Ok(ids(programs.as_array().into_iter().flatten()))
+}
+
+/// Ids of the programs that are attached on a node.
+///
+/// # Errors
+/// `bpftool` cannot be run.
+pub fn program_ids_at(ns: &Netns) -> Result<Vec<u64>> {
+    Ok(ids(hooks(ns)?.iter()))
+}
+
+fn ids<'a>(entries: impl Iterator<Item = &'a Value>) -> Vec<u64> {
+    let id = |entry: &Value| entry["id"].as_u64().or(entry["prog_id"].as_u64());
+    entries.filter_map(id).collect()
 }
 
 fn attached(ns: &Netns) -> Result<Vec<String>> {
+    let name = |entry: &Value| {
+        format!(
+            "{} {} {}",
+            text(&entry["devname"]),
+            text(&entry["kind"]),
+            text(&entry["name"])
+        )
+    };
+    Ok(hooks(ns)?.iter().map(name).collect())
+}
+
+/// XDP and TC programs on a node's interfaces, as bpftool tells them.
+fn hooks(ns: &Netns) -> Result<Vec<Value>> {
     let net = json(ns.command("bpftool").args(["-j", "net", "show"]))?;
     let mut found = Vec::new();
-    for hooks in net.as_array().into_iter().flatten() {
+    for lists in net.as_array().into_iter().flatten() {
         for hook in ["xdp", "tc"] {
-            for entry in hooks[hook].as_array().into_iter().flatten() {
-                found.push(format!(
-                    "{} {} {}",
-                    text(&entry["devname"]),
-                    text(&entry["kind"]),
-                    text(&entry["name"])
-                ));
-            }
+            found.extend(lists[hook].as_array().into_iter().flatten().cloned());
         }
     }
     Ok(found)

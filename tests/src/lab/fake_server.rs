@@ -1,0 +1,110 @@
+//! An FTP server whose every byte the test chooses.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Family, Lab, Node};
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Both ends of a control connection to port 21, played by the test.
+#[derive(Debug)]
+pub struct Dialogue {
+    client: TcpStream,
+    server: TcpStream,
+    lab_server: SocketAddr,
+}
+
+impl Dialogue {
+    /// Connects, and lets the server greet and log the client in.
+    ///
+    /// # Errors
+    /// Port 21 is taken, or the connection does not come about.
+    pub fn begin(lab: &Lab, family: Family) -> Result<Self> {
+        let at = lab.ftp(family);
+        let listener = lab.ns(Node::Server).listen(at)?;
+        let client = lab.ns(Node::Client).connect(at, LIMIT)??;
+        let (server, _) = listener.accept()?;
+        for end in [&client, &server] {
+            end.set_read_timeout(Some(LIMIT))?;
+            end.set_nodelay(true)?;
+        }
+        let mut dialogue = Self {
+            client,
+            server,
+            lab_server: at,
+        };
+        dialogue.server_says(b"220 ready\r\n")?;
+        Ok(dialogue)
+    }
+
+    /// USER and PASS.
+    ///
+    /// # Errors
+    /// The bytes do not arrive.
+    pub fn login(&mut self) -> Result<()> {
+        self.client_says(b"USER u\r\n")?;
+        self.server_says(b"331 password\r\n")?;
+        self.client_says(b"PASS p\r\n")?;
+        self.server_says(b"230 welcome\r\n")
+    }
+
+    /// The client sends bytes; returns once the server has them.
+    ///
+    /// # Errors
+    /// They do not arrive within five seconds.
+    pub fn client_says(&mut self, bytes: &[u8]) -> Result<()> {
+        carry(&mut self.client, &mut self.server, bytes).context("from the client")
+    }
+
+    /// The server sends bytes; returns once the client has them.
+    ///
+    /// # Errors
+    /// As [`Dialogue::client_says`].
+    pub fn server_says(&mut self, bytes: &[u8]) -> Result<()> {
+        carry(&mut self.server, &mut self.client, bytes).context("from the server")
+    }
+
+    /// Listens on the server at a port of its own, and gives the socket with
+    /// the 227 that announces it.
+    ///
+    /// # Errors
+    /// The server's address is not IPv4, or has no free port.
+    pub fn passive(&self, lab: &Lab) -> Result<(TcpListener, String)> {
+        let listener = lab
+            .ns(Node::Server)
+            .listen(SocketAddr::new(self.lab_server.ip(), 0))?;
+        let at = listener.local_addr()?;
+        ensure!(at.is_ipv4(), "227 has no IPv6 form");
+        let (address, port) = (at.ip().to_string().replace('.', ","), at.port());
+        let reply = format!(
+            "227 Entering Passive Mode ({address},{},{}).\r\n",
+            port >> 8,
+            port & 0xff
+        );
+        Ok((listener, reply))
+    }
+}
+
+/// A TLS record of application data (RFC 8446, section 5.1) with these bytes
+/// as its ciphertext.
+#[must_use]
+pub fn tls_record(bytes: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let mut record = vec![23, 3, 3, len[0], len[1]];
+    record.extend(bytes);
+    record
+}
+
+fn carry(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) -> Result<()> {
+    from.write_all(bytes)?;
+    let mut got = vec![0; bytes.len()];
+    to.read_exact(&mut got)?;
+    ensure!(got == bytes, "other bytes arrived");
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! What `pinhole … -o json` prints, as far as the lab reads it.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::Firewall;
+
+/// An element of `flows list`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Flow {
+    /// Name of the protocol.
+    pub proto: String,
+    /// State, in capitals for TCP.
+    pub state: String,
+    /// Endpoints, and what the originator sent.
+    pub original: Original,
+    /// What came back.
+    pub reply: Traffic,
+    /// Since its first packet, seconds.
+    pub age_s: f64,
+}
+
+/// Originator's side of a flow.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Original {
+    /// Who began it.
+    pub src: IpAddr,
+    /// Its port.
+    pub sport: u16,
+    /// To whom.
+    pub dst: IpAddr,
+    /// To which port.
+    pub dport: u16,
+    /// Bytes so far.
+    pub bytes: u64,
+}
+
+/// Replier's side of a flow.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Traffic {
+    /// Bytes so far.
+    pub bytes: u64,
+}
+
+/// An element of `expect list`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Expectation {
+    /// Who may connect.
+    pub src: IpAddr,
+    /// To whom.
+    pub dst: IpAddr,
+    /// To which port.
+    pub dport: u16,
+    /// The command that opened it.
+    pub via: String,
+    /// Free or taken.
+    pub state: String,
+}
+
+/// An element of `ftp list`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Session {
+    /// Its client.
+    pub client: IpAddr,
+    /// Port of the client.
+    pub cport: u16,
+    /// Its server.
+    pub server: IpAddr,
+    /// Name of the phase.
+    pub phase: String,
+    /// Cannot be read.
+    pub encrypted: bool,
+    /// Pinholes opened so far.
+    pub opened: u32,
+    /// Data SYNs dropped between the two.
+    pub dropped: u32,
+    /// The last of them.
+    pub drops: Vec<Drop>,
+}
+
+/// A dropped data connection of a session.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Drop {
+    /// `client` or `server`.
+    pub from: String,
+    /// To which port.
+    pub dport: u16,
+    /// Name of the reason.
+    pub reason: String,
+}
+
+/// `stats`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stats {
+    /// What was dropped, by reason.
+    pub drop: Vec<Count>,
+    /// What passed, by reason.
+    pub pass: Vec<Count>,
+}
+
+/// A counter.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Count {
+    /// Name of the reason.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+}
+
+impl Stats {
+    /// Packets dropped for a reason.
+    #[must_use]
+    pub fn dropped(&self, reason: &str) -> u64 {
+        let found = self.drop.iter().find(|count| count.reason == reason);
+        found.map_or(0, |count| count.packets)
+    }
+}
+
+impl Firewall {
+    /// `flows list`.
+    ///
+    /// # Errors
+    /// The command fails, or prints something else.
+    pub fn flows(&self) -> Result<Vec<Flow>> {
+        self.view(&["flows", "list"])
+    }
+
+    /// `expect list`.
+    ///
+    /// # Errors
+    /// As [`Firewall::flows`].
+    pub fn expectations(&self) -> Result<Vec<Expectation>> {
+        self.view(&["expect", "list"])
+    }
+
+    /// `ftp list`.
+    ///
+    /// # Errors
+    /// As [`Firewall::flows`].
+    pub fn sessions(&self) -> Result<Vec<Session>> {
+        self.view(&["ftp", "list"])
+    }
+
+    /// `stats`.
+    ///
+    /// # Errors
+    /// As [`Firewall::flows`].
+    pub fn stats(&self) -> Result<Stats> {
+        self.view(&["stats", "--all"])
+    }
+
+    fn view<T: DeserializeOwned>(&self, args: &[&str]) -> Result<T> {
+        let value = self.json(args)?;
+        serde_json::from_value(value.clone())
+            .with_context(|| format!("{} printed {value}", args.join(" ")))
+    }
+}

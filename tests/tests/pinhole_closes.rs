@@ -1,0 +1,160 @@
+//! A pinhole serves one connection of one host, and ends with its session.
+
+use std::{
+    io::{self, ErrorKind},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use firewall_tests::lab::{
+    Family, Guard, Lab, Node, Place,
+    pinhole::{Attach, Firewall},
+    process,
+    script::Session,
+    server::{self, FtpServer},
+};
+
+const SOON: Duration = Duration::from_secs(3);
+const TRY: Duration = Duration::from_millis(1500);
+
+/// How a control connection ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// QUIT; the server says 221.
+    Quit,
+    /// The client closes.
+    Fin,
+    /// The client resets: it closes with a reply unread.
+    Rst,
+}
+
+#[test]
+fn closed_when_the_session_quits() -> Result<()> {
+    closed_after(End::Quit)
+}
+
+#[test]
+fn closed_when_the_client_closes() -> Result<()> {
+    closed_after(End::Fin)
+}
+
+#[test]
+fn closed_when_the_client_resets() -> Result<()> {
+    closed_after(End::Rst)
+}
+
+fn closed_after(end: End) -> Result<()> {
+    let lab = Lab::line()?;
+    let _server = FtpServer::start_at(&lab, Node::Server, server::Kind::Vsftpd, 1000)?;
+
+    // The control: unguarded, the same attempt is answered, if only by a reset.
+    let at = negotiate_and(&lab, Family::V4, end, None)?;
+    let answered = try_from(&lab, Node::Client, at)?;
+    ensure!(!timed_out(&answered), "unguarded: {answered:?}");
+
+    let guarded = Guard::Pinhole(Attach::default()).put(&lab, Place::ServerEnd, true)?;
+    let firewall = &guarded.pinholes[0];
+    for family in Family::BOTH {
+        let at = negotiate_and(&lab, family, end, Some(firewall))?;
+        let at_once = try_from(&lab, Node::Client, at)?;
+        ensure!(timed_out(&at_once), "{end:?}, at once: {at_once:?}");
+        let left = firewall.expectations()?;
+        ensure!(left.is_empty(), "{end:?}: {left:?}");
+        thread::sleep(Duration::from_secs(5));
+        let later = try_from(&lab, Node::Client, at)?;
+        ensure!(timed_out(&later), "{end:?}, later: {later:?}");
+    }
+    Ok(())
+}
+
+/// Negotiates a passive port, sees its pinhole open, and ends the session.
+fn negotiate_and(
+    lab: &Lab,
+    family: Family,
+    end: End,
+    firewall: Option<&Firewall>,
+) -> Result<SocketAddr> {
+    let mut session = Session::login(lab, family)?;
+    let at = session.epsv()?;
+    if let Some(firewall) = firewall {
+        await_pinhole(firewall, at)?;
+    }
+    match end {
+        End::Quit => session.command("QUIT")?.be(221)?,
+        End::Fin => {}
+        End::Rst => {
+            session.send("NOOP")?;
+            session.stream().peek(&mut [0])?;
+        }
+    }
+    Ok(at)
+}
+
+#[test]
+fn a_pinhole_serves_one_connection_of_its_own_host() -> Result<()> {
+    let lab = Lab::line()?;
+    let _server = FtpServer::start_at(&lab, Node::Server, server::Kind::Vsftpd, 1000)?;
+    let mut session = Session::login(&lab, Family::V4)?;
+    let at = session.epsv()?;
+    // The control: unguarded, a stranger takes the client's data connection.
+    let stolen = try_from(&lab, Node::Stranger, at)?;
+    ensure!(stolen.is_ok(), "unguarded: {stolen:?}");
+    drop((stolen, session));
+
+    let guarded = Guard::Pinhole(Attach::default()).put(&lab, Place::ServerEnd, true)?;
+    for family in Family::BOTH {
+        let mut session = Session::login(&lab, family)?;
+        let at = session.epsv()?;
+        await_pinhole(&guarded.pinholes[0], at)?;
+        let stranger = try_from(&lab, Node::Stranger, at)?;
+        ensure!(timed_out(&stranger), "the stranger: {stranger:?}");
+        let first = try_from(&lab, Node::Client, at)?;
+        ensure!(first.is_ok(), "the client: {first:?}");
+        let second = try_from(&lab, Node::Client, at)?;
+        ensure!(timed_out(&second), "a second connection: {second:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_active_pinhole_is_the_servers_alone() -> Result<()> {
+    let lab = Lab::line()?;
+    let server = FtpServer::start_at(&lab, Node::Server, server::Kind::Vsftpd, 1000)?;
+    let guarded = Guard::Pinhole(Attach::default()).put(&lab, Place::ClientEnd, true)?;
+    for family in Family::BOTH {
+        let mut session = Session::login(&lab, family)?;
+        let listener = session.eprt(&lab)?;
+        let at = listener.local_addr()?;
+        await_pinhole(&guarded.pinholes[0], at)?;
+        let stranger = try_from(&lab, Node::Stranger, at)?;
+        ensure!(timed_out(&stranger), "the stranger: {stranger:?}");
+        session.send("RETR payload.bin")?;
+        let (mut data, from) = listener.accept()?;
+        ensure!(from.ip() == lab.server_ip(family), "data from {from}");
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut data, &mut bytes)?;
+        ensure!(bytes.len() as u64 == server.payload().len);
+    }
+    Ok(())
+}
+
+fn await_pinhole(firewall: &Firewall, at: SocketAddr) -> Result<()> {
+    process::await_some("the pinhole opens", SOON, || {
+        let open = firewall.expectations().ok()?;
+        open.iter()
+            .any(|e| e.dst == at.ip() && e.dport == at.port())
+            .then_some(())
+    })
+}
+
+fn try_from(lab: &Lab, node: Node, at: SocketAddr) -> Result<io::Result<TcpStream>> {
+    lab.ns(node).connect(at, TRY).context("try")
+}
+
+fn timed_out(tried: &io::Result<TcpStream>) -> bool {
+    tried
+        .as_ref()
+        .is_err_and(|e| e.kind() == ErrorKind::TimedOut)
+}
