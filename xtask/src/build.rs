@@ -20,6 +20,13 @@ use crate::{
 const TARGET: &str = "bpfel-unknown-none";
 /// The eBPF crate's program, as its manifest names it.
 const PROGRAM: &str = "pinhole";
+/// What the object is made of; the build script of firewall-user compares the same files.
+const SOURCES: [&str; 4] = [
+    "firewall-ebpf/src",
+    "firewall-ebpf/Cargo.toml",
+    "firewall-ebpf/Cargo.lock",
+    "firewall-common/src",
+];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -40,7 +47,7 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
 pub(crate) fn object(ctx: &Ctx, ebpf: &Ebpf) -> Result<PathBuf> {
     let build = ctx.target().join("bpf/build");
     ctx.create_dir(&build)?;
-    let mut cargo = ebpf_cargo(ctx, ebpf, "build");
+    let mut cargo = ebpf_cargo(ctx, ebpf, &ebpf.toolchain.cargo, "build");
     cargo.args(["--release", "--target-dir"]).arg(&build);
     ctx.run(&mut cargo)
         .context("the eBPF object does not build")?;
@@ -50,15 +57,16 @@ pub(crate) fn object(ctx: &Ctx, ebpf: &Ebpf) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// A cargo command over the eBPF crate, which is a workspace of its own: a feature that a host
+/// A command of cargo, or of a program that calls it, over the eBPF crate, which is a workspace of its own: a feature that a host
 /// crate turns on must not drag std into it.
-pub(crate) fn ebpf_cargo(ctx: &Ctx, ebpf: &Ebpf, subcommand: &str) -> Command {
-    let mut cargo = ctx.user(&ebpf.toolchain.cargo);
+pub(crate) fn ebpf_cargo(ctx: &Ctx, ebpf: &Ebpf, program: &Path, subcommand: &str) -> Command {
+    let mut cargo = ctx.user(program);
     cargo
         .arg(subcommand)
         .arg("--quiet")
         .args(["--target", TARGET, "-Z", "build-std=core"])
         .current_dir(ctx.root().join("firewall-ebpf"))
+        .env("CARGO", &ebpf.toolchain.cargo)
         .env("RUSTC", &ebpf.toolchain.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&ebpf.linker.path))
@@ -99,12 +107,7 @@ fn publish_object(ctx: &Ctx, built: &Path, object: &Path) -> Result<()> {
 fn refresh_time(ctx: &Ctx, object: &Path) -> Result<()> {
     let made = fs::metadata(object)?.modified()?;
     let root = ctx.root();
-    let sources = [
-        "firewall-ebpf/src",
-        "firewall-ebpf/Cargo.toml",
-        "firewall-common/src",
-    ];
-    let newest = sources
+    let newest = SOURCES
         .iter()
         .filter_map(|source| newest(&root.join(source)))
         .max();
@@ -129,12 +132,5 @@ fn newest(path: &Path) -> Option<SystemTime> {
 
 /// Builds the binary and says where it is.
 pub(crate) fn pinhole(ctx: &Ctx, release: bool) -> Result<PathBuf> {
-    let mut cargo = ctx.cargo();
-    cargo.args(["build", "--package", "firewall-user", "--bin", PROGRAM]);
-    if release {
-        cargo.arg("--release");
-    }
-    let built = cargo_json::executables(ctx, &mut cargo)?;
-    let binary = built.into_iter().find(|artifact| artifact.name == PROGRAM);
-    Ok(binary.context("cargo built no binary named pinhole")?.path)
+    cargo_json::binary(ctx, PROGRAM, release)
 }

@@ -3,8 +3,12 @@
 mod account;
 mod build;
 mod cargo_json;
+mod check;
 mod ctx;
+mod demo;
+mod harness;
 mod setup;
+mod test;
 
 use std::process::ExitCode;
 
@@ -27,6 +31,12 @@ enum Task {
     Setup(setup::Args),
     /// Build the eBPF object and the binary that embeds it.
     Build(build::Args),
+    /// Run the unit tests, then the end-to-end tests as root.
+    Test(test::Args),
+    /// Show FTP through firewalls: failing without the helper, working with it.
+    Demo(demo::Args),
+    /// Check format, lints and documentation.
+    Check,
 }
 
 fn main() -> ExitCode {
@@ -44,6 +54,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.task {
         Task::Setup(args) => setup::run(&ctx, &args)?,
         Task::Build(args) => build::run(&ctx, &args)?,
+        Task::Test(args) => test::run(&ctx, &args)?,
+        Task::Demo(args) => return demo::run(&ctx, &args),
+        Task::Check => check::run(&ctx)?,
     }
     Ok(ExitCode::SUCCESS)
 }

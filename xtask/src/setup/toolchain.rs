@@ -90,6 +90,13 @@ impl Toolchain {
         (recent && described.cargo.exists()).then_some(described)
     }
 
+    /// Its name to rustup; `None` when it is not one of rustup's.
+    pub(crate) fn rustup_name(&self) -> Option<String> {
+        let toolchains = self.sysroot.parent()?;
+        let name = self.sysroot.file_name()?.to_str()?;
+        toolchains.ends_with("toolchains").then(|| name.to_owned())
+    }
+
     pub(crate) fn has_source(&self) -> bool {
         self.sysroot
             .join("lib/rustlib/src/rust/library/core/Cargo.toml")
@@ -138,8 +145,8 @@ fn add_source(ctx: &Ctx) -> Result<Option<(Toolchain, Linker)>> {
     }
     let mut rustup = ctx.user("rustup");
     rustup.args(["component", "add", "rust-src"]);
-    if let Some(name) = active.sysroot.file_name() {
-        rustup.arg("--toolchain").arg(name);
+    if let Some(name) = active.rustup_name() {
+        rustup.args(["--toolchain", &name]);
     }
     let what = format!("rust-src (rustup), for {PURPOSE}");
     if let Err(error) = ctx.run_limited("Installing", &what, &mut rustup, COMPONENT_LIMIT) {
@@ -212,7 +219,7 @@ impl Decision {
     }
 }
 
-/// The host compiler's `cargo install` must not be older than what it installs needs.
+/// What the host's rustc links with.
 pub(crate) fn demand_host_tools() -> Result<()> {
     if find_program("cc").is_none() {
         bail!("no C compiler to link with. On Debian: sudo apt-get install gcc libc6-dev");
