@@ -3,6 +3,7 @@
 //! - [`cli`] is the command line, one file a subcommand
 //! - [`config`] turns TOML into a validated policy, and that into compiled rules
 //! - [`bpf`] opens pinned maps and reads them as typed entries
+//! - [`render`] writes entries as tables or JSON
 //! - [`ftp`] reads FTP control connections; pure
 //! - [`preflight`] checks what must hold before anything is attached
 //! - [`seed`] finds the flows that were there before
@@ -15,4 +16,5 @@ pub mod error;
 pub mod ftp;
 pub mod netlink;
 pub mod preflight;
+pub mod render;
 pub mod seed;

@@ -83,7 +83,7 @@ Examples:
   sudo pinhole stats --all -o json | jq '.drop[] | select(.packets > 0)'
 
 JSON: {pass, drop: [{reason, packets, bytes}], events: [{event, count}],
-rules: [{name, packets, bytes}]}. A rule counts the first packets of flows.")]
+rules: [{name, action, packets, bytes}]}. A rule counts first packets of flows.")]
     Stats(StatsArgs),
     /// Detach from every interface and remove all pins
     #[command(after_help = "\
@@ -151,9 +151,9 @@ Examples:
   sudo pinhole flows list
   sudo pinhole flows list -o json | jq '.[] | select(.state == \"ESTABLISHED\")'
 
-JSON: [{family, proto, state, tier, original: {src, sport, dst, dport, packets,
-bytes}, reply: {packets, bytes}, zone: {from, to}, rule, flags, age_s, idle_s,
-expires_s}]")]
+JSON: [{family, proto, state, tier, original: {src, sport, dst, dport, id,
+packets, bytes}, reply: {packets, bytes}, zone: {from, to}, rule, flags, age_s,
+idle_s, expires_s}]")]
     List(ListArgs),
 }
 

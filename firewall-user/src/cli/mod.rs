@@ -1,6 +1,10 @@
 //! The command line: one file a subcommand.
 
 pub mod args;
+mod expect;
+mod flows;
+mod ftp;
+mod stats;
 
 use std::process::ExitCode;
 
@@ -21,13 +25,12 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
-        Command::Run(_)
-        | Command::Confirm
-        | Command::Status(_)
-        | Command::Unload
-        | Command::Flows(_)
-        | Command::Expect(_)
-        | Command::Ftp(_)
-        | Command::Stats(_) => bail!("not part of this build yet"),
+        Command::Flows(command) => flows::run(&cli.instance, command),
+        Command::Expect(command) => expect::run(&cli.instance, command),
+        Command::Ftp(command) => ftp::run(&cli.instance, command),
+        Command::Stats(args) => stats::run(&cli.instance, args),
+        Command::Run(_) | Command::Confirm | Command::Status(_) | Command::Unload => {
+            bail!("not part of this build yet")
+        }
     }
 }

@@ -1,0 +1,256 @@
+//! `expect list`.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use firewall_common::{
+    abi::{ExpectKey, ExpectState, ExpectVia, Expectation, FlowKey6, Session},
+    key::Heading,
+};
+use serde::Serialize;
+
+use super::{Now, Paint, Row, Table, ZonesView, addr, endpoint, proto_name, short_time};
+use crate::bpf::maps::Names;
+
+/// An expected connection: a pinhole.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExpectView {
+    /// Who will connect.
+    pub src: IpAddr,
+    /// To whom.
+    pub dst: IpAddr,
+    /// To which port.
+    pub dport: u16,
+    /// `tcp`.
+    pub proto: String,
+    /// `PORT`, `EPRT`, `PASV` or `EPSV`.
+    pub via: &'static str,
+    /// `free` or `taken`.
+    pub state: &'static str,
+    /// Source port of the connection that took it; `null` while free.
+    pub taken_by: Option<u16>,
+    /// The control connection that negotiated it.
+    pub parent: ParentView,
+    /// Zones of the expected connection.
+    pub zone: ZonesView,
+    /// Since it was opened.
+    pub age_s: f64,
+    /// Until it closes, if nothing comes.
+    pub expires_s: f64,
+}
+
+/// An FTP control connection.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ParentView {
+    /// Address of the client.
+    pub client: IpAddr,
+    /// Port of the client.
+    pub cport: u16,
+    /// Address of the server.
+    pub server: IpAddr,
+    /// Port of the server.
+    pub sport: u16,
+}
+
+impl ParentView {
+    /// The control flow `key`, whose client is its larger endpoint or not.
+    pub(super) fn new(key: &FlowKey6, client_is_hi: bool) -> Self {
+        let heading = if client_is_hi {
+            Heading::Down
+        } else {
+            Heading::Up
+        };
+        let (client, cport, server, sport) = key.endpoints(heading);
+        Self {
+            client: addr(client),
+            cport,
+            server: addr(server),
+            sport,
+        }
+    }
+}
+
+impl ExpectView {
+    /// The view at `now`; `sessions` tell which side of the parent is the client.
+    #[must_use]
+    pub fn new(
+        key: &ExpectKey,
+        expectation: &Expectation,
+        sessions: &HashMap<FlowKey6, Session>,
+        names: &Names,
+        now: Now,
+    ) -> Self {
+        let via = ExpectVia::try_from(expectation.via);
+        let taken_by = match ExpectState::from_word(expectation.state) {
+            ExpectState::Free => None,
+            ExpectState::Taken(port) => Some(port),
+        };
+        let client_is_hi = match sessions.get(&expectation.parent) {
+            Some(session) => session.client_is_hi != 0,
+            None => client_by_command(key, expectation, via.ok()),
+        };
+        Self {
+            src: addr(key.src),
+            dst: addr(key.dst),
+            dport: key.dport,
+            proto: proto_name(key.proto),
+            via: via.map_or("unknown", ExpectVia::name),
+            state: if taken_by.is_none() { "free" } else { "taken" },
+            taken_by,
+            parent: ParentView::new(&expectation.parent, client_is_hi),
+            zone: ZonesView {
+                from: names.zone(expectation.from_zone),
+                to: names.zone(expectation.to_zone),
+            },
+            age_s: now.since(expectation.created_ns),
+            expires_s: now.until_tick(expectation.expires),
+        }
+    }
+}
+
+/// Without its session: in passive mode the client connects, in active mode the server.
+fn client_by_command(key: &ExpectKey, e: &Expectation, via: Option<ExpectVia>) -> bool {
+    let client = match via {
+        Some(ExpectVia::Port | ExpectVia::Eprt) => key.dst,
+        Some(ExpectVia::Pasv | ExpectVia::Epsv) | None => key.src,
+    };
+    e.parent.hi() == client
+}
+
+impl Row for ExpectView {
+    const NOUN: &str = "expectations";
+    const COLUMNS: &[&str] = &[
+        "PROTO",
+        "FROM",
+        "TO",
+        "VIA",
+        "STATE",
+        ">AGE",
+        ">EXPIRES",
+        "ZONES",
+        "CONTROL CONNECTION",
+    ];
+
+    fn draw(&self, table: &mut Table) {
+        let parent = &self.parent;
+        let (state, paint) = match self.taken_by {
+            Some(port) => (format!("taken by {port}"), Paint::Good),
+            None => ("free".into(), Paint::Notice),
+        };
+        let control = format!(
+            "{} > {}",
+            endpoint(parent.client, Some(parent.cport)),
+            endpoint(parent.server, Some(parent.sport))
+        );
+        table.row([
+            (self.proto.clone(), Paint::None),
+            (self.src.to_string(), Paint::None),
+            (endpoint(self.dst, Some(self.dport)), Paint::None),
+            (self.via.to_owned(), Paint::None),
+            (state, paint),
+            (short_time(self.age_s), Paint::None),
+            (short_time(self.expires_s), Paint::None),
+            (
+                format!("{} > {}", self.zone.from, self.zone.to),
+                Paint::None,
+            ),
+            (control, Paint::None),
+        ]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+    use firewall_common::time::Tick;
+    use serde_json::json;
+
+    use super::*;
+    use crate::render::{
+        Ink,
+        flow::tests::{NOW, names, v4},
+    };
+
+    /// Client 10.0.0.2 (the larger endpoint), server 10.0.0.1.
+    fn expected(via: ExpectVia, state: ExpectState) -> (ExpectKey, Expectation) {
+        let (src, dst) = match via {
+            ExpectVia::Pasv | ExpectVia::Epsv => (v4(2), v4(1)),
+            _ => (v4(1), v4(2)),
+        };
+        let key = ExpectKey {
+            src,
+            dst,
+            dport: 50_053,
+            proto: 6,
+            reserved: 0,
+        };
+        let expectation = Expectation {
+            state: state.word(),
+            created_ns: NOW.0 - 2_000_000_000,
+            parent: FlowKey6::from_parts(v4(1), v4(2), 21, 40_000, 6, 0),
+            expires: Tick::from_ns(NOW.0 + 58_000_000_000).0,
+            from_zone: 0,
+            to_zone: 1,
+            via: via as u8,
+            ..Expectation::zeroed()
+        };
+        (key, expectation)
+    }
+
+    fn view(via: ExpectVia, state: ExpectState) -> ExpectView {
+        let (key, expectation) = expected(via, state);
+        ExpectView::new(&key, &expectation, &HashMap::new(), &names(), NOW)
+    }
+
+    #[test]
+    fn the_client_is_known_without_a_session() {
+        for via in [
+            ExpectVia::Port,
+            ExpectVia::Eprt,
+            ExpectVia::Pasv,
+            ExpectVia::Epsv,
+        ] {
+            let parent = view(via, ExpectState::Free).parent;
+            assert_eq!((parent.cport, parent.sport), (40_000, 21), "{via:?}");
+        }
+    }
+
+    #[test]
+    fn the_session_decides_who_is_the_client() {
+        let (key, expectation) = expected(ExpectVia::Epsv, ExpectState::Free);
+        let sessions = HashMap::from([(expectation.parent, Session::zeroed())]);
+        let view = ExpectView::new(&key, &expectation, &sessions, &names(), NOW);
+        assert_eq!(view.parent.cport, 21);
+    }
+
+    #[test]
+    fn the_json() {
+        let mut shown =
+            serde_json::to_value(view(ExpectVia::Epsv, ExpectState::Taken(40_001))).unwrap();
+        assert_eq!(shown["age_s"].take(), json!(2.0));
+        assert!(shown["expires_s"].take().as_f64().unwrap() > 57.0);
+        assert_eq!(
+            shown,
+            json!({
+                "src": "10.0.0.2", "dst": "10.0.0.1", "dport": 50_053, "proto": "tcp",
+                "via": "EPSV", "state": "taken", "taken_by": 40_001,
+                "parent": {
+                    "client": "10.0.0.2", "cport": 40_000, "server": "10.0.0.1", "sport": 21,
+                },
+                "zone": { "from": "host", "to": "outside" },
+                "age_s": null, "expires_s": null,
+            })
+        );
+    }
+
+    #[test]
+    fn the_table() {
+        let mut table = Table::new(ExpectView::COLUMNS);
+        view(ExpectVia::Port, ExpectState::Free).draw(&mut table);
+        let plain = table.render(Ink::Plain);
+        assert!(
+            plain.contains("10.0.0.1  10.0.0.2:50053  PORT  free"),
+            "{plain}"
+        );
+        assert!(plain.ends_with("10.0.0.2:40000 > 10.0.0.1:21\n"), "{plain}");
+    }
+}

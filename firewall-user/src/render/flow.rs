@@ -1,0 +1,380 @@
+//! `flows list`.
+
+use std::net::IpAddr;
+
+use firewall_common::{
+    abi::flow_flags,
+    tcp::{State, generic},
+    wire::proto,
+};
+use serde::Serialize;
+
+use super::{Now, Paint, Row, Table, addr, endpoint, proto_name, short_bytes, short_time};
+use crate::bpf::maps::{FlowRow, FlowTier, Names};
+
+/// A flow.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FlowView {
+    /// `ipv4` or `ipv6`.
+    pub family: &'static str,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, or the number as text.
+    pub proto: String,
+    /// As `conntrack -L` names it for TCP; else `UNREPLIED` or `REPLIED`.
+    pub state: &'static str,
+    /// `proved` or `half-open`.
+    pub tier: &'static str,
+    /// The direction of the first packet.
+    pub original: OriginalView,
+    /// The other direction.
+    pub reply: ReplyView,
+    /// Zones of the first packet.
+    pub zone: ZonesView,
+    /// Name of the rule that admitted it; `null` if none did (expected, seeded).
+    pub rule: Option<String>,
+    /// Of `seen-reply`, `assured`, `helper-ftp`, `blind`, `related`, `seeded`,
+    /// `from-inside`.
+    pub flags: Vec<&'static str>,
+    /// Since the first packet.
+    pub age_s: f64,
+    /// Since the last packet.
+    pub idle_s: f64,
+    /// Until it is forgotten, if nothing comes.
+    pub expires_s: f64,
+}
+
+/// The direction of a flow's first packet.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OriginalView {
+    /// Source address.
+    pub src: IpAddr,
+    /// Source port, `null` for protocols without ports.
+    pub sport: Option<u16>,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Destination port, `null` for protocols without ports.
+    pub dport: Option<u16>,
+    /// Identifier of an ICMP echo, else `null`.
+    pub id: Option<u16>,
+    /// Packets.
+    pub packets: u32,
+    /// Bytes of layer 3 upwards.
+    pub bytes: u64,
+}
+
+/// The other direction of a flow.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ReplyView {
+    /// Packets.
+    pub packets: u32,
+    /// Bytes of layer 3 upwards.
+    pub bytes: u64,
+}
+
+/// Names of two zones.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ZonesView {
+    /// Where the first packet came from.
+    pub from: String,
+    /// Where it went.
+    pub to: String,
+}
+
+impl FlowView {
+    /// The view of `row` at `now`.
+    #[must_use]
+    pub fn new(row: &FlowRow, names: &Names, now: Now) -> Self {
+        let original = OriginalView::new(row);
+        let flow = &row.flow;
+        Self {
+            family: if original.src.is_ipv4() {
+                "ipv4"
+            } else {
+                "ipv6"
+            },
+            proto: proto_name(row.key.proto()),
+            state: state_name(row.state().state()),
+            tier: row.tier.name(),
+            original,
+            reply: ReplyView {
+                packets: flow.packets[1],
+                bytes: flow.bytes[1],
+            },
+            zone: ZonesView {
+                from: names.zone(flow.from_zone),
+                to: names.zone(flow.to_zone),
+            },
+            rule: names.rule(flow.rule).map(str::to_owned),
+            flags: flags(row.state().flags())
+                .map(|(_, name, _)| name)
+                .collect(),
+            age_s: now.since_tick(flow.created),
+            idle_s: now.since_tick(flow.seen),
+            expires_s: now.until_tick(flow.expires),
+        }
+    }
+
+    fn tags(&self) -> String {
+        let mut tags = String::new();
+        if self.tier == FlowTier::HalfOpen.name() {
+            tags.push_str("[HALF-OPEN]");
+        }
+        for (_, name, tag) in FLAGS {
+            if self.flags.contains(&name) {
+                tags.push_str(tag);
+            }
+        }
+        tags
+    }
+
+    fn paint(&self) -> Paint {
+        match self.state {
+            "ESTABLISHED" | "REPLIED" => Paint::Good,
+            "SYN_SENT" | "SYN_RECV" | "SYN_SENT2" | "UNREPLIED" => Paint::Notice,
+            _ => Paint::Dim,
+        }
+    }
+}
+
+impl OriginalView {
+    fn new(row: &FlowRow) -> Self {
+        let (src, sport, dst, dport) = row.key.endpoints(row.state().first_heading());
+        let has_ports = matches!(row.key.proto(), proto::TCP | proto::UDP);
+        let is_echo = matches!(row.key.proto(), proto::ICMP | proto::ICMPV6);
+        Self {
+            src: addr(src),
+            sport: has_ports.then_some(sport),
+            dst: addr(dst),
+            dport: has_ports.then_some(dport),
+            id: is_echo.then_some(sport),
+            packets: row.flow.packets[0],
+            bytes: row.flow.bytes[0],
+        }
+    }
+}
+
+impl Row for FlowView {
+    const NOUN: &str = "flows";
+    const COLUMNS: &[&str] = &[
+        "PROTO",
+        "STATE",
+        "SOURCE",
+        "DESTINATION",
+        ">PACKETS",
+        ">BYTES",
+        ">AGE",
+        ">EXPIRES",
+        "ZONES",
+        "RULE",
+        "FLAGS",
+    ];
+
+    fn draw(&self, table: &mut Table) {
+        let (out, back) = (&self.original, &self.reply);
+        let target = match out.id {
+            Some(id) => format!("{} id {id}", out.dst),
+            None => endpoint(out.dst, out.dport),
+        };
+        let bytes = format!("{}/{}", short_bytes(out.bytes), short_bytes(back.bytes));
+        table.row([
+            (self.proto.clone(), Paint::None),
+            (self.state.to_owned(), self.paint()),
+            (endpoint(out.src, out.sport), Paint::None),
+            (target, Paint::None),
+            (format!("{}/{}", out.packets, back.packets), Paint::None),
+            (bytes, Paint::None),
+            (short_time(self.age_s), Paint::None),
+            (short_time(self.expires_s), Paint::None),
+            (
+                format!("{} > {}", self.zone.from, self.zone.to),
+                Paint::None,
+            ),
+            (self.rule.clone().unwrap_or_else(|| "-".into()), Paint::None),
+            (self.tags(), Paint::Dim),
+        ]);
+    }
+}
+
+/// Flag, name in JSON, tag in the table; no tag where a column says it already.
+const FLAGS: [(u32, &str, &str); 7] = [
+    (flow_flags::SEEN_REPLY, "seen-reply", ""),
+    (flow_flags::ASSURED, "assured", "[ASSURED]"),
+    (flow_flags::HELPER_FTP, "helper-ftp", "[HELPER ftp]"),
+    (flow_flags::BLIND, "blind", "[BLIND]"),
+    (flow_flags::RELATED, "related", "[RELATED]"),
+    (flow_flags::SEEDED, "seeded", "[SEEDED]"),
+    (flow_flags::FROM_INSIDE, "from-inside", ""),
+];
+
+fn flags(set: u32) -> impl Iterator<Item = (u32, &'static str, &'static str)> {
+    FLAGS.into_iter().filter(move |(flag, ..)| set & flag != 0)
+}
+
+fn state_name(state: u8) -> &'static str {
+    match (state, State::try_from(state)) {
+        (generic::UNREPLIED, _) => "UNREPLIED",
+        (generic::REPLIED, _) => "REPLIED",
+        (_, Ok(tcp)) => tcp.name(),
+        (_, Err(_)) => "UNKNOWN",
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use bytemuck::Zeroable as _;
+    use firewall_common::{
+        abi::{Flow, FlowKey6, FlowState},
+        key::map_v4,
+        time::Tick,
+    };
+    use serde_json::json;
+
+    use super::*;
+    use crate::render::Ink;
+
+    pub(in super::super) const NOW: Now = Now(1_000_000_000_000);
+
+    pub(in super::super) fn names() -> Names {
+        Names::new(
+            [(1, "outside".into())],
+            vec!["ftp-out".into(), "out".into()],
+        )
+    }
+
+    pub(in super::super) fn v4(last: u8) -> [u32; 4] {
+        map_v4(u32::from_ne_bytes([10, 0, 0, last]))
+    }
+
+    fn ticks_before(seconds: u64) -> u32 {
+        Tick::from_ns(NOW.0 - seconds * 1_000_000_000).0
+    }
+
+    fn tcp() -> FlowRow {
+        use flow_flags::{ASSURED, FIRST_DOWN, FROM_INSIDE, HELPER_FTP, SEEN_REPLY};
+        let flags = FIRST_DOWN | SEEN_REPLY | ASSURED | HELPER_FTP | FROM_INSIDE;
+        FlowRow {
+            key: FlowKey6::from_parts(v4(1), v4(2), 21, 40_000, 6, 0),
+            flow: Flow {
+                state: FlowState::new(State::Established as u8, flags, 7).0,
+                expires: Tick::from_ns(NOW.0 + 431_990_000_000_000).0,
+                seen: ticks_before(10),
+                created: ticks_before(100),
+                bytes: [900, 20 << 20],
+                packets: [12, 14_000],
+                from_zone: 0,
+                to_zone: 1,
+                rule: 0,
+                ..Flow::zeroed()
+            },
+            tier: FlowTier::Proved,
+        }
+    }
+
+    fn ping() -> FlowRow {
+        let lo: [u32; 4] = bytemuck::cast([0xfd_u8; 16]);
+        let hi: [u32; 4] = bytemuck::cast([0xfe_u8; 16]);
+        FlowRow {
+            key: FlowKey6::from_parts(lo, hi, 77, 77, 58, 0),
+            flow: Flow {
+                state: FlowState::new(generic::UNREPLIED, 0, 8).0,
+                expires: Tick::from_ns(NOW.0 + 29_000_000_000).0,
+                seen: ticks_before(1),
+                created: ticks_before(1),
+                bytes: [104, 0],
+                packets: [1, 0],
+                from_zone: 1,
+                to_zone: 9,
+                rule: u16::MAX,
+                ..Flow::zeroed()
+            },
+            tier: FlowTier::HalfOpen,
+        }
+    }
+
+    #[test]
+    fn the_table() {
+        let mut table = Table::new(FlowView::COLUMNS);
+        for row in [tcp(), ping()] {
+            FlowView::new(&row, &names(), NOW).draw(&mut table);
+        }
+        let plain = table.render(Ink::Plain);
+        let lines: Vec<Vec<&str>> = plain
+            .lines()
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines[1][..8],
+            [
+                "tcp",
+                "ESTABLISHED",
+                "10.0.0.2:40000",
+                "10.0.0.1:21",
+                "12/14000",
+                "900/20.0M",
+                "1m40s",
+                "4d23h"
+            ]
+        );
+        assert!(
+            plain.contains("host > outside    ftp-out  [ASSURED][HELPER ftp]\n"),
+            "{plain}"
+        );
+        assert!(
+            plain.contains("outside > zone-9  -        [HALF-OPEN]\n"),
+            "{plain}"
+        );
+        assert!(plain.contains("UNREPLIED"), "{plain}");
+        assert!(plain.contains(" id 77 "), "{plain}");
+    }
+
+    #[test]
+    fn the_json() {
+        let view = FlowView::new(&tcp(), &names(), NOW);
+        let mut shown = serde_json::to_value(&view).unwrap();
+        for (key, about) in [("age_s", 100.0), ("idle_s", 10.0), ("expires_s", 431_990.0)] {
+            let value = shown[key].take().as_f64().unwrap();
+            assert!((value - about).abs() < 0.1, "{key} {value}");
+        }
+        assert_eq!(
+            shown,
+            json!({
+                "family": "ipv4",
+                "proto": "tcp",
+                "state": "ESTABLISHED",
+                "tier": "proved",
+                "original": {
+                    "src": "10.0.0.2", "sport": 40_000, "dst": "10.0.0.1", "dport": 21,
+                    "id": null, "packets": 12, "bytes": 900,
+                },
+                "reply": { "packets": 14_000, "bytes": 20 << 20 },
+                "zone": { "from": "host", "to": "outside" },
+                "rule": "ftp-out",
+                "flags": ["seen-reply", "assured", "helper-ftp", "from-inside"],
+                "age_s": null,
+                "idle_s": null,
+                "expires_s": null,
+            })
+        );
+        let ping = serde_json::to_value(FlowView::new(&ping(), &names(), NOW)).unwrap();
+        assert_eq!(ping["original"]["id"], 77);
+        assert_eq!(ping["original"]["sport"], json!(null));
+        assert_eq!(
+            (&ping["rule"], &ping["tier"]),
+            (&json!(null), &json!("half-open"))
+        );
+    }
+
+    #[test]
+    fn what_the_programs_miss_is_no_flow() {
+        let now = Tick::from_ns(NOW.0);
+        let mut row = tcp();
+        assert!(row.is_live(now));
+        row.flow.expires = now.0.wrapping_sub(1);
+        assert!(!row.is_live(now));
+        let mut doomed = tcp();
+        doomed.flow.state = doomed
+            .state()
+            .with_phase(firewall_common::abi::Phase::Doomed)
+            .0;
+        assert!(!doomed.is_live(now));
+    }
+}

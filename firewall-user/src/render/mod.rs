@@ -1,0 +1,226 @@
+//! Entries as tables for people and as JSON for programs.
+//!
+//! Each list has a view type here ([`FlowView`], [`ExpectView`], [`SessionView`],
+//! [`StatsView`]): its fields are the JSON, stable, and the table is drawn from
+//! the same view. Lists are arrays of objects. Addresses are text, numbers are
+//! numbers, durations are seconds with a fraction under a name that ends in
+//! `_s`, and what does not apply is `null`.
+
+mod expect;
+mod flow;
+mod session;
+mod stats;
+mod table;
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use firewall_common::{
+    key::is_v4_mapped,
+    time::{NS_PER_SEC, Tick, ns_from_ticks},
+    wire::proto,
+};
+use serde::Serialize;
+
+pub use expect::{ExpectView, ParentView};
+pub use flow::{FlowView, OriginalView, ReplyView, ZonesView};
+pub use session::{DropView, SessionView, SessionZonesView};
+pub use stats::{EventView, ReasonView, RuleView, StatsView};
+pub use table::{Ink, Paint, Table};
+
+use crate::{bpf::sys, cli::args::Output};
+
+/// A row of a list.
+pub trait Row: Serialize {
+    /// What the list is of, in the plural: "no flows".
+    const NOUN: &str;
+    /// Column headings; those that start with `>` are aligned to the right.
+    const COLUMNS: &[&str];
+
+    /// Adds the row to a table of [`Row::COLUMNS`].
+    fn draw(&self, table: &mut Table);
+}
+
+/// Prints a list in the format asked for.
+///
+/// # Errors
+/// Those of standard output, but for a closed pipe.
+pub fn list<R: Row>(rows: &[R], output: Output) -> anyhow::Result<()> {
+    match output {
+        Output::Json => json(&rows),
+        Output::Table if rows.is_empty() => {
+            eprintln!("no {}", R::NOUN);
+            Ok(())
+        }
+        Output::Table => {
+            let mut table = Table::new(R::COLUMNS);
+            for row in rows {
+                row.draw(&mut table);
+            }
+            print(&table.render(Ink::of_stdout()))
+        }
+    }
+}
+
+/// Prints one JSON document.
+///
+/// # Errors
+/// Those of standard output, but for a closed pipe.
+pub fn json<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    print(&text)
+}
+
+/// Writes to standard output; a reader that has gone (`| head`) is no error.
+///
+/// # Errors
+/// Those of standard output, but for a closed pipe.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+impl Ink {
+    /// Colour on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+    #[must_use]
+    pub fn of_stdout() -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if io::stdout().is_terminal() && !refused {
+            Self::Colour
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+/// The moment at which a list is taken, `CLOCK_MONOTONIC` ns.
+#[derive(Clone, Copy, Debug)]
+pub struct Now(pub u64);
+
+impl Now {
+    /// The present.
+    #[must_use]
+    pub fn read() -> Self {
+        Self(sys::monotonic_ns())
+    }
+
+    /// Seconds since `ns`; 0 if it is later.
+    #[must_use]
+    pub fn since(self, ns: u64) -> f64 {
+        seconds(self.0.saturating_sub(ns))
+    }
+
+    /// Seconds since `tick`; 0 if it is later.
+    #[must_use]
+    pub fn since_tick(self, tick: u32) -> f64 {
+        seconds(ns_from_ticks(Tick::from_ns(self.0).since(Tick(tick))))
+    }
+
+    /// Seconds until `tick`; 0 if it is earlier.
+    #[must_use]
+    pub fn until_tick(self, tick: u32) -> f64 {
+        seconds(ns_from_ticks(Tick(tick).since(Tick::from_ns(self.0))))
+    }
+}
+
+/// To the millisecond.
+fn seconds(ns: u64) -> f64 {
+    (ns / 1_000_000) as f64 * 1e6 / NS_PER_SEC as f64
+}
+
+/// An address as it stands in the maps.
+#[must_use]
+pub fn addr(words: [u32; 4]) -> IpAddr {
+    if is_v4_mapped(&words) {
+        IpAddr::V4(Ipv4Addr::from(words[3].to_ne_bytes()))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(bytemuck::cast::<_, [u8; 16]>(words)))
+    }
+}
+
+/// `192.0.2.1:21`, `[2001:db8::1]:21`, or the address alone.
+fn endpoint(addr: IpAddr, port: Option<u16>) -> String {
+    match port {
+        Some(port) => SocketAddr::new(addr, port).to_string(),
+        None => addr.to_string(),
+    }
+}
+
+/// The protocol's name, or its number.
+fn proto_name(number: u8) -> String {
+    match number {
+        proto::TCP => "tcp".into(),
+        proto::UDP => "udp".into(),
+        proto::ICMP => "icmp".into(),
+        proto::ICMPV6 => "icmpv6".into(),
+        other => other.to_string(),
+    }
+}
+
+/// A duration in two units at most: `0.4s`, `12s`, `3m05s`, `2h10m`, `4d23h`.
+fn short_time(seconds: f64) -> String {
+    let s = seconds.max(0.0).round() as u64;
+    match s {
+        0..10 => format!("{seconds:.1}s"),
+        10..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s / 60 % 60),
+        _ => format!("{}d{:02}h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+/// A number of bytes with a binary unit: `999`, `1.5K`, `20.0M`.
+fn short_bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut unit = "";
+    for larger in ["K", "M", "G", "T", "P"] {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit.is_empty() {
+        bytes.to_string()
+    } else {
+        format!("{value:.1}{unit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_sizes_are_short() {
+        let times = [0.25, 9.99, 10.0, 185.0, 7_800.0, 428_400.0].map(short_time);
+        assert_eq!(times, ["0.2s", "10s", "10s", "3m05s", "2h10m", "4d23h"]);
+        let sizes = [0, 1023, 1536, 20 << 20, u64::MAX].map(short_bytes);
+        assert_eq!(sizes, ["0", "1023", "1.5K", "20.0M", "16384.0P"]);
+    }
+
+    #[test]
+    fn addresses_are_of_their_family() {
+        let v4 = firewall_common::key::map_v4(u32::from_ne_bytes([192, 0, 2, 1]));
+        assert_eq!(addr(v4).to_string(), "192.0.2.1");
+        let v6 = "2001:db8::1".parse::<Ipv6Addr>().unwrap();
+        assert_eq!(addr(bytemuck::cast(v6.octets())), IpAddr::V6(v6));
+        assert_eq!(endpoint(IpAddr::V6(v6), Some(21)), "[2001:db8::1]:21");
+    }
+
+    #[test]
+    fn time_does_not_run_backwards() {
+        let now = Now(5_500_000_000);
+        assert_eq!(now.since(3_000_000_000), 2.5);
+        assert_eq!(now.since(6_000_000_000), 0.0);
+        let tick = Tick::from_ns(now.0).0;
+        assert_eq!(now.since_tick(tick + 1), 0.0);
+        assert_eq!(now.until_tick(tick + 60), 1.006);
+    }
+}
