@@ -13,6 +13,7 @@
 pub mod client;
 pub mod container;
 pub mod fake_server;
+pub mod foreign;
 pub mod id;
 pub mod kernel;
 pub mod live;
