@@ -17,7 +17,7 @@ use crate::{
     atomic::Shared,
     conntrack::{Family, state_of},
     maps::{CONFIG, EVENTS, HEARTBEAT, PAIRS},
-    packet::Packet,
+    packet::{Packet, bounded},
     stats,
     work::Work,
 };
@@ -319,11 +319,10 @@ fn submit<P: Packet, const N: usize>(packet: &P, header: &EventHeader, offset: u
     let target: *mut Record<N> = MaybeUninit::as_mut_ptr(&mut record);
     // SAFETY: the reservation is as large as the record.
     unsafe { (&raw mut (*target).header).write(*header) };
-    let len = header.len;
-    let copied = len != 0
-        && len <= N as u32
-        // SAFETY: `bytes` has room for N bytes, and the line above bounds `len`.
-        && unsafe { packet.copy(offset, (&raw mut (*target).bytes).cast(), len) };
+    let copied = bounded(N as u32, header.len).is_some_and(|len| {
+        // SAFETY: `bytes` has room for N bytes, and `len` is bounded by N.
+        unsafe { packet.copy(offset, (&raw mut (*target).bytes).cast(), len) }
+    });
     if copied {
         record.submit(0);
     } else {

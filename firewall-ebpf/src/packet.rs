@@ -1,6 +1,6 @@
 //! Packet memory: the only place that reads it.
 
-use core::mem::MaybeUninit;
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext,
@@ -25,6 +25,21 @@ pub(crate) trait Packet: Reader + EbpfContext {
     /// # Safety
     /// `to` must have room for `len` bytes, by a bound that the verifier sees.
     unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool;
+}
+
+/// A length from 1 to `max` as the verifier must see it before it may be passed to
+/// [`Packet::copy`]; `None` for any other.
+///
+/// The compiler tests `len - 1 < max` in one register and passes `len` in another.
+/// Only verifiers of later kernels know that the two belong together; that of
+/// 6.1 wants the register that is passed to be the one that was tested.
+#[inline(always)]
+pub(crate) fn bounded(max: u32, len: u32) -> Option<u32> {
+    let mut less_one = len;
+    // SAFETY: one addition on one register. Were it not opaque to the compiler,
+    // it would undo it below.
+    unsafe { asm!("{0} += -1", inout(wreg) less_one, options(pure, nomem, nostack)) };
+    (less_one < max).then(|| less_one + 1)
 }
 
 /// A frame at XDP.
