@@ -1,7 +1,14 @@
 //! The kernel side as user space sees it: instances, pins and maps.
 
+pub mod attach;
+pub mod detach;
+pub mod fill;
+mod hooks;
+pub mod loader;
 pub mod maps;
+pub mod requests;
 pub mod sys;
+pub mod vlan;
 
 use std::{
     fmt, fs, io,

@@ -170,20 +170,6 @@ pub fn mount_bpffs(path: &Path) -> io::Result<()> {
     })
 }
 
-/// Lifts the limit of locked memory, which kernels before 5.11 charge maps to.
-///
-/// # Errors
-///
-/// Without `CAP_SYS_RESOURCE`.
-pub fn lift_memlock() -> io::Result<()> {
-    let all = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: `all` is readable.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) })
-}
-
 /// Sends `signal` to the process `pid`; 0 only asks whether it exists.
 ///
 /// # Errors

@@ -13,6 +13,8 @@ const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
+const XDP_ATTACHED_NONE: u8 = 0;
+const XDP_ATTACHED_DRV: u8 = 1;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 
 const IFINFOMSG: usize = 16;
@@ -47,8 +49,17 @@ pub struct Link {
     pub kind: Option<String>,
     /// Index of the other end of a veth, if it is in this namespace too.
     pub peer: Option<u32>,
-    /// Id of the XDP program that is attached.
-    pub xdp: Option<u32>,
+    /// The XDP program that is attached.
+    pub xdp: Option<XdpState>,
+}
+
+/// What runs on an interface's XDP hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpState {
+    /// In the driver, not in the generic hook.
+    pub native: bool,
+    /// Id of the program; 0 if there are several.
+    pub program: u32,
 }
 
 impl Link {
@@ -70,17 +81,16 @@ impl Link {
     }
 }
 
-fn xdp(attributes: &[u8]) -> Option<u32> {
+fn xdp(attributes: &[u8]) -> Option<XdpState> {
     let xdp = attr(attributes, IFLA_XDP)?;
-    if attr(xdp, IFLA_XDP_ATTACHED)?.first() == Some(&0) {
-        return None;
-    }
-    // With programs in several modes there is no single id; any is foreign then.
-    Some(
-        attr(xdp, IFLA_XDP_PROG_ID)
+    let attached = *attr(xdp, IFLA_XDP_ATTACHED)?.first()?;
+    (attached != XDP_ATTACHED_NONE).then(|| XdpState {
+        native: attached == XDP_ATTACHED_DRV,
+        // With programs in several modes there is no single id.
+        program: attr(xdp, IFLA_XDP_PROG_ID)
             .and_then(|v| read_u32(v, 0))
             .unwrap_or(0),
-    )
+    })
 }
 
 /// All interfaces of this network namespace.
@@ -311,7 +321,10 @@ mod tests {
                 hardware: ARPHRD_ETHER,
                 kind: Some("veth".into()),
                 peer: Some(6),
-                xdp: Some(42),
+                xdp: Some(XdpState {
+                    native: false,
+                    program: 42,
+                }),
             }
         );
         assert_eq!(Link::parse(&payload[..20]), None);

@@ -1,0 +1,423 @@
+//! Programs onto interfaces, all or none.
+//!
+//! Order: TC egress, seed, XDP. So what the host sends is tracked before
+//! anything that comes in is judged, and nobody is cut off. Whatever was
+//! attached before a failure is taken off again.
+
+use std::io;
+
+use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
+use firewall_common::abi::{Iface, iface_flags, maps};
+
+use super::{
+    Instance,
+    detach::{self, tcx_pin, xdp_pin},
+    fill, hooks,
+    loader::{self, Loaded},
+    text, vlan,
+};
+use crate::{
+    cli::args::{TcKind, XdpMode},
+    config::GuardedIface,
+    netlink::route::{self, Link, XdpState},
+    preflight::Version,
+};
+
+/// The first kernel with TCX links.
+const TCX_KERNEL: Version = Version(6, 6);
+
+/// Why the interfaces are not guarded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody else's XDP program is there.
+    #[error(
+        "interface {interface} already runs the XDP program {name:?} (id {id}): detach it \
+         (`ip link set dev {interface} xdp off`, or the tool that attached it), or guard another"
+    )]
+    Occupied {
+        /// The interface.
+        interface: String,
+        /// Name of the program.
+        name: String,
+        /// Id of the program.
+        id: u32,
+    },
+    /// The wish does not fit what is attached.
+    #[error(
+        "interface {interface} is attached with {found}, not {wanted}: changing it would leave \
+         a moment without enforcement; `pinhole unload` first, or leave the option out"
+    )]
+    Fixed {
+        /// The interface.
+        interface: String,
+        /// What is attached.
+        found: &'static str,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// The driver refuses XDP.
+    #[error("interface {interface} takes no {mode} XDP program: {source}; {remedy}")]
+    Xdp {
+        /// The interface.
+        interface: String,
+        /// The last mode tried.
+        mode: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The kernel refuses the TC program.
+    #[error("interface {interface} takes no TC program as {kind}: {source}; {remedy}")]
+    Tc {
+        /// The interface.
+        interface: String,
+        /// "TCX link" or "clsact filter".
+        kind: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// VLAN offload stays on.
+    #[error(transparent)]
+    Vlan(#[from] vlan::Error),
+    /// A map or program of the object.
+    #[error(transparent)]
+    Load(#[from] loader::Error),
+    /// Something around it.
+    #[error("interface {interface}: {what}: {source}")]
+    Io {
+        /// The interface.
+        interface: String,
+        /// What failed.
+        what: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The seeds cannot be found or written.
+    #[error("existing connections cannot be taken over: {0}")]
+    Seed(String),
+}
+
+/// How the operator wants it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Where XDP runs.
+    pub mode: XdpMode,
+    /// How TC is attached.
+    pub tc: TcKind,
+}
+
+/// What an interface got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Its index.
+    pub index: u32,
+    /// As in the `IFACES` map.
+    pub iface: Iface,
+    /// Why it runs in generic mode although native was tried.
+    pub native_refused: Option<String>,
+}
+
+/// Attaches to `targets`, running `between` after TC egress and before XDP.
+/// Replaces in place what an earlier run attached; what it attached to other
+/// interfaces goes last, after `commit`.
+///
+/// # Errors
+///
+/// [`Error`]. Everything that this call attached is off again then.
+pub fn attach(
+    loaded: &mut Loaded,
+    targets: &[(GuardedIface, Link)],
+    wish: Wish,
+    between: impl FnOnce(&mut Loaded) -> Result<(), Error>,
+    commit: impl FnOnce(&mut Loaded) -> Result<(), Error>,
+) -> Result<Vec<Attached>, Error> {
+    let links = route::links().map_err(|e| failed("all", "links")(e))?;
+    let before = recorded(loaded)?;
+    let mut plans = Vec::with_capacity(targets.len());
+    for (guarded, link) in targets {
+        plans.push(plan(&loaded.instance, guarded, link, wish, &before)?);
+    }
+    let mut undo = Undo::default();
+    for plan in &mut plans {
+        prepare(loaded, plan, &links, &mut undo)?;
+        hooks::attach_tc(loaded, plan, &mut undo)?;
+    }
+    between(loaded)?;
+    for plan in &mut plans {
+        hooks::attach_xdp(loaded, plan, wish.mode, &mut undo)?;
+        record(loaded, plan)?;
+    }
+    commit(loaded)?;
+    undo.disarm();
+    remove_others(loaded, &before, &plans, &links)?;
+    Ok(plans.into_iter().map(Plan::attached).collect())
+}
+
+/// What to do on one interface.
+pub(super) struct Plan {
+    guarded: GuardedIface,
+    pub(super) link: Link,
+    /// Of the `IFACES` entry, as they become known.
+    pub(super) flags: u32,
+    /// The entry of an earlier run.
+    before: Option<Iface>,
+    /// The program of an earlier run, to be replaced in its link.
+    pub(super) replace_xdp: Option<XdpState>,
+    /// Is there a TC program of an earlier run?
+    pub(super) replace_tc: bool,
+    /// Of which kind it is or will be; never `Auto`.
+    pub(super) tc: TcKind,
+    /// Why native mode was not to be had.
+    pub(super) native_refused: Option<String>,
+}
+
+impl Plan {
+    fn iface(&self) -> Iface {
+        self.guarded.entry(self.flags)
+    }
+
+    fn attached(self) -> Attached {
+        Attached {
+            index: self.link.index,
+            iface: self.iface(),
+            native_refused: self.native_refused,
+        }
+    }
+}
+
+/// Looks, and changes nothing yet but stale pins.
+fn plan(
+    instance: &Instance,
+    guarded: &GuardedIface,
+    link: &Link,
+    wish: Wish,
+    before: &[(u32, Iface)],
+) -> Result<Plan, Error> {
+    let before = before
+        .iter()
+        .find(|(index, iface)| *index == link.index && text(&iface.name) == link.name)
+        .map(|(_, iface)| *iface);
+    let replace_xdp = ours(instance, link)?;
+    if let Some(state) = replace_xdp {
+        fixed_mode(link, state, wish.mode)?;
+    }
+    let (tc, replace_tc) = tc_kind(instance, link, wish.tc)?;
+    // What an earlier run has to restore stays to be restored.
+    let keep =
+        iface_flags::CLSACT_ADDED | iface_flags::RESTORE_RXVLAN | iface_flags::RESTORE_TXVLAN;
+    Ok(Plan {
+        guarded: guarded.clone(),
+        link: link.clone(),
+        flags: before.map_or(0, |iface| iface.flags & keep),
+        before,
+        replace_xdp,
+        replace_tc,
+        tc,
+        native_refused: None,
+    })
+}
+
+/// The XDP program of an earlier run, if it is still there. Refuses anybody else's.
+fn ours(instance: &Instance, link: &Link) -> Result<Option<XdpState>, Error> {
+    let pin = instance.pin(&xdp_pin(&link.name));
+    let pinned = detach::pinned_program(&pin).map_err(failed(&link.name, "pinned XDP link"))?;
+    match link.xdp {
+        Some(state) if Some(state.program) == pinned => Ok(Some(state)),
+        Some(state) => Err(Error::Occupied {
+            interface: link.name.clone(),
+            name: program_name(state.program),
+            id: state.program,
+        }),
+        // The interface was removed and made again: the link is dead.
+        None => {
+            detach::pinned_link(&pin).map_err(failed(&link.name, "dead XDP link"))?;
+            Ok(None)
+        }
+    }
+}
+
+fn program_name(id: u32) -> String {
+    loaded_programs()
+        .flatten()
+        .find(|info| info.id() == id)
+        .and_then(|info| info.name_as_str().map(ToOwned::to_owned))
+        .unwrap_or_default()
+}
+
+fn fixed_mode(link: &Link, state: XdpState, wish: XdpMode) -> Result<(), Error> {
+    let (found, other) = if state.native {
+        ("native XDP", XdpMode::Generic)
+    } else {
+        ("generic XDP", XdpMode::Native)
+    };
+    if wish == other {
+        return Err(Error::Fixed {
+            interface: link.name.clone(),
+            found,
+            wanted: if state.native { "generic" } else { "native" },
+        });
+    }
+    Ok(())
+}
+
+/// Which kind of TC attachment it will be, and whether there is one to replace.
+fn tc_kind(instance: &Instance, link: &Link, wish: TcKind) -> Result<(TcKind, bool), Error> {
+    let found = existing_tc(instance, link)?;
+    let fixed = |found, wanted| Error::Fixed {
+        interface: link.name.clone(),
+        found,
+        wanted,
+    };
+    match (found, wish) {
+        (Some(TcKind::Clsact), TcKind::Tcx) => Err(fixed("a clsact filter", "TCX")),
+        (Some(TcKind::Tcx), TcKind::Clsact) => Err(fixed("TCX", "a clsact filter")),
+        (Some(found), _) => Ok((found, true)),
+        (None, TcKind::Auto) => Ok((
+            if has_tcx() {
+                TcKind::Tcx
+            } else {
+                TcKind::Clsact
+            },
+            false,
+        )),
+        (None, TcKind::Tcx) if !has_tcx() => Err(Error::Tc {
+            interface: link.name.clone(),
+            kind: "TCX link",
+            source: io::Error::from_raw_os_error(libc::EOPNOTSUPP),
+            remedy: "the kernel is older than 6.6: leave out --tc, or use --tc clsact",
+        }),
+        (None, wish) => Ok((wish, false)),
+    }
+}
+
+fn has_tcx() -> bool {
+    crate::preflight::kernel_release()
+        .ok()
+        .and_then(|release| Version::parse(&release))
+        .is_some_and(|version| version >= TCX_KERNEL)
+}
+
+fn existing_tc(instance: &Instance, link: &Link) -> Result<Option<TcKind>, Error> {
+    let pin = instance.pin(&tcx_pin(&link.name));
+    let pinned = detach::pinned_program(&pin).map_err(failed(&link.name, "pinned TCX link"))?;
+    if let Some(program) = pinned {
+        let alive = SchedClassifier::query_tcx(&link.name, TcAttachType::Egress)
+            .is_ok_and(|(_, found)| found.iter().any(|info| info.id() == program));
+        if alive {
+            return Ok(Some(TcKind::Tcx));
+        }
+        detach::pinned_link(&pin).map_err(failed(&link.name, "dead TCX link"))?;
+    }
+    let filter = detach::has_filter(link.index).map_err(failed(&link.name, "TC filters"))?;
+    Ok(filter.then_some(TcKind::Clsact))
+}
+
+/// VLAN offload, and the entry that the programs look up.
+fn prepare(
+    loaded: &mut Loaded,
+    plan: &mut Plan,
+    links: &[Link],
+    undo: &mut Undo,
+) -> Result<(), Error> {
+    let restore = vlan::turn_off(&plan.link, links)?;
+    plan.flags |= restore;
+    let (link, all) = (plan.link.clone(), links.to_vec());
+    undo.push(move || vlan::restore(&link, &all, restore));
+    plan.flags |= match plan.tc {
+        TcKind::Clsact => iface_flags::CLSACT,
+        TcKind::Tcx | TcKind::Auto => iface_flags::TCX,
+    };
+    // The mode that it most likely gets; `record` says which one it got.
+    plan.flags |= match plan.replace_xdp {
+        Some(XdpState { native: false, .. }) => iface_flags::XDP_GENERIC,
+        _ => iface_flags::XDP_NATIVE,
+    };
+    record(loaded, plan)?;
+    let mut map = fill::ifaces(loaded)?;
+    let (index, before) = (plan.link.index, plan.before);
+    undo.push(move || {
+        let restored = match before {
+            Some(iface) => map.insert(index, iface, 0),
+            None => map.remove(&index),
+        };
+        if let Err(error) = restored {
+            log::warn!("map IFACES: {error}");
+        }
+    });
+    Ok(())
+}
+
+/// Writes the interface's entry as far as it is known.
+pub(super) fn record(loaded: &Loaded, plan: &Plan) -> Result<(), Error> {
+    fill::ifaces(loaded)?
+        .insert(plan.link.index, plan.iface(), 0)
+        .map_err(loader::Error::map(maps::IFACES))?;
+    Ok(())
+}
+
+/// Takes off the interfaces that an earlier run guarded and this one does not.
+fn remove_others(
+    loaded: &Loaded,
+    before: &[(u32, Iface)],
+    plans: &[Plan],
+    links: &[Link],
+) -> Result<(), Error> {
+    let mut map = fill::ifaces(loaded)?;
+    for (index, iface) in before {
+        if plans.iter().any(|plan| plan.link.index == *index) {
+            continue;
+        }
+        let name = text(&iface.name);
+        // An interface made again under its old name has the pins that were
+        // just written.
+        if !plans.iter().any(|plan| plan.link.name == name) {
+            detach::interface(&loaded.instance, *index, iface, links)
+                .map_err(failed(&name, "detaching"))?;
+        }
+        map.remove(index)
+            .map_err(loader::Error::map(maps::IFACES))?;
+    }
+    Ok(())
+}
+
+fn recorded(loaded: &Loaded) -> Result<Vec<(u32, Iface)>, Error> {
+    let map = fill::ifaces(loaded)?;
+    map.iter()
+        .collect::<Result<_, _>>()
+        .map_err(loader::Error::map(maps::IFACES))
+        .map_err(Error::from)
+}
+
+fn failed(interface: &str, what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    let interface = interface.to_owned();
+    move |source| Error::Io {
+        interface,
+        what,
+        source,
+    }
+}
+
+/// Steps back, latest first, unless disarmed.
+#[derive(Default)]
+pub(super) struct Undo(Vec<Box<dyn FnOnce()>>);
+
+impl Undo {
+    pub(super) fn push(&mut self, step: impl FnOnce() + 'static) {
+        self.0.push(Box::new(step));
+    }
+
+    fn disarm(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        while let Some(step) = self.0.pop() {
+            step();
+        }
+    }
+}

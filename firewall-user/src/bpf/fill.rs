@@ -1,0 +1,268 @@
+//! A compiled policy into the maps, so that the programs never see half of it.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{Array, HashMap, MapData, MapInfo, PerCpuArray, PerCpuValues};
+use firewall_common::abi::{
+    Config, Control, Counter, Iface, MAX_RULES, MAX_ZONES, Rule, RuleName, ZONE_ANY, ZONE_HOST,
+    config_flags, heartbeat, maps,
+};
+
+use super::{
+    loader::{Error, Loaded, map_mut},
+    sys, text,
+};
+use crate::config::Compiled;
+
+/// Gives every zone the number that it has in the pinned maps: the flows that
+/// are taken over name zones by number.
+pub fn renumber(compiled: &mut Compiled, pinned: &[Iface]) {
+    let mut numbers: BTreeMap<String, u8> = pinned
+        .iter()
+        .map(|iface| (text(&iface.zone_name), iface.zone))
+        .collect();
+    let mut changes = BTreeMap::new();
+    for (old, name) in (1_u8..).zip(&compiled.zones) {
+        let number = numbers.get(name).copied();
+        let number = number.or_else(|| free(&numbers)).unwrap_or(old);
+        numbers.insert(name.clone(), number);
+        changes.insert(old, number);
+    }
+    let new = |zone: u8| match zone {
+        ZONE_HOST | ZONE_ANY => zone,
+        named => changes.get(&named).copied().unwrap_or(named),
+    };
+    for rule in &mut compiled.rules {
+        rule.from_zone = new(rule.from_zone);
+        rule.to_zone = new(rule.to_zone);
+    }
+    for iface in &mut compiled.ifaces {
+        iface.zone = new(iface.zone);
+    }
+}
+
+fn free(numbers: &BTreeMap<String, u8>) -> Option<u8> {
+    (1..=MAX_ZONES).find(|number| !numbers.values().any(|taken| taken == number))
+}
+
+/// Writes the rules into the half that is not live. Returns the configuration
+/// that makes them live.
+///
+/// # Errors
+///
+/// [`Error::Map`].
+pub fn stage(loaded: &mut Loaded, compiled: &Compiled, log: bool) -> Result<Config, Error> {
+    let live = config(loaded)?;
+    let generation = live.generation ^ 1;
+    write_rules(loaded, compiled, generation)?;
+    let mut config = compiled.config;
+    config.generation = generation;
+    // A program in the middle of the old half must not run into what stands
+    // behind its end.
+    config.rule_count = live.rule_count;
+    config.rule_count[generation as usize & 1] = compiled.rules.len() as u32;
+    config.tier_limits = fitting(compiled, loaded);
+    config.hold_ring_limit = ring_bytes(loaded)? / 2;
+    if log {
+        config.flags |= config_flags::LOG;
+    }
+    Ok(config)
+}
+
+/// Makes `config` and the rules of its generation live, at once.
+///
+/// # Errors
+///
+/// [`Error::Map`].
+pub fn commit(loaded: &mut Loaded, config: &Config) -> Result<(), Error> {
+    let mut map: Array<_, Config> = map_mut(&mut loaded.ebpf, maps::CONFIG)?;
+    map.set(0, config, 0).map_err(Error::map(maps::CONFIG))
+}
+
+/// The live configuration; all zero before the first.
+///
+/// # Errors
+///
+/// [`Error::Map`].
+pub fn config(loaded: &mut Loaded) -> Result<Config, Error> {
+    let map: Array<_, Config> = map_mut(&mut loaded.ebpf, maps::CONFIG)?;
+    map.get(&0, 0).map_err(Error::map(maps::CONFIG))
+}
+
+/// Sets when everything passes unless `confirm` comes first: `CLOCK_MONOTONIC`
+/// ns, 0 for never.
+///
+/// # Errors
+///
+/// [`Error::Map`].
+pub fn set_deadline(control: MapData, confirm_deadline_ns: u64) -> Result<(), Error> {
+    let mut map: Array<MapData, Control> = aya::maps::Map::from_map_data(control)
+        .and_then(TryInto::try_into)
+        .map_err(Error::map(maps::CONTROL))?;
+    let control = Control {
+        confirm_deadline_ns,
+    };
+    map.set(0, control, 0).map_err(Error::map(maps::CONTROL))
+}
+
+/// The agent's sign of life.
+pub struct Heartbeat(Array<MapData, u64>);
+
+impl Heartbeat {
+    /// Opens the map, and names this process as the agent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn open(loaded: &Loaded) -> Result<Self, Error> {
+        let mut map: Array<MapData, u64> =
+            aya::maps::Map::from_map_data(loaded.map(maps::HEARTBEAT)?)
+                .and_then(TryInto::try_into)
+                .map_err(Error::map(maps::HEARTBEAT))?;
+        map.set(heartbeat::PID, u64::from(std::process::id()), 0)
+            .map_err(Error::map(maps::HEARTBEAT))?;
+        Ok(Self(map))
+    }
+
+    /// Says that the agent lives.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn beat(&mut self) -> Result<(), Error> {
+        self.set(sys::monotonic_ns())
+    }
+
+    /// Says that the agent ends: control payload passes unread from now on
+    /// instead of waiting for the heartbeat to grow old.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn stop(&mut self) -> Result<(), Error> {
+        self.set(0)
+    }
+
+    fn set(&mut self, at_ns: u64) -> Result<(), Error> {
+        self.0
+            .set(heartbeat::AT_NS, at_ns, 0)
+            .map_err(Error::map(maps::HEARTBEAT))
+    }
+}
+
+/// The guarded interfaces by index, to read and write.
+///
+/// # Errors
+///
+/// [`Error::Map`].
+pub fn ifaces(loaded: &Loaded) -> Result<HashMap<MapData, u32, Iface>, Error> {
+    aya::maps::Map::from_map_data(loaded.map(maps::IFACES)?)
+        .and_then(TryInto::try_into)
+        .map_err(Error::map(maps::IFACES))
+}
+
+fn write_rules(loaded: &mut Loaded, compiled: &Compiled, generation: u32) -> Result<(), Error> {
+    let base = generation * MAX_RULES as u32;
+    let mut rules: Array<_, Rule> = map_mut(&mut loaded.ebpf, maps::RULES)?;
+    for (index, rule) in (base..).zip(&compiled.rules) {
+        rules.set(index, rule, 0).map_err(Error::map(maps::RULES))?;
+    }
+    let mut names: Array<_, RuleName> = map_mut(&mut loaded.ebpf, maps::RULE_NAMES)?;
+    for (index, name) in (base..).zip(compiled.rule_name_entries()) {
+        names
+            .set(index, name, 0)
+            .map_err(Error::map(maps::RULE_NAMES))?;
+    }
+    let mut hits: PerCpuArray<_, Counter> = map_mut(&mut loaded.ebpf, maps::RULE_HITS)?;
+    let cpus = aya::util::nr_cpus().map_err(|(_, e)| Error::map(maps::RULE_HITS)(e))?;
+    for (index, _) in (base..).zip(&compiled.rules) {
+        PerCpuValues::try_from(vec![Counter::default(); cpus])
+            .map_err(Error::map(maps::RULE_HITS))
+            .and_then(|zero| {
+                hits.set(index, zero, 0)
+                    .map_err(Error::map(maps::RULE_HITS))
+            })?;
+    }
+    Ok(())
+}
+
+/// The limits of admission for tables that kept a size other than the wanted:
+/// a limit beyond the table would let a promotion evict.
+fn fitting(compiled: &Compiled, loaded: &Loaded) -> [u32; 4] {
+    let mut limits = compiled.config.tier_limits;
+    for (name, wanted, kept) in &loaded.kept_sizes {
+        let tiers = match *name {
+            maps::FLOWS4 => 0..2,
+            maps::FLOWS6 => 2..4,
+            _ => continue,
+        };
+        for limit in &mut limits[tiers] {
+            *limit = (u64::from(*limit) * u64::from(*kept) / u64::from(*wanted).max(1)) as u32;
+        }
+    }
+    limits
+}
+
+fn ring_bytes(loaded: &Loaded) -> Result<u32, Error> {
+    MapInfo::from_pin(loaded.instance.pin(maps::EVENTS))
+        .map(|info| info.max_entries())
+        .map_err(Error::map(maps::EVENTS))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+
+    use super::*;
+    use crate::{bpf::fixed, config::Policy};
+
+    fn compiled(zones: &[(&str, &str)]) -> Compiled {
+        let mut toml = String::new();
+        for (zone, iface) in zones {
+            toml += &format!("[zones.{zone}]\ninterfaces = [\"{iface}\"]\n");
+        }
+        for (zone, _) in zones {
+            toml += &format!(
+                "[[rule]]\nname = \"{zone}\"\nfrom = \"{zone}\"\nto = \"host\"\naction = \"accept\"\n"
+            );
+        }
+        Policy::parse("test", &toml, 2).unwrap().compile().unwrap()
+    }
+
+    fn pinned(zone: u8, name: &str) -> Iface {
+        Iface {
+            zone,
+            zone_name: fixed(name),
+            ..Iface::zeroed()
+        }
+    }
+
+    fn zone_of(compiled: &Compiled, iface: &str) -> u8 {
+        compiled
+            .ifaces
+            .iter()
+            .find(|i| i.name == iface)
+            .unwrap()
+            .zone
+    }
+
+    #[test]
+    fn zones_keep_the_numbers_that_flows_carry() {
+        let mut compiled = compiled(&[("alpha", "a0"), ("outside", "o0")]);
+        renumber(&mut compiled, &[pinned(1, "outside")]);
+        assert_eq!(zone_of(&compiled, "o0"), 1);
+        assert_eq!(zone_of(&compiled, "a0"), 2);
+        let rule = compiled.rules.iter().find(|r| r.from_zone == 1).unwrap();
+        assert_eq!(compiled.rule_names[usize::from(rule.id)], "outside");
+        assert!(compiled.rules.iter().all(|r| r.to_zone == ZONE_HOST));
+    }
+
+    #[test]
+    fn without_pinned_zones_nothing_changes() {
+        let before = compiled(&[("alpha", "a0"), ("outside", "o0")]);
+        let mut after = before.clone();
+        renumber(&mut after, &[]);
+        assert_eq!(after.ifaces, before.ifaces);
+        assert_eq!(after.rules, before.rules);
+    }
+}

@@ -1,0 +1,463 @@
+//! From the embedded object to loaded programs over pinned maps.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, MapData, MapInfo},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
+};
+use firewall_common::abi::{ABI_VERSION, heartbeat, maps, programs};
+
+use super::{BPFFS, Instance, sys};
+use crate::config::Tables;
+
+/// The eBPF object, as `cargo xtask build` made it.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pinhole.o"));
+
+/// Every map of the object; all are pinned, but for the programs' own log ring.
+const MAPS: [&str; 20] = [
+    maps::ABI,
+    maps::CONFIG,
+    maps::CONTROL,
+    maps::HEARTBEAT,
+    maps::FLOWS4,
+    maps::FLOWS6,
+    maps::HALF_OPEN4_IN,
+    maps::HALF_OPEN4_OUT,
+    maps::HALF_OPEN6_IN,
+    maps::HALF_OPEN6_OUT,
+    maps::EXPECTATIONS,
+    maps::SESSIONS,
+    maps::PAIRS,
+    maps::IFACES,
+    maps::RULES,
+    maps::RULE_HITS,
+    maps::RULE_NAMES,
+    maps::STATS,
+    maps::TIER_COUNTS,
+    maps::EVENTS,
+];
+
+/// Lines of the verifier's log that an error shows: the last ones hold the reason.
+const VERIFIER_LINES: usize = 20;
+
+/// Why nothing is loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No bpffs, and it cannot be mounted.
+    #[error(
+        "no bpffs at {BPFFS}, and mounting one fails: {0}; mount it: \
+         `sudo mount -t bpf bpf {BPFFS}`"
+    )]
+    Bpffs(#[source] io::Error),
+    /// The pinned maps are of another version.
+    #[error(
+        "the pinned maps of instance {instance} have ABI version {found}, this pinhole has \
+         {ABI_VERSION}: unload it with the pinhole that attached it, then run again"
+    )]
+    Abi {
+        /// The instance.
+        instance: String,
+        /// Version of its maps.
+        found: u32,
+    },
+    /// The instance belongs to another network namespace.
+    #[error(
+        "instance {instance} guards another network namespace (inode {found}): \
+         give this one a name of its own with --instance NAME, or `pinhole unload` that one"
+    )]
+    Namespace {
+        /// The instance.
+        instance: String,
+        /// Inode of the namespace that it guards.
+        found: u64,
+    },
+    /// A pin or its directory fails.
+    #[error("{path}: {source}")]
+    Pin {
+        /// Of the pin.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// aya cannot make the maps.
+    #[error("the maps cannot be created: {}", chain(.0))]
+    Object(#[source] EbpfError),
+    /// The kernel refuses a program.
+    #[error("the kernel refuses program {program}: {reason}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What it says, with the end of the verifier's log.
+        reason: String,
+    },
+    /// A map cannot be read or written.
+    #[error("map {map}: {reason}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What aya says.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// For `map_err` on an operation on `map`.
+    pub(crate) fn map<E: std::error::Error>(map: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::Map {
+            map,
+            reason: chain(&error),
+        }
+    }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// The loaded object of an instance.
+///
+/// Dropping it removes the pins that loading made, unless [`Loaded::keep`] was
+/// called: nothing half attached stays behind.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Maps and programs.
+    pub ebpf: Ebpf,
+    /// Which instance it is.
+    pub instance: Instance,
+    /// Are these maps that an earlier run filled?
+    pub taken_over: bool,
+    /// Tables whose size was kept: name, wanted, kept.
+    pub kept_sizes: Vec<(&'static str, u32, u32)>,
+    remove_on_drop: bool,
+}
+
+impl Loaded {
+    /// Loads [`OBJECT`] over the maps that `instance` has pinned, or new ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; nothing new is left pinned then.
+    pub fn load(instance: &Instance, tables: &Tables) -> Result<Self, Error> {
+        ensure_bpffs(Path::new(BPFFS))?;
+        let netns = netns_inode()?;
+        let taken_over = check_pinned(instance, netns)?;
+        make_directory(&instance.pin_dir())?;
+        let guard = PinGuard(Some(instance.clone()).filter(|_| !taken_over));
+        let (sizes, kept_sizes) = sizes(instance, tables);
+        let mut ebpf = create(instance, &sizes)?;
+        load_programs(&mut ebpf)?;
+        stamp(&mut ebpf, netns)?;
+        guard.disarm();
+        Ok(Self {
+            ebpf,
+            instance: instance.clone(),
+            taken_over,
+            kept_sizes,
+            remove_on_drop: !taken_over,
+        })
+    }
+
+    /// Keeps the pins from now on.
+    pub fn keep(&mut self) {
+        self.remove_on_drop = false;
+    }
+
+    /// A pinned map, opened apart from the object.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn map(&self, name: &'static str) -> Result<MapData, Error> {
+        MapData::from_pin(self.instance.pin(name)).map_err(Error::map(name))
+    }
+
+    /// An XDP program of the object.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Program`] if the object has none of this name.
+    pub fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, Error> {
+        program(&mut self.ebpf, name)
+    }
+
+    /// The TC program of the object.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Program`] if the object has none.
+    pub fn egress(&mut self) -> Result<&mut SchedClassifier, Error> {
+        program(&mut self.ebpf, programs::EGRESS)
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if self.remove_on_drop {
+            remove_pins(&self.instance);
+        }
+    }
+}
+
+/// Removes the pins of an instance when a load fails half-way.
+struct PinGuard(Option<Instance>);
+
+impl PinGuard {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for PinGuard {
+    fn drop(&mut self) {
+        if let Some(instance) = &self.0 {
+            remove_pins(instance);
+        }
+    }
+}
+
+/// Removes everything in the pin directory of `instance`, and the directory.
+pub fn remove_pins(instance: &Instance) {
+    let dir = instance.pin_dir();
+    let Ok(entries) = fs::read_dir(&dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if let Err(error) = fs::remove_file(entry.path()) {
+            log::warn!("{}: {error}", entry.path().display());
+        }
+    }
+    if let Err(error) = fs::remove_dir(&dir) {
+        log::warn!("{}: {error}", dir.display());
+    }
+    // Shared by all instances: goes with the last one.
+    if let Some(root) = dir.parent() {
+        let _ = fs::remove_dir(root);
+    }
+}
+
+/// Inode number of the network namespace of this process.
+///
+/// # Errors
+///
+/// If /proc cannot be read.
+pub fn netns_inode() -> Result<u64, Error> {
+    let path = Path::new("/proc/self/ns/net");
+    fs::metadata(path)
+        .map(|meta| meta.ino())
+        .map_err(|source| Error::Pin {
+            path: path.into(),
+            source,
+        })
+}
+
+fn ensure_bpffs(path: &Path) -> Result<(), Error> {
+    if sys::is_bpffs(path).map_err(Error::Bpffs)? {
+        return Ok(());
+    }
+    sys::mount_bpffs(path).map_err(Error::Bpffs)?;
+    log::info!("mounted a bpffs at {}", path.display());
+    Ok(())
+}
+
+/// Are there pinned maps to take over? Refuses those of another version or
+/// namespace, and removes what an aborted start left.
+fn check_pinned(instance: &Instance, netns: u64) -> Result<bool, Error> {
+    let path = instance.pin(maps::ABI);
+    if !instance.pin_dir().exists() {
+        return Ok(false);
+    }
+    let found = if path.exists() {
+        let data = MapData::from_pin(&path).map_err(Error::map(maps::ABI))?;
+        let abi: Array<_, u32> = aya::maps::Map::from_map_data(data)
+            .and_then(TryInto::try_into)
+            .map_err(Error::map(maps::ABI))?;
+        abi.get(&0, 0).map_err(Error::map(maps::ABI))?
+    } else {
+        0
+    };
+    match found {
+        0 => {
+            remove_pins(instance);
+            return Ok(false);
+        }
+        ABI_VERSION => {}
+        found => {
+            return Err(Error::Abi {
+                instance: instance.to_string(),
+                found,
+            });
+        }
+    }
+    let guarded = heartbeat_map(instance)?
+        .get(&heartbeat::NETNS, 0)
+        .map_err(Error::map(maps::HEARTBEAT))?;
+    if guarded != netns {
+        return Err(Error::Namespace {
+            instance: instance.to_string(),
+            found: guarded,
+        });
+    }
+    Ok(true)
+}
+
+fn heartbeat_map(instance: &Instance) -> Result<Array<MapData, u64>, Error> {
+    MapData::from_pin(instance.pin(maps::HEARTBEAT))
+        .and_then(aya::maps::Map::from_map_data)
+        .and_then(TryInto::try_into)
+        .map_err(Error::map(maps::HEARTBEAT))
+}
+
+fn make_directory(dir: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| Error::Pin {
+            path: dir.into(),
+            source,
+        })
+}
+
+type Kept = Vec<(&'static str, u32, u32)>;
+
+/// Sizes to create the maps with. A pinned map keeps its own: the flows in it
+/// are worth more than the new size.
+fn sizes(instance: &Instance, tables: &Tables) -> (BTreeMap<&'static str, u32>, Kept) {
+    let mut sizes = BTreeMap::from([
+        (maps::FLOWS4, tables.flows),
+        (maps::FLOWS6, tables.flows),
+        (maps::HALF_OPEN4_IN, tables.half_open),
+        (maps::HALF_OPEN4_OUT, tables.half_open),
+        (maps::HALF_OPEN6_IN, tables.half_open),
+        (maps::HALF_OPEN6_OUT, tables.half_open),
+        (maps::EXPECTATIONS, tables.expectations),
+        (maps::SESSIONS, tables.sessions),
+        (maps::PAIRS, tables.sessions),
+    ]);
+    let mut kept = Vec::new();
+    for name in MAPS {
+        let Ok(info) = MapInfo::from_pin(instance.pin(name)) else {
+            continue;
+        };
+        let pinned = info.max_entries();
+        // aya maps a ring by the size that it was told, not by the pinned one.
+        let wanted = sizes.insert(name, pinned);
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != pinned) {
+            kept.push((name, wanted, pinned));
+        }
+    }
+    (sizes, kept)
+}
+
+fn create(instance: &Instance, sizes: &BTreeMap<&'static str, u32>) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    for name in MAPS {
+        loader.map_pin_path(name, instance.pin(name));
+    }
+    for (name, size) in sizes {
+        loader.map_max_entries(name, *size);
+    }
+    loader.load(OBJECT).map_err(Error::Object)
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
+    for name in [programs::INGRESS, programs::REINJECT, programs::CTL] {
+        program::<Xdp>(ebpf, name)?
+            .load()
+            .map_err(|e| refused(name, &e))?;
+    }
+    program::<SchedClassifier>(ebpf, programs::EGRESS)?
+        .load()
+        .map_err(|e| refused(programs::EGRESS, &e))
+}
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let missing = || Error::Program {
+        program: name,
+        reason: "the object does not hold it; rebuild with `cargo xtask build`".into(),
+    };
+    ebpf.program_mut(name)
+        .ok_or_else(missing)?
+        .try_into()
+        .map_err(|_| missing())
+}
+
+fn refused(program: &'static str, error: &ProgramError) -> Error {
+    let reason = match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => format!("{io_error}\n{}", tail(&verifier_log.to_string())),
+        other => chain(other),
+    };
+    Error::Program { program, reason }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(VERIFIER_LINES)..].join("\n")
+}
+
+/// Marks the maps as of this version and namespace.
+fn stamp(ebpf: &mut Ebpf, netns: u64) -> Result<(), Error> {
+    let mut beat: Array<_, u64> = map_mut(ebpf, maps::HEARTBEAT)?;
+    beat.set(heartbeat::NETNS, netns, 0)
+        .map_err(Error::map(maps::HEARTBEAT))?;
+    let mut abi: Array<_, u32> = map_mut(ebpf, maps::ABI)?;
+    abi.set(0, ABI_VERSION, 0).map_err(Error::map(maps::ABI))
+}
+
+/// A map of the object as `T`.
+pub(crate) fn map_mut<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<T, Error>
+where
+    T: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+{
+    ebpf.map_mut(name)
+        .ok_or_else(|| Error::Map {
+            map: name,
+            reason: "the object does not hold it; rebuild with `cargo xtask build`".into(),
+        })?
+        .try_into()
+        .map_err(Error::map(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_verifier_log_is_shown() {
+        let log: String = (0..100).map(|i| format!("{i}: r0 = 0\n")).collect();
+        let shown = tail(&log);
+        assert_eq!(shown.lines().count(), VERIFIER_LINES);
+        assert!(shown.ends_with("99: r0 = 0"));
+        assert_eq!(tail("one"), "one");
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let inner = io::Error::other("the cause");
+        let outer = Error::Bpffs(inner);
+        assert_eq!(chain(&outer).matches("the cause").count(), 1);
+    }
+}

@@ -1,0 +1,144 @@
+//! Requests to the loaded programs, run through BPF_PROG_RUN.
+
+use std::rc::Rc;
+
+use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use bytemuck::{Pod, Zeroable};
+use firewall_common::abi::{CTL_KEYS, CtlRequest, FlowKey6, ctl_op, programs};
+
+use super::loader::Loaded;
+
+/// `struct xdp_md` of `linux/bpf.h`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct XdpMd {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+/// The shortest frame that the kernel runs a program on.
+const MIN_FRAME: usize = 14;
+
+/// A request fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object holds no such program.
+    #[error("program {0} is not loaded")]
+    Missing(&'static str),
+    /// The kernel refuses to run it.
+    #[error("program {program} cannot be run: {source}")]
+    Run {
+        /// Its name.
+        program: &'static str,
+        /// What the kernel says.
+        source: ProgramError,
+    },
+    /// Not a frame.
+    #[error("a frame of {0} bytes cannot be run again")]
+    Frame(usize),
+}
+
+/// A handle to the loaded programs; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Requests(Rc<Loaded>);
+
+impl Requests {
+    /// Over the loaded programs, which live as long as any handle does.
+    #[must_use]
+    pub const fn new(loaded: Rc<Loaded>) -> Self {
+        Self(loaded)
+    }
+
+    /// Deletes those of the flows that are expired. Returns how many were:
+    /// the program looks again, so a flow that came alive meanwhile stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn expire(&self, keys: &[FlowKey6]) -> Result<u32, Error> {
+        self.control(ctl_op::EXPIRE, keys)
+    }
+
+    /// Marks the flows blind: the helper opens nothing more for them. Returns
+    /// how many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn blind(&self, keys: &[FlowKey6]) -> Result<u32, Error> {
+        self.control(ctl_op::BLIND, keys)
+    }
+
+    /// Takes the helper away from the flows: their payload is not queued any
+    /// more. Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn unhelp(&self, keys: &[FlowKey6]) -> Result<u32, Error> {
+        self.control(ctl_op::UNHELP, keys)
+    }
+
+    /// Runs a held frame again as if it had just come in through `ifindex`,
+    /// with holding off. Must be called inside the interface's network
+    /// namespace. The verdict shows in the counters only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; the interface may have gone.
+    pub fn reinject(&self, ifindex: u32, frame: &[u8]) -> Result<(), Error> {
+        if frame.len() < MIN_FRAME {
+            return Err(Error::Frame(frame.len()));
+        }
+        let context = XdpMd {
+            data_end: frame.len() as u32,
+            ingress_ifindex: ifindex,
+            ..XdpMd::zeroed()
+        };
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(bytemuck::bytes_of(&context)),
+            attrs: TestRunAttrs::new().xdp_live_frames(1),
+            ..TestRunOptions::new()
+        };
+        self.run(programs::REINJECT, options).map(|_| ())
+    }
+
+    fn control(&self, op: u32, keys: &[FlowKey6]) -> Result<u32, Error> {
+        let mut done = 0;
+        for some in keys.chunks(CTL_KEYS) {
+            let mut request = CtlRequest {
+                op,
+                count: some.len() as u32,
+                ..CtlRequest::zeroed()
+            };
+            request.keys[..some.len()].copy_from_slice(some);
+            let options = TestRunOptions {
+                data_in: Some(bytemuck::bytes_of(&request)),
+                ..TestRunOptions::new()
+            };
+            done += self.run(programs::CTL, options)?;
+        }
+        Ok(done)
+    }
+
+    fn run(&self, name: &'static str, options: TestRunOptions<'_>) -> Result<u32, Error> {
+        let program: &Xdp = self
+            .0
+            .ebpf
+            .program(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(Error::Missing(name))?;
+        program
+            .test_run(options)
+            .map(|result| result.return_value)
+            .map_err(|source| Error::Run {
+                program: name,
+                source,
+            })
+    }
+}
