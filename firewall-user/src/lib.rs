@@ -6,6 +6,7 @@
 //! - [`render`] writes entries as tables or JSON
 //! - [`ftp`] reads FTP control connections; pure
 //! - [`preflight`] checks what must hold before anything is attached
+//! - [`gc`] has expired flows deleted
 //! - [`seed`] finds the flows that were there before
 //! - [`netlink`] asks the kernel about links, routes, sockets, connections and NAT
 
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod ftp;
+pub mod gc;
 pub mod netlink;
 pub mod preflight;
 pub mod render;

@@ -1,0 +1,332 @@
+//! The collector: finds expired flows and has them deleted.
+//!
+//! It only finds candidates, by batch look-up, which does not make a flow look
+//! used. The control program looks at each again and deletes it: nothing alive
+//! is ever deleted.
+
+use std::io;
+
+use aya::maps::{Array, HashMap, Map, MapData};
+use bytemuck::Zeroable as _;
+use firewall_common::{
+    abi::{
+        ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, FlowState, Phase, TIER_COUNTS_LEN, Tier,
+        flow_flags, maps,
+    },
+    key::FlowKey,
+    time::Tick,
+    wire::proto,
+};
+
+use crate::bpf::{
+    Instance,
+    loader::Error as MapError,
+    requests::{self, Requests},
+    sys,
+};
+
+/// Elements read at once: a tenth of a millisecond, so that a held SYN does not wait.
+const BATCH: usize = 512;
+/// Elements read in one [`Collector::sweep`].
+const BUDGET: usize = 32_768;
+/// Slack in a tier's count before it is set right: flows come and go while the
+/// tables are read.
+const DRIFT: u64 = 16;
+
+/// Why a sweep ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A table cannot be read.
+    #[error("table {table}: {source}")]
+    Read {
+        /// Its name.
+        table: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The control program cannot be run.
+    #[error(transparent)]
+    Request(#[from] requests::Error),
+    /// A map cannot be opened or written.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// What one sweep did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Flows read.
+    pub read: usize,
+    /// Flows deleted.
+    pub deleted: u32,
+    /// Pinholes deleted.
+    pub expectations: usize,
+    /// Control connections among the flows that expired.
+    pub control: Vec<FlowKey6>,
+    /// Did it come to the end of the last table?
+    pub finished: bool,
+}
+
+/// Walks the tables, a budget at a time.
+pub struct Collector {
+    tables: Vec<Table>,
+    at: usize,
+    expectations: HashMap<MapData, ExpectKey, Expectation>,
+    counts: Counts,
+    requests: Requests,
+}
+
+impl Collector {
+    /// Opens the pinned tables of `instance`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn open(instance: &Instance, requests: Requests) -> Result<Self, Error> {
+        let v4 = |name| Table::open(instance, name).map(|map| Table::new(name, Either::V4(map)));
+        let v6 = |name| Table::open(instance, name).map(|map| Table::new(name, Either::V6(map)));
+        Ok(Self {
+            tables: vec![
+                v4(maps::FLOWS4)?,
+                v6(maps::FLOWS6)?,
+                v4(maps::HALF_OPEN4_IN)?,
+                v4(maps::HALF_OPEN4_OUT)?,
+                v6(maps::HALF_OPEN6_IN)?,
+                v6(maps::HALF_OPEN6_OUT)?,
+            ],
+            at: 0,
+            expectations: open(instance, maps::EXPECTATIONS)?,
+            counts: Counts::new(open(instance, maps::TIER_COUNTS)?),
+            requests,
+        })
+    }
+
+    /// Reads on from where the last sweep ended, up to a budget or the end of
+    /// the last table, and has what is expired deleted. Lets other tasks run
+    /// between batches.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; the next sweep goes on with the next table.
+    pub async fn sweep(&mut self) -> Result<Swept, Error> {
+        let mut swept = Swept::default();
+        while swept.read < BUDGET && !swept.finished {
+            let now = Tick::from_ns(sys::monotonic_ns());
+            let Some(table) = self.tables.get_mut(self.at) else {
+                break;
+            };
+            let batch = table.next();
+            if !matches!(&batch, Ok(batch) if !batch.done) {
+                self.at = (self.at + 1) % self.tables.len();
+                swept.finished = self.at == 0;
+            }
+            let batch = batch?;
+            swept.read += batch.flows.len();
+            let expired = self.counts.judge(&batch, now);
+            swept.control.extend(expired.control);
+            swept.deleted += self.requests.expire(&expired.keys)?;
+            tokio::task::yield_now().await;
+        }
+        if swept.finished {
+            self.counts.settle()?;
+            swept.expectations = self.expire_expectations()?;
+        }
+        Ok(swept)
+    }
+
+    fn expire_expectations(&mut self) -> Result<usize, Error> {
+        let now = Tick::from_ns(sys::monotonic_ns());
+        let found = crate::bpf::maps::all(&self.expectations).map_err(|source| Error::Read {
+            table: maps::EXPECTATIONS,
+            source,
+        })?;
+        let mut deleted = 0;
+        for (key, expectation) in found {
+            if now.is_after(Tick(expectation.expires)) && self.expectations.remove(&key).is_ok() {
+                deleted += 1;
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+fn open<T>(instance: &Instance, name: &'static str) -> Result<T, MapError>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    MapData::from_pin(instance.pin(name))
+        .and_then(Map::from_map_data)
+        .and_then(TryInto::try_into)
+        .map_err(MapError::map(name))
+}
+
+enum Either {
+    V4(HashMap<MapData, FlowKey4, Flow>),
+    V6(HashMap<MapData, FlowKey6, Flow>),
+}
+
+/// One of the six tables, and how far it is read.
+struct Table {
+    name: &'static str,
+    map: Either,
+    cursor: Option<u32>,
+}
+
+/// What one look-up gave; keys of both families in the wide form.
+struct Batch {
+    flows: Vec<(FlowKey6, Flow)>,
+    proved: bool,
+    done: bool,
+}
+
+impl Table {
+    const fn new(name: &'static str, map: Either) -> Self {
+        Self {
+            name,
+            map,
+            cursor: None,
+        }
+    }
+
+    fn open<K: aya::Pod>(
+        instance: &Instance,
+        name: &'static str,
+    ) -> Result<HashMap<MapData, K, Flow>, MapError> {
+        open(instance, name)
+    }
+
+    fn next(&mut self) -> Result<Batch, Error> {
+        let read = match &self.map {
+            Either::V4(map) => read(map, self.cursor),
+            Either::V6(map) => read(map, self.cursor),
+        };
+        let (flows, cursor) = read.map_err(|source| {
+            self.cursor = None;
+            Error::Read {
+                table: self.name,
+                source,
+            }
+        })?;
+        self.cursor = cursor;
+        Ok(Batch {
+            flows,
+            proved: matches!(self.name, maps::FLOWS4 | maps::FLOWS6),
+            done: cursor.is_none(),
+        })
+    }
+}
+
+type Read = (Vec<(FlowKey6, Flow)>, Option<u32>);
+
+fn read<K: aya::Pod + FlowKey + bytemuck::Zeroable>(
+    map: &HashMap<MapData, K, Flow>,
+    cursor: Option<u32>,
+) -> io::Result<Read> {
+    let mut keys = vec![K::zeroed(); BATCH];
+    let mut values = vec![Flow::zeroed(); BATCH];
+    let batch = sys::lookup_batch(map, cursor, &mut keys, &mut values)?;
+    let flows = keys.iter().zip(&values).take(batch.count);
+    Ok((
+        flows.map(|(key, flow)| (key.widen(), *flow)).collect(),
+        batch.cursor,
+    ))
+}
+
+/// The proved flows counted in one pass, against what the programs count.
+struct Counts {
+    map: Array<MapData, u64>,
+    seen: [u64; TIER_COUNTS_LEN],
+    /// The drift at the end of the last pass, by tier.
+    drift: [i64; TIER_COUNTS_LEN],
+}
+
+#[derive(Default)]
+struct Expired {
+    keys: Vec<FlowKey6>,
+    control: Vec<FlowKey6>,
+}
+
+impl Counts {
+    const fn new(map: Array<MapData, u64>) -> Self {
+        Self {
+            map,
+            seen: [0; TIER_COUNTS_LEN],
+            drift: [0; TIER_COUNTS_LEN],
+        }
+    }
+
+    /// Counts a batch, and picks what is expired.
+    fn judge(&mut self, batch: &Batch, now: Tick) -> Expired {
+        let mut expired = Expired::default();
+        for (key, flow) in &batch.flows {
+            let state = FlowState(flow.state);
+            if now.is_after(Tick(flow.expires)) {
+                expired.keys.push(*key);
+                if batch.proved && state.has(flow_flags::HELPER_FTP) {
+                    expired.control.push(*key);
+                }
+            } else if batch.proved && state.phase() == Phase::Live {
+                self.seen[tier(key) as usize] += 1;
+            }
+        }
+        expired
+    }
+
+    /// At the end of a pass: sets a count right that was off twice in a row.
+    /// (The LRU may evict without telling.)
+    fn settle(&mut self) -> Result<(), Error> {
+        for (index, seen) in (0..).zip(std::mem::take(&mut self.seen)) {
+            let kept = self
+                .map
+                .get(&index, 0)
+                .map_err(MapError::map(maps::TIER_COUNTS))?;
+            let drift = kept.wrapping_sub(seen).cast_signed();
+            let before = std::mem::replace(&mut self.drift[index as usize], drift);
+            if persists(before, drift, seen) {
+                log::debug!("tier {index}: counted {seen} flows, {drift:+} on record");
+                self.map
+                    .set(index, seen, 0)
+                    .map_err(MapError::map(maps::TIER_COUNTS))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn persists(before: i64, drift: i64, seen: u64) -> bool {
+    let slack = DRIFT + seen / 64;
+    let off = |drift: i64| drift.unsigned_abs() > slack;
+    off(before) && off(drift) && before.signum() == drift.signum()
+}
+
+fn tier(key: &FlowKey6) -> Tier {
+    match (key.narrow().is_some(), key.proto()) {
+        (true, proto::TCP) => Tier::Tcp4,
+        (true, _) => Tier::Other4,
+        (false, proto::TCP) => Tier::Tcp6,
+        (false, _) => Tier::Other6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lasting_drift_is_set_right() {
+        assert!(persists(40, 50, 0));
+        assert!(persists(-40, -50, 0));
+        assert!(!persists(0, 50, 0));
+        assert!(!persists(40, -50, 0));
+        assert!(!persists(10, 10, 0));
+        assert!(!persists(100, 100, 64 * 200));
+    }
+
+    #[test]
+    fn tiers_follow_family_and_protocol() {
+        let v4 = FlowKey4::from_parts(1, 2, 3, 4, proto::TCP, 0).widen();
+        let v6 = FlowKey6::from_parts([1; 4], [2; 4], 3, 4, proto::UDP, 0);
+        assert_eq!(tier(&v4), Tier::Tcp4);
+        assert_eq!(tier(&v6), Tier::Other6);
+    }
+}
