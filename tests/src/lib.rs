@@ -6,3 +6,4 @@
 //! made, and they are removed with it.
 
 pub mod lab;
+pub mod narrator;

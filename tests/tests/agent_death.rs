@@ -13,7 +13,7 @@ use firewall_tests::lab::{
     Family, Guard, Lab, Node, Place,
     client::{FtpCommand, Kind, Request},
     fake_server::{Dialogue, tls_record},
-    pinhole::{Attach, Firewall},
+    pinhole::{Attach, Firewall, view::Flow},
     process,
     script::Session,
     server::{self, FtpServer},
@@ -166,19 +166,12 @@ fn await_tls(firewall: &Firewall) -> Result<()> {
     })
 }
 
-/// Endpoints of the established TCP flows, in an order that does not depend on the list's.
-fn established(
-    flows: &[firewall_tests::lab::pinhole::view::Flow],
-) -> Vec<(SocketAddr, SocketAddr)> {
+/// Ends of the established TCP flows, in an order that does not depend on the list's.
+fn established(flows: &[Flow]) -> Vec<(SocketAddr, SocketAddr)> {
     let mut found: Vec<_> = flows
         .iter()
-        .filter(|f| f.proto == "tcp" && f.state == "ESTABLISHED")
-        .map(|f| {
-            (
-                SocketAddr::new(f.original.src, f.original.sport),
-                SocketAddr::new(f.original.dst, f.original.dport),
-            )
-        })
+        .filter(|flow| flow.is_established())
+        .filter_map(Flow::ends)
         .collect();
     found.sort_unstable();
     found

@@ -89,6 +89,8 @@ pub struct Request {
     pub patience: Duration,
     /// Limit of the transfer's rate, bytes a second (curl only).
     pub rate: Option<u64>,
+    /// List the directory instead of fetching the file (curl only).
+    pub listing: bool,
 }
 
 impl Request {
@@ -104,6 +106,7 @@ impl Request {
             tls: false,
             patience: Duration::from_secs(10),
             rate: None,
+            listing: false,
         }
     }
 
@@ -148,7 +151,7 @@ impl Request {
         curl.arg(format!(
             "ftp://{}/{}",
             SocketAddr::new(self.server, 21),
-            payload::NAME
+            if self.listing { "" } else { payload::NAME }
         ));
         let output = process::run(&mut curl, self.duration() + MARGIN)?;
         let said = |text: &str| output.stderr.contains(text);

@@ -244,9 +244,9 @@ pub(super) fn python() -> &'static str {
     }
 }
 
-/// `target/lab`, or `PINHOLE_LAB_CACHE`.
+/// `target/lab`, or `PINHOLE_LAB`.
 fn cache() -> Result<PathBuf> {
-    let dir = std::env::var_os("PINHOLE_LAB_CACHE").map_or_else(
+    let dir = std::env::var_os("PINHOLE_LAB").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab"),
         PathBuf::from,
     );

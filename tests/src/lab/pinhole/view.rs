@@ -1,6 +1,6 @@
 //! What `pinhole … -o json` prints, as far as the lab reads it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -23,16 +23,16 @@ pub struct Flow {
 }
 
 /// Originator's side of a flow.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Original {
     /// Who began it.
     pub src: IpAddr,
-    /// Its port.
-    pub sport: u16,
+    /// Its port, of a protocol that has ports.
+    pub sport: Option<u16>,
     /// To whom.
     pub dst: IpAddr,
     /// To which port.
-    pub dport: u16,
+    pub dport: Option<u16>,
     /// Bytes so far.
     pub bytes: u64,
 }
@@ -42,6 +42,27 @@ pub struct Original {
 pub struct Traffic {
     /// Bytes so far.
     pub bytes: u64,
+}
+
+impl Flow {
+    /// Is it an established TCP connection?
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        self.proto == "tcp" && self.state == "ESTABLISHED"
+    }
+
+    /// Originator and replier of a flow that has ports.
+    #[must_use]
+    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let Original {
+            src,
+            sport,
+            dst,
+            dport,
+            ..
+        } = self.original;
+        Some((SocketAddr::new(src, sport?), SocketAddr::new(dst, dport?)))
+    }
 }
 
 /// An element of `expect list`.
