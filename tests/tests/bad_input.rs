@@ -15,7 +15,7 @@ use firewall_tests::lab::{
     foreign::ForeignXdp,
     id,
     pinhole::{self, Attach, Firewall, config},
-    process::{self, Output},
+    process::{self, Daemon, Output},
     remains::Remains,
 };
 
@@ -114,15 +114,38 @@ fn without_btf_and_on_an_old_kernel() -> Result<()> {
     refused(&lab, Node::Server, &output, 1, &["5.4.0", "too old"])
 }
 
+/// Not bad input: what is merely not mounted, pinhole mounts itself.
+#[test]
+fn without_a_bpffs_it_mounts_one() -> Result<()> {
+    let lab = Lab::line()?;
+    let mut agent = Daemon::spawn(
+        disguised(&lab, "umount /sys/fs/bpf")?,
+        lab.dir().join("log"),
+    )?;
+    process::await_some("pinhole is ready", LIMIT, || {
+        let ready = agent.log().lines().any(|line| line.starts_with("ready"));
+        (ready || agent.ended().is_some()).then_some(())
+    })?;
+    ensure!(agent.ended().is_none(), "{}", agent.log());
+    ensure!(!pins(&lab).exists(), "the pins are in the machine's bpffs");
+    let guarded = Remains::find(lab.ns(Node::Server), &pins(&lab))?;
+    ensure!(guarded.attached.len() == 2, "{guarded:?}");
+    Ok(())
+}
+
 /// Runs in a mount namespace of its own, after a command that hides something.
 fn run_disguised(lab: &Lab, hide: &str) -> Result<Output> {
+    process::run(&mut disguised(lab, hide)?, LIMIT)
+}
+
+fn disguised(lab: &Lab, hide: &str) -> Result<Command> {
     let mut shell = lab.ns(Node::Server).command("unshare");
     shell.args(["--mount", "sh", "-c"]).arg(format!(
         "{hide} && exec {} --instance {} run --iface eth0",
         pinhole::binary()?.display(),
         instance(lab),
     ));
-    process::run(&mut shell, LIMIT)
+    Ok(shell)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Once,
+        Mutex, Once,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -41,6 +41,7 @@ impl LabId {
             bail!("the lab makes network namespaces: run it as root (sudo)");
         }
         prepare();
+        mount_bpffs()?;
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok(Self(format!("{PREFIX}{}-{n}", std::process::id())))
     }
@@ -76,6 +77,15 @@ fn prepare() {
             std::process::exit(130);
         });
     });
+}
+
+/// Mounts `/sys/fs/bpf` where nobody has. pinhole does that, too, but two at
+/// once on a fresh machine could each mount one over the other's.
+fn mount_bpffs() -> Result<()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock();
+    let script = "mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf";
+    process::check(Command::new("sh").args(["-c", script])).map(drop)
 }
 
 /// Removes what the labs of those owners left for which `doomed` says so.
