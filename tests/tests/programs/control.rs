@@ -1,0 +1,301 @@
+//! Control payload on its way to the agent, and the pinholes that come back.
+
+use firewall_common::{
+    abi::{
+        EventKind, ExpectKey, ExpectState, Expectation, FlowState, Pair, PairKey, config_flags,
+        event_flags, flow_flags, maps,
+    },
+    key::FlowKey as _,
+    verdict::{DropReason, Event, PassReason},
+};
+
+use crate::{
+    packets::{End, HOST, PEER, THIRD, Tcp, segment, tcp},
+    rig::{OUTSIDE, Rig, dropped, now_ns, passed, tick},
+    tracking::handshake,
+};
+
+const HOST_END: End = End::V4(HOST, 40_000);
+const FTP: End = End::V4(PEER, 21);
+const KNOWN: PassReason = PassReason::Established;
+
+fn line(text: &[u8]) -> Tcp {
+    Tcp {
+        payload: text.to_vec(),
+        ..segment("PA", 1001, 5001)
+    }
+}
+
+#[test]
+fn control_payload_is_queued_in_the_order_seen() {
+    let mut rig = Rig::new();
+    rig.agent_lives();
+    handshake(&mut rig, HOST_END, FTP);
+    let greeting = Tcp {
+        payload: b"220 hello\r\n".to_vec(),
+        ..segment("PA", 5001, 1001)
+    };
+    assert_eq!(rig.ingress(&tcp(FTP, HOST_END, &greeting)), passed(KNOWN));
+    let long = vec![b'x'; 1400];
+    assert_eq!(rig.egress(&tcp(HOST_END, FTP, &line(&long))), passed(KNOWN));
+    let fin = tcp(HOST_END, FTP, &segment("FA", 2401, 5012));
+    assert_eq!(rig.egress(&fin), passed(KNOWN));
+    let records = rig.records();
+    let kinds: Vec<u16> = records.iter().map(|(head, _)| head.kind).collect();
+    let expected = [
+        EventKind::Open,
+        EventKind::Payload,
+        EventKind::Payload,
+        EventKind::Fin,
+    ];
+    assert_eq!(kinds, expected.map(|kind| kind as u16));
+    let (open, _) = &records[0];
+    assert_eq!((open.seq, open.ack), (1001, 5001));
+    let (head, bytes) = &records[1];
+    assert_eq!(bytes, b"220 hello\r\n");
+    assert_eq!(head.seq, 5001);
+    assert_ne!(head.flags & event_flags::REPLY, 0);
+    assert_eq!(head.flags & event_flags::EGRESS, 0);
+    let (head, bytes) = &records[2];
+    assert_eq!(bytes, &long);
+    assert_eq!(head.flags & event_flags::REPLY, 0);
+    assert_ne!(head.flags & event_flags::EGRESS, 0);
+    assert_eq!(head.incarnation, open.incarnation);
+}
+
+#[test]
+fn other_ports_and_empty_segments_are_not_queued() {
+    let mut rig = Rig::new();
+    rig.agent_lives();
+    let web = End::V4(PEER, 80);
+    handshake(&mut rig, HOST_END, web);
+    assert_eq!(
+        rig.egress(&tcp(HOST_END, web, &line(b"PORT 1"))),
+        passed(KNOWN)
+    );
+    assert!(rig.records().is_empty());
+}
+
+#[test]
+fn a_payload_that_finds_no_room_is_dropped_as_a_packet() {
+    let mut rig = Rig::new();
+    rig.agent_lives();
+    handshake(&mut rig, HOST_END, FTP);
+    let big = tcp(HOST_END, FTP, &line(&[b'x'; 1400]));
+    let full = (0..10_000).find(|_| rig.egress(&big) == dropped(DropReason::RingFull));
+    assert!(full.is_some(), "the ring has an end");
+    let reply = tcp(
+        FTP,
+        HOST_END,
+        &Tcp {
+            payload: vec![b'y'; 1400],
+            ..segment("PA", 5001, 1001)
+        },
+    );
+    assert_eq!(rig.ingress(&reply), dropped(DropReason::RingFull));
+    // What carries nothing to read goes on.
+    assert_eq!(
+        rig.egress(&tcp(HOST_END, FTP, &segment("A", 1001, 5001))),
+        passed(KNOWN)
+    );
+    let flow = rig.flow4(maps::FLOWS4).1;
+    assert!(
+        !FlowState(flow.state).has(flow_flags::BLIND),
+        "nothing was missed"
+    );
+}
+
+#[test]
+fn without_an_agent_payload_passes_and_the_flow_is_blind_for_good() {
+    let mut rig = Rig::new();
+    rig.agent_lives();
+    handshake(&mut rig, HOST_END, FTP);
+    rig.agent_died();
+    let user = tcp(HOST_END, FTP, &line(b"USER x\r\n"));
+    assert_eq!(rig.egress(&user), passed(PassReason::Blind));
+    let flow = rig.flow4(maps::FLOWS4).1;
+    assert!(FlowState(flow.state).has(flow_flags::BLIND));
+    rig.records();
+    rig.agent_lives();
+    assert_eq!(rig.egress(&user), passed(PassReason::Blind));
+    assert!(
+        rig.records().is_empty(),
+        "a new agent does not read half a conversation"
+    );
+}
+
+/// An established control flow, and a pinhole for its server's data connection.
+fn with_pinhole(rig: &mut Rig, port: u16) -> ExpectKey {
+    rig.agent_lives();
+    handshake(rig, HOST_END, FTP);
+    let (parent, flow) = rig.flow4(maps::FLOWS4);
+    let key = ExpectKey {
+        src: FTP.mapped(),
+        dst: HOST_END.mapped(),
+        dport: port,
+        proto: 6,
+        reserved: 0,
+    };
+    let expectation = Expectation {
+        parent: parent.widen(),
+        parent_incarnation: FlowState(flow.state).incarnation(),
+        expires: tick().plus(600).0,
+        created_ns: now_ns(),
+        from_zone: OUTSIDE,
+        to_zone: 0,
+        via: 1,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    rig.hash(maps::EXPECTATIONS)
+        .insert(key, expectation, 0)
+        .unwrap();
+    key
+}
+
+#[test]
+fn a_pinhole_serves_one_connection() {
+    let mut rig = Rig::new();
+    let key = with_pinhole(&mut rig, 40_100);
+    let data = End::V4(HOST, 40_100);
+    let syn = |from: End| tcp(from, data, &segment("S", 1, 0));
+    assert_eq!(
+        rig.ingress(&syn(End::V4(THIRD, 20))),
+        dropped(DropReason::Policy)
+    );
+    assert_eq!(
+        rig.ingress(&tcp(
+            End::V4(PEER, 20),
+            End::V4(HOST, 40_101),
+            &segment("S", 1, 0)
+        )),
+        dropped(DropReason::Policy)
+    );
+    assert_eq!(
+        rig.ingress(&syn(End::V4(PEER, 20))),
+        passed(PassReason::NewExpected)
+    );
+    let taken: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
+    assert_eq!(ExpectState::from_word(taken.state), ExpectState::Taken(20));
+    assert_eq!(rig.event(Event::ExpectationUsed), 1);
+    // Sent again, it is the same connection; from another port it is a second one.
+    assert_eq!(rig.ingress(&syn(End::V4(PEER, 20))), passed(KNOWN));
+    let second = rig.ingress(&syn(End::V4(PEER, 21_000)));
+    assert_eq!(second, dropped(DropReason::ExpectationTaken));
+    let related = rig.flow4(maps::HALF_OPEN4_OUT).1;
+    assert!(FlowState(related.state).has(flow_flags::RELATED));
+}
+
+#[test]
+fn a_pinhole_dies_with_its_parent_even_without_an_agent() {
+    let syn = tcp(
+        End::V4(PEER, 20),
+        End::V4(HOST, 40_100),
+        &segment("S", 1, 0),
+    );
+    let ends: [&dyn Fn(&mut Rig); 4] = [
+        &|rig| {
+            let fin = tcp(HOST_END, FTP, &segment("FA", 1001, 5001));
+            assert_eq!(rig.egress(&fin), passed(KNOWN));
+        },
+        &|rig| {
+            let fin = tcp(FTP, HOST_END, &segment("FA", 5001, 1001));
+            assert_eq!(rig.ingress(&fin), passed(KNOWN));
+        },
+        &|rig| {
+            let rst = tcp(FTP, HOST_END, &segment("R", 5001, 0));
+            assert_eq!(rig.ingress(&rst), passed(KNOWN));
+        },
+        &|rig| rig.change4(maps::FLOWS4, |flow| flow.expires = tick().0.wrapping_sub(2)),
+    ];
+    for end in ends {
+        let mut rig = Rig::new();
+        with_pinhole(&mut rig, 40_100);
+        end(&mut rig);
+        assert_eq!(rig.ingress(&syn), dropped(DropReason::ExpectationOrphaned));
+    }
+}
+
+#[test]
+fn a_pinhole_is_for_its_zones_and_its_time() {
+    let syn = tcp(
+        End::V4(PEER, 20),
+        End::V4(HOST, 40_100),
+        &segment("S", 1, 0),
+    );
+    let mut rig = Rig::new();
+    let key = with_pinhole(&mut rig, 40_100);
+    rig.iface(OUTSIDE + 1);
+    assert_eq!(rig.ingress(&syn), dropped(DropReason::ExpectationZone));
+    rig.iface(OUTSIDE);
+    let mut old: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
+    old.expires = tick().0.wrapping_sub(2);
+    rig.hash(maps::EXPECTATIONS).insert(key, old, 0).unwrap();
+    assert_eq!(rig.ingress(&syn), dropped(DropReason::Policy));
+}
+
+#[test]
+fn a_syn_between_the_hosts_of_a_session_is_reported_or_held() {
+    let mut rig = Rig::new();
+    rig.agent_lives();
+    let syn = tcp(
+        End::V4(PEER, 20),
+        End::V4(HOST, 40_100),
+        &segment("S", 1, 0),
+    );
+    assert_eq!(rig.ingress(&syn), dropped(DropReason::Policy));
+    assert!(rig.records().is_empty(), "no session between them");
+    let pair = Pair {
+        sessions: 1,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let key = PairKey::new(HOST_END.mapped(), FTP.mapped());
+    rig.hash(maps::PAIRS).insert(key, pair, 0).unwrap();
+    assert_eq!(rig.ingress(&syn), dropped(DropReason::Policy));
+    let (head, bytes) = rig.records().remove(0);
+    assert_eq!(head.kind, EventKind::SynDropped as u16);
+    assert_eq!(head.reason, DropReason::Policy as u8);
+    assert!(bytes.is_empty());
+    rig.configure(|config| config.flags |= config_flags::HOLD);
+    assert_eq!(rig.ingress(&syn), dropped(DropReason::Held));
+    let (head, bytes) = rig.records().remove(0);
+    assert_eq!(head.kind, EventKind::SynHeld as u16);
+    assert_eq!(bytes, syn, "the whole frame, to run it again");
+    let third = tcp(
+        End::V4(THIRD, 20),
+        End::V4(HOST, 40_100),
+        &segment("S", 1, 0),
+    );
+    assert_eq!(
+        rig.ingress(&third),
+        dropped(DropReason::Policy),
+        "another pair"
+    );
+    assert!(rig.records().is_empty());
+}
+
+#[test]
+fn holding_has_a_budget_a_pair() {
+    let mut rig = Rig::new();
+    rig.agent_lives();
+    rig.configure(|config| config.flags |= config_flags::HOLD);
+    let pair = Pair {
+        sessions: 1,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let key = PairKey::new(HOST_END.mapped(), FTP.mapped());
+    rig.hash(maps::PAIRS).insert(key, pair, 0).unwrap();
+    // The budget is for one window of 2^30 ns.
+    let window = || now_ns() >> 30;
+    let (began, mut held) = (window(), 0);
+    for port in 0..200 {
+        let syn = tcp(
+            End::V4(PEER, 2000 + port),
+            End::V4(HOST, 40_100),
+            &segment("S", 1, 0),
+        );
+        held += u64::from(rig.ingress(&syn) == dropped(DropReason::Held));
+    }
+    let windows = window() - began + 1;
+    assert!((8..=8 * windows).contains(&held), "{held} in {windows}");
+    assert!(rig.event(Event::SynReported) <= 64 * windows);
+}

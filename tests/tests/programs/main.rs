@@ -1,0 +1,14 @@
+//! The real programs, packet by packet, under BPF_PROG_RUN.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: a failure is the test's failure"
+)]
+
+mod control;
+mod malformed;
+mod packets;
+mod rig;
+mod stateless;
+mod table;
+mod tracking;

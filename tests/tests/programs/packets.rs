@@ -1,0 +1,155 @@
+//! Frames between one inside and one outside host, built with etherparse.
+
+use etherparse::{
+    EtherType, Icmpv4Type, IpNumber, PacketBuilder, PacketBuilderStep, VlanId,
+    icmpv4::DestUnreachableHeader,
+};
+
+pub(crate) const HOST: [u8; 4] = [10, 0, 0, 2];
+pub(crate) const PEER: [u8; 4] = [198, 51, 100, 7];
+pub(crate) const THIRD: [u8; 4] = [203, 0, 113, 9];
+pub(crate) const HOST6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+pub(crate) const PEER6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+
+/// TCP flags by their letters.
+pub(crate) struct Tcp {
+    pub(crate) flags: &'static str,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) payload: Vec<u8>,
+}
+
+pub(crate) fn segment(flags: &'static str, seq: u32, ack: u32) -> Tcp {
+    Tcp {
+        flags,
+        seq,
+        ack,
+        payload: Vec::new(),
+    }
+}
+
+/// One end of a conversation.
+#[derive(Clone, Copy)]
+pub(crate) enum End {
+    V4([u8; 4], u16),
+    V6([u8; 16], u16),
+}
+
+impl End {
+    pub(crate) fn port(self) -> u16 {
+        match self {
+            Self::V4(_, port) | Self::V6(_, port) => port,
+        }
+    }
+
+    pub(crate) fn mapped(self) -> [u32; 4] {
+        match self {
+            Self::V4(a, _) => firewall_common::key::map_v4(u32::from_ne_bytes(a)),
+            Self::V6(a, _) => bytemuck::cast(a),
+        }
+    }
+}
+
+fn step(src: End, dst: End, ttl: u8) -> PacketBuilderStep<etherparse::IpHeaders> {
+    let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    match (src, dst) {
+        (End::V4(s, _), End::V4(d, _)) => ethernet.ipv4(s, d, ttl),
+        (End::V6(s, _), End::V6(d, _)) => ethernet.ipv6(s, d, ttl),
+        _ => panic!("two ends of one family"),
+    }
+}
+
+pub(crate) fn tcp(src: End, dst: End, segment: &Tcp) -> Vec<u8> {
+    let mut b = step(src, dst, 64).tcp(src.port(), dst.port(), segment.seq, 64_240);
+    for flag in segment.flags.chars() {
+        b = match flag {
+            'S' => b.syn(),
+            'F' => b.fin(),
+            'R' => b.rst(),
+            'P' => b.psh(),
+            'U' => b.urg(0),
+            'A' => b.ack(segment.ack),
+            other => panic!("flag {other}"),
+        };
+    }
+    let mut out = Vec::new();
+    b.write(&mut out, &segment.payload).unwrap();
+    out
+}
+
+pub(crate) fn udp(src: End, dst: End, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    step(src, dst, 64)
+        .udp(src.port(), dst.port())
+        .write(&mut out, payload)
+        .unwrap();
+    out
+}
+
+/// ICMP echo; the ports are the identifier.
+pub(crate) fn echo(src: End, dst: End, reply: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    let ip = step(src, dst, 64);
+    match (src, reply) {
+        (End::V4(..), false) => ip
+            .icmpv4_echo_request(src.port(), 1)
+            .write(&mut out, b"abcd"),
+        (End::V4(..), true) => ip.icmpv4_echo_reply(src.port(), 1).write(&mut out, b"abcd"),
+        (End::V6(..), false) => ip
+            .icmpv6_echo_request(src.port(), 1)
+            .write(&mut out, b"abcd"),
+        (End::V6(..), true) => ip.icmpv6_echo_reply(src.port(), 1).write(&mut out, b"abcd"),
+    }
+    .unwrap();
+    out
+}
+
+/// "Fragmentation needed" from `router` to `to`, quoting the IP packet of `frame`.
+pub(crate) fn frag_needed(router: End, to: End, frame: &[u8]) -> Vec<u8> {
+    let quoted = &frame[14..frame.len().min(14 + 28)];
+    let mut out = Vec::new();
+    step(router, to, 64)
+        .icmpv4(Icmpv4Type::DestinationUnreachable(
+            DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 },
+        ))
+        .write(&mut out, quoted)
+        .unwrap();
+    out
+}
+
+/// An ICMPv6 message of any type and hop limit.
+pub(crate) fn icmpv6(src: End, dst: End, kind: u8, hop_limit: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    step(src, dst, hop_limit)
+        .icmpv6_raw(kind, 0, [0; 4])
+        .write(&mut out, &[0; 16])
+        .unwrap();
+    out
+}
+
+/// Another IP protocol with some payload.
+pub(crate) fn other(src: End, dst: End, protocol: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    step(src, dst, 64)
+        .write(&mut out, IpNumber(protocol), &[0; 16])
+        .unwrap();
+    out
+}
+
+/// Puts an 802.1Q tag into a frame.
+pub(crate) fn tagged(frame: &[u8], vlan: u16) -> Vec<u8> {
+    let id = VlanId::try_new(vlan).unwrap();
+    let mut out = frame[..12].to_vec();
+    out.extend(EtherType::VLAN_TAGGED_FRAME.0.to_be_bytes());
+    out.extend(id.value().to_be_bytes());
+    out.extend(&frame[12..]);
+    out
+}
+
+/// A frame of another EtherType.
+pub(crate) fn ethertype(kind: u16) -> Vec<u8> {
+    let mut out = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+    out.extend(kind.to_be_bytes());
+    out.extend([0; 46]);
+    out
+}

@@ -1,0 +1,414 @@
+//! The real object, loaded without pins and run through BPF_PROG_RUN.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
+    programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp},
+};
+use bytemuck::Zeroable;
+use firewall_common::{
+    abi::{
+        Config, Control, Counter, CtlRequest, EventHeader, ExpectKey, Expectation, Flow, FlowKey4,
+        FlowKey6, Iface, Pair, PairKey, Rule, TIER_COUNTS_LEN, ZONE_ANY, action, ctl_op,
+        essentials, heartbeat, maps, programs, rule_flags, timeout,
+    },
+    time::{Tick, ticks_from_secs},
+    verdict::{DropReason, Event, PassReason, STATS_LEN, Verdict},
+};
+
+/// The loopback interface, on which BPF_PROG_RUN runs by default.
+const LO: u32 = 1;
+/// Zone of that interface.
+pub(crate) const OUTSIDE: u8 = 1;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_STOLEN: u32 = 4;
+
+/// The programs with their maps, for one test at a time.
+pub(crate) struct Rig {
+    ebpf: Option<Ebpf>,
+}
+
+/// Loaded objects that no test uses at the moment: verifying the programs takes
+/// longer than any test.
+static IDLE: Mutex<Vec<Ebpf>> = Mutex::new(Vec::new());
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // What a failed test leaves behind is not for the next one.
+        if !std::thread::panicking() {
+            IDLE.lock().unwrap().extend(self.ebpf.take());
+        }
+    }
+}
+
+/// What one run did: the verdict, as counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome(pub(crate) Verdict);
+
+pub(crate) fn passed(reason: PassReason) -> Outcome {
+    Outcome(Verdict::Pass(reason))
+}
+
+pub(crate) fn dropped(reason: DropReason) -> Outcome {
+    Outcome(Verdict::Drop(reason))
+}
+
+fn object() -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/pinhole.o");
+    std::fs::read(&path).unwrap_or_else(|e| {
+        panic!("{}: {e}; `cargo xtask build` makes it", path.display());
+    })
+}
+
+/// `CLOCK_MONOTONIC`, ns.
+pub(crate) fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    Duration::from(now).as_nanos() as u64
+}
+
+/// A rule that accepts everything the host sends, FTP with the helper first.
+pub(crate) fn outward_rules() -> Vec<Rule> {
+    let ftp = Rule {
+        proto: 6,
+        dport: [21, 21],
+        flags: rule_flags::PORTS | rule_flags::HELPER_FTP,
+        ..accept(0, ZONE_ANY)
+    };
+    vec![
+        ftp,
+        Rule {
+            id: 1,
+            ..accept(0, ZONE_ANY)
+        },
+    ]
+}
+
+/// Accepts everything between two zones.
+pub(crate) fn accept(from_zone: u8, to_zone: u8) -> Rule {
+    Rule {
+        from_zone,
+        to_zone,
+        action: action::ACCEPT,
+        sport: [0, u16::MAX],
+        dport: [0, u16::MAX],
+        ..Zeroable::zeroed()
+    }
+}
+
+const V4_TABLES: [&str; 3] = [maps::FLOWS4, maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT];
+const V6_TABLES: [&str; 3] = [maps::FLOWS6, maps::HALF_OPEN6_IN, maps::HALF_OPEN6_OUT];
+
+fn load() -> Ebpf {
+    let mut loader = EbpfLoader::new();
+    for table in V4_TABLES.iter().chain(&V6_TABLES) {
+        loader.map_max_entries(table, 2048);
+    }
+    let mut ebpf = loader.load(&object()).unwrap();
+    for name in [programs::INGRESS, programs::CTL] {
+        let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
+        loaded(program.load());
+    }
+    let egress = ebpf.program_mut(programs::EGRESS).unwrap();
+    let egress: &mut SchedClassifier = egress.try_into().unwrap();
+    loaded(egress.load());
+    ebpf
+}
+
+impl Rig {
+    /// Loads the object with the rules of a host: everything out, replies in.
+    pub(crate) fn new() -> Self {
+        Self::with_rules(&outward_rules())
+    }
+
+    pub(crate) fn with_rules(rules: &[Rule]) -> Self {
+        let idle = IDLE.lock().unwrap().pop();
+        let mut rig = Self {
+            ebpf: Some(idle.unwrap_or_else(load)),
+        };
+        rig.reset();
+        rig.configure(|config| {
+            config.essentials = essentials::ALL;
+            config.tier_limits = [1024; 4];
+            config.timeouts = [ticks_from_secs(600); timeout::LEN];
+            config.agent_stale_ns = 2_000_000_000;
+            config.hold_ring_limit = 1 << 20;
+            config.hold_per_pair = 8;
+        });
+        rig.iface(OUTSIDE);
+        rig.rules(rules);
+        rig
+    }
+
+    /// Empties the maps.
+    fn reset(&mut self) {
+        for table in V4_TABLES {
+            self.empty::<FlowKey4, Flow>(table);
+        }
+        for table in V6_TABLES {
+            self.empty::<FlowKey6, Flow>(table);
+        }
+        self.empty::<ExpectKey, Expectation>(maps::EXPECTATIONS);
+        self.empty::<PairKey, Pair>(maps::PAIRS);
+        self.array(maps::CONFIG)
+            .set(0, Config::zeroed(), 0)
+            .unwrap();
+        self.confirm_deadline(0);
+        for at in 0..heartbeat::LEN {
+            self.array::<u64>(maps::HEARTBEAT).set(at, 0, 0).unwrap();
+        }
+        for at in 0..TIER_COUNTS_LEN as u32 {
+            self.array::<u64>(maps::TIER_COUNTS).set(at, 0, 0).unwrap();
+        }
+        let cpus = aya::util::nr_cpus().unwrap();
+        let mut stats: PerCpuArray<_, Counter> =
+            PerCpuArray::try_from(self.map(maps::STATS)).unwrap();
+        for at in 0..STATS_LEN {
+            let zero = PerCpuValues::try_from(vec![Counter::default(); cpus]).unwrap();
+            stats.set(at, zero, 0).unwrap();
+        }
+        self.records();
+    }
+
+    fn empty<K: aya::Pod, V: aya::Pod>(&mut self, table: &str) {
+        let mut table = self.hash::<K, V>(table);
+        let keys: Vec<K> = table.keys().map(|key| key.unwrap()).collect();
+        for key in keys {
+            table.remove(&key).unwrap();
+        }
+    }
+
+    fn ebpf(&mut self) -> &mut Ebpf {
+        self.ebpf.as_mut().unwrap()
+    }
+
+    fn map(&mut self, name: &str) -> &mut Map {
+        self.ebpf().map_mut(name).unwrap()
+    }
+
+    fn array<T: aya::Pod>(&mut self, name: &str) -> Array<&mut MapData, T> {
+        Array::try_from(self.map(name)).unwrap()
+    }
+
+    pub(crate) fn hash<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        name: &str,
+    ) -> HashMap<&mut MapData, K, V> {
+        HashMap::try_from(self.map(name)).unwrap()
+    }
+
+    /// Changes the configuration.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        let mut table: Array<_, Config> = self.array(maps::CONFIG);
+        let mut config = table.get(&0, 0).unwrap();
+        change(&mut config);
+        table.set(0, config, 0).unwrap();
+    }
+
+    /// Puts the interface into a zone.
+    pub(crate) fn iface(&mut self, zone: u8) {
+        let iface = Iface {
+            zone,
+            ..Zeroable::zeroed()
+        };
+        self.hash::<u32, Iface>(maps::IFACES)
+            .insert(LO, iface, 0)
+            .unwrap();
+    }
+
+    pub(crate) fn rules(&mut self, rules: &[Rule]) {
+        let mut table: Array<_, Rule> = self.array(maps::RULES);
+        for (at, rule) in rules.iter().enumerate() {
+            table.set(at as u32, rule, 0).unwrap();
+        }
+        self.configure(|config| config.rule_count = [rules.len() as u32; 2]);
+    }
+
+    /// An agent that lives for the rest of the test.
+    pub(crate) fn agent_lives(&mut self) {
+        self.agent_beat(now_ns() + 3_600_000_000_000);
+    }
+
+    /// An agent that died.
+    pub(crate) fn agent_died(&mut self) {
+        self.agent_beat(now_ns() - 10_000_000_000);
+    }
+
+    fn agent_beat(&mut self, at_ns: u64) {
+        self.array::<u64>(maps::HEARTBEAT)
+            .set(heartbeat::AT_NS, at_ns, 0)
+            .unwrap();
+    }
+
+    pub(crate) fn confirm_deadline(&mut self, at_ns: u64) {
+        let control = Control {
+            confirm_deadline_ns: at_ns,
+        };
+        self.array(maps::CONTROL).set(0, control, 0).unwrap();
+    }
+
+    /// A frame arrives.
+    pub(crate) fn ingress(&mut self, frame: &[u8]) -> Outcome {
+        let before = self.stats();
+        let program: &mut Xdp = self
+            .ebpf()
+            .program_mut(programs::INGRESS)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let code = run(program, frame);
+        let outcome = self.counted(&before);
+        let expected = match outcome.0 {
+            Verdict::Pass(_) => XDP_PASS,
+            Verdict::Drop(_) => XDP_DROP,
+        };
+        assert_eq!(code, expected, "{outcome:?}");
+        outcome
+    }
+
+    /// The host sends a frame.
+    pub(crate) fn egress(&mut self, frame: &[u8]) -> Outcome {
+        let before = self.stats();
+        let program: &mut SchedClassifier = self
+            .ebpf()
+            .program_mut(programs::EGRESS)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let code = run(program, frame);
+        let outcome = self.counted(&before);
+        let expected = match outcome.0 {
+            Verdict::Pass(_) => TC_ACT_UNSPEC,
+            Verdict::Drop(DropReason::RingFull) => TC_ACT_STOLEN,
+            Verdict::Drop(_) => TC_ACT_SHOT,
+        };
+        assert_eq!(code, expected, "{outcome:?}");
+        outcome
+    }
+
+    /// Asks the control program; returns how many flows it changed.
+    pub(crate) fn ctl(&mut self, op: u32, keys: &[FlowKey6]) -> u32 {
+        let mut request: CtlRequest = Zeroable::zeroed();
+        request.op = op;
+        request.count = keys.len() as u32;
+        request.keys[..keys.len()].copy_from_slice(keys);
+        let program: &mut Xdp = self
+            .ebpf()
+            .program_mut(programs::CTL)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        run(program, bytemuck::bytes_of(&request))
+    }
+
+    pub(crate) fn expire(&mut self, keys: &[FlowKey6]) -> u32 {
+        self.ctl(ctl_op::EXPIRE, keys)
+    }
+
+    fn stats(&mut self) -> Vec<u64> {
+        let stats: PerCpuArray<_, Counter> = PerCpuArray::try_from(self.map(maps::STATS)).unwrap();
+        (0..STATS_LEN)
+            .map(|at| stats.get(&at, 0).unwrap().iter().map(|c| c.packets).sum())
+            .collect()
+    }
+
+    /// The one verdict that was counted since `before`.
+    fn counted(&mut self, before: &[u64]) -> Outcome {
+        let after = self.stats();
+        let pass = PassReason::ALL.iter().map(|r| Verdict::Pass(*r));
+        let drop = DropReason::ALL.iter().map(|r| Verdict::Drop(*r));
+        let counted: Vec<Verdict> = pass
+            .chain(drop)
+            .filter(|v| after[v.index() as usize] != before[v.index() as usize])
+            .collect();
+        let [verdict] = counted[..] else {
+            panic!("one verdict a packet, not {counted:?}");
+        };
+        let at = verdict.index() as usize;
+        assert_eq!(after[at], before[at] + 1, "counted once");
+        Outcome(verdict)
+    }
+
+    pub(crate) fn event(&mut self, event: Event) -> u64 {
+        self.stats()[event.index() as usize]
+    }
+
+    /// All entries of a table of IPv4 flows.
+    pub(crate) fn flows4(&mut self, table: &str) -> BTreeMap<String, (FlowKey4, Flow)> {
+        self.hash::<FlowKey4, Flow>(table)
+            .iter()
+            .map(|entry| entry.unwrap())
+            .map(|(key, flow)| (format!("{key:?}"), (key, flow)))
+            .collect()
+    }
+
+    /// The only IPv4 flow of a table.
+    pub(crate) fn flow4(&mut self, table: &str) -> (FlowKey4, Flow) {
+        let flows = self.flows4(table);
+        assert_eq!(flows.len(), 1, "{table}: {flows:#?}");
+        *flows.values().next().unwrap()
+    }
+
+    /// Changes the only IPv4 flow of a table.
+    pub(crate) fn change4(&mut self, table: &str, change: impl FnOnce(&mut Flow)) {
+        let (key, mut flow) = self.flow4(table);
+        change(&mut flow);
+        self.hash::<FlowKey4, Flow>(table)
+            .insert(key, flow, 0)
+            .unwrap();
+    }
+
+    /// Everything on the ring.
+    pub(crate) fn records(&mut self) -> Vec<(EventHeader, Vec<u8>)> {
+        let mut ring = RingBuf::try_from(self.map(maps::EVENTS)).unwrap();
+        let mut records = Vec::new();
+        while let Some(record) = ring.next() {
+            let (head, rest) = record.split_at(size_of::<EventHeader>());
+            let head: EventHeader = bytemuck::pod_read_unaligned(head);
+            records.push((head, rest[..head.len as usize].to_vec()));
+        }
+        records
+    }
+}
+
+/// The tick of now.
+pub(crate) fn tick() -> Tick {
+    Tick::from_ns(now_ns())
+}
+
+fn run<P>(program: &P, frame: &[u8]) -> u32
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::programs::TestRunResult>,
+{
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        ..TestRunOptions::new()
+    };
+    match program.test_run(options) {
+        Ok(result) => result.return_value,
+        Err(error) => panic!("{} bytes: {error}", frame.len()),
+    }
+}
+
+fn loaded(result: Result<(), ProgramError>) {
+    if let Err(error) = result {
+        panic!("the verifier refuses a program: {error:#?}");
+    }
+}
+
+/// A seed that differs from run to run, for generated packets; printed on failure.
+pub(crate) fn seed() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_nanos() as u64
+}
