@@ -11,7 +11,7 @@ use bytemuck::Zeroable as _;
 use firewall_common::{
     abi::{
         ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, FlowState, Phase, TIER_COUNTS_LEN, Tier,
-        flow_flags, maps,
+        maps,
     },
     key::FlowKey,
     time::Tick,
@@ -61,8 +61,6 @@ pub struct Swept {
     pub deleted: u32,
     /// Pinholes deleted.
     pub expectations: usize,
-    /// Control connections among the flows that expired.
-    pub control: Vec<FlowKey6>,
     /// Did it come to the end of the last table?
     pub finished: bool,
 }
@@ -123,8 +121,7 @@ impl Collector {
             let batch = batch?;
             swept.read += batch.flows.len();
             let expired = self.counts.judge(&batch, now);
-            swept.control.extend(expired.control);
-            swept.deleted += self.requests.expire(&expired.keys)?;
+            swept.deleted += self.requests.expire(&expired)?;
             tokio::task::yield_now().await;
         }
         if swept.finished {
@@ -240,12 +237,6 @@ struct Counts {
     drift: [i64; TIER_COUNTS_LEN],
 }
 
-#[derive(Default)]
-struct Expired {
-    keys: Vec<FlowKey6>,
-    control: Vec<FlowKey6>,
-}
-
 impl Counts {
     const fn new(map: Array<MapData, u64>) -> Self {
         Self {
@@ -256,16 +247,12 @@ impl Counts {
     }
 
     /// Counts a batch, and picks what is expired.
-    fn judge(&mut self, batch: &Batch, now: Tick) -> Expired {
-        let mut expired = Expired::default();
+    fn judge(&mut self, batch: &Batch, now: Tick) -> Vec<FlowKey6> {
+        let mut expired = Vec::new();
         for (key, flow) in &batch.flows {
-            let state = FlowState(flow.state);
             if now.is_after(Tick(flow.expires)) {
-                expired.keys.push(*key);
-                if batch.proved && state.has(flow_flags::HELPER_FTP) {
-                    expired.control.push(*key);
-                }
-            } else if batch.proved && state.phase() == Phase::Live {
+                expired.push(*key);
+            } else if batch.proved && FlowState(flow.state).phase() == Phase::Live {
                 self.seen[tier(key) as usize] += 1;
             }
         }
