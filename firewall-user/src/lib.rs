@@ -8,6 +8,9 @@
 //! - [`preflight`] checks what must hold before anything is attached
 //! - [`gc`] has expired flows deleted
 //! - [`seed`] finds the flows that were there before
+//! - [`lock`] keeps agents of one instance apart
+//! - [`watchdog`] undoes what nobody confirms
+//! - [`unload`] removes an instance
 //! - [`netlink`] asks the kernel about links, routes, sockets, connections and NAT
 
 pub mod bpf;
@@ -16,7 +19,10 @@ pub mod config;
 pub mod error;
 pub mod ftp;
 pub mod gc;
+pub mod lock;
 pub mod netlink;
 pub mod preflight;
 pub mod render;
 pub mod seed;
+pub mod unload;
+pub mod watchdog;

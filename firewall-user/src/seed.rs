@@ -10,10 +10,11 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use aya::maps::{Array, MapError};
 use firewall_common::{
     abi::{
-        Config, Flow, FlowKey6, FlowState, RULE_NONE, Rule, TcpSide, Tier, ZONE_HOST, flow_flags,
-        rule_flags, timeout,
+        Config, Flow, FlowKey4, FlowKey6, FlowState, RULE_NONE, Rule, TIER_COUNTS_LEN, TcpSide,
+        Tier, ZONE_HOST, flow_flags, maps, rule_flags, timeout,
     },
     key::{FlowKey, Heading, map_v4},
     policy,
@@ -22,11 +23,17 @@ use firewall_common::{
     wire::{Family, Headers, proto},
 };
 
-use crate::netlink::{
-    conntrack::{self, Tracked},
-    diag::{self, Connection, state},
-    route::{Route, Routes},
+use crate::{
+    bpf::loader::{Error, Loaded, map_mut},
+    netlink::{
+        conntrack::{self, Tracked},
+        diag::{self, Connection, state},
+        route::{Route, Routes},
+    },
 };
+
+/// Creates an element, never replaces one.
+const BPF_NOEXIST: u64 = 1;
 
 /// A flow to write before XDP is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +94,54 @@ pub fn collect(policy: &Policy<'_>, now: Tick) -> io::Result<Vec<Seed>> {
         seeds.extend(seed.filter(|seed| seen.insert(seed.key)));
     }
     Ok(seeds)
+}
+
+/// Writes `seeds` into the flow tables, where the programs have none yet.
+/// Returns how many were written: no tier takes more than its limit.
+///
+/// # Errors
+///
+/// A table that refuses an entry, but for one that is there already.
+pub fn write(loaded: &mut Loaded, seeds: &[Seed], limits: [u32; 4]) -> Result<usize, Error> {
+    let mut written = [0_u32; TIER_COUNTS_LEN];
+    for seed in seeds {
+        let count = &mut written[seed.tier as usize];
+        if *count < limits[seed.tier as usize] && insert(loaded, seed)? {
+            *count += 1;
+        }
+    }
+    let mut counts: Array<_, u64> = map_mut(&mut loaded.ebpf, maps::TIER_COUNTS)?;
+    for (tier, more) in (0..).zip(written) {
+        // The egress program may count too at this moment; the collector sets
+        // right what one of both loses.
+        counts
+            .get(&tier, 0)
+            .and_then(|now| counts.set(tier, now + u64::from(more), 0))
+            .map_err(Error::map(maps::TIER_COUNTS))?;
+    }
+    Ok(written.iter().sum::<u32>() as usize)
+}
+
+fn insert(loaded: &mut Loaded, seed: &Seed) -> Result<bool, Error> {
+    let (table, done) = match seed.key.narrow() {
+        Some(key) => {
+            let mut map: aya::maps::HashMap<_, FlowKey4, Flow> =
+                map_mut(&mut loaded.ebpf, maps::FLOWS4)?;
+            (maps::FLOWS4, map.insert(key, seed.flow, BPF_NOEXIST))
+        }
+        None => {
+            let mut map: aya::maps::HashMap<_, FlowKey6, Flow> =
+                map_mut(&mut loaded.ebpf, maps::FLOWS6)?;
+            (maps::FLOWS6, map.insert(seed.key, seed.flow, BPF_NOEXIST))
+        }
+    };
+    match done {
+        Ok(()) => Ok(true),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EEXIST) => {
+            Ok(false)
+        }
+        Err(e) => Err(Error::map(table)(e)),
+    }
 }
 
 /// Which zone an address belongs to, by route.

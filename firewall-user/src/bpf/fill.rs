@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, HashMap, MapData, MapInfo, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use firewall_common::abi::{
     Config, Control, Counter, Iface, MAX_RULES, MAX_ZONES, Rule, RuleName, ZONE_ANY, ZONE_HOST,
     config_flags, heartbeat, maps,
 };
 
 use super::{
+    Instance,
     loader::{Error, Loaded, map_mut},
     sys, text,
 };
@@ -62,7 +63,6 @@ pub fn stage(loaded: &mut Loaded, compiled: &Compiled, log: bool) -> Result<Conf
     config.rule_count = live.rule_count;
     config.rule_count[generation as usize & 1] = compiled.rules.len() as u32;
     config.tier_limits = fitting(compiled, loaded);
-    config.hold_ring_limit = ring_bytes(loaded)? / 2;
     if log {
         config.flags |= config_flags::LOG;
     }
@@ -95,8 +95,9 @@ pub fn config(loaded: &mut Loaded) -> Result<Config, Error> {
 /// # Errors
 ///
 /// [`Error::Map`].
-pub fn set_deadline(control: MapData, confirm_deadline_ns: u64) -> Result<(), Error> {
-    let mut map: Array<MapData, Control> = aya::maps::Map::from_map_data(control)
+pub fn set_deadline(instance: &Instance, confirm_deadline_ns: u64) -> Result<(), Error> {
+    let mut map: Array<MapData, Control> = MapData::from_pin(instance.pin(maps::CONTROL))
+        .and_then(aya::maps::Map::from_map_data)
         .and_then(TryInto::try_into)
         .map_err(Error::map(maps::CONTROL))?;
     let control = Control {
@@ -130,22 +131,8 @@ impl Heartbeat {
     ///
     /// [`Error::Map`].
     pub fn beat(&mut self) -> Result<(), Error> {
-        self.set(sys::monotonic_ns())
-    }
-
-    /// Says that the agent ends: control payload passes unread from now on
-    /// instead of waiting for the heartbeat to grow old.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Map`].
-    pub fn stop(&mut self) -> Result<(), Error> {
-        self.set(0)
-    }
-
-    fn set(&mut self, at_ns: u64) -> Result<(), Error> {
         self.0
-            .set(heartbeat::AT_NS, at_ns, 0)
+            .set(heartbeat::AT_NS, sys::monotonic_ns(), 0)
             .map_err(Error::map(maps::HEARTBEAT))
     }
 }
@@ -201,12 +188,6 @@ fn fitting(compiled: &Compiled, loaded: &Loaded) -> [u32; 4] {
         }
     }
     limits
-}
-
-fn ring_bytes(loaded: &Loaded) -> Result<u32, Error> {
-    MapInfo::from_pin(loaded.instance.pin(maps::EVENTS))
-        .map(|info| info.max_entries())
-        .map_err(Error::map(maps::EVENTS))
 }
 
 #[cfg(test)]

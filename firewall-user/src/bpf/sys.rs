@@ -12,6 +12,7 @@ use std::{
 
 use aya::maps::{HashMap, IterableMap as _, MapData};
 use aya_obj::generated::{bpf_attr, bpf_cmd};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -133,6 +134,20 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     attr.link_detach.link_fd = link.as_raw_fd().cast_unsigned();
     // SAFETY: the attribute holds no address.
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(|_| ())
+}
+
+/// Waits for `ring`, a ring buffer or what reads one, to have records: await
+/// `readable`, drain the ring, then `clear_ready`.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn readable(ring: impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let fd = ring.as_fd().try_clone_to_owned()?;
+    // SAFETY: the descriptor belongs to the `AsyncFd`, which alone can close it,
+    // and an `OwnedFd` is always the same one.
+    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+    watched.map_err(Into::into)
 }
 
 /// Is a bpffs mounted at `path`?

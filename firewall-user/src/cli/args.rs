@@ -90,6 +90,13 @@ rules: [{name, action, packets, bytes}]}. A rule counts first packets of flows."
 Example:
   sudo pinhole unload")]
     Unload,
+    /// What `run --confirm` starts: waits for the deadline and unloads
+    #[command(hide = true, after_help = "Example: none, `run --confirm` starts it")]
+    Watchdog {
+        /// `CLOCK_MONOTONIC` ns.
+        #[arg(long)]
+        deadline_ns: u64,
+    },
 }
 
 /// Arguments of `run`.

@@ -1,0 +1,243 @@
+//! `pinhole run`.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use firewall_common::{
+    abi::{config_flags, iface_flags},
+    time::Tick,
+};
+
+use super::{
+    args::RunArgs,
+    serve::{self, Stop},
+};
+use crate::{
+    bpf::{
+        Instance,
+        attach::{self, Attached, Wish},
+        fill,
+        loader::Loaded,
+        maps::Pinned,
+        sys, text,
+    },
+    config::{self, Compiled, GuardedIface},
+    error::Usage,
+    lock::AgentLock,
+    netlink::route::Link,
+    preflight, seed, watchdog,
+};
+
+/// Attaches, and runs the agent until it is told to stop.
+///
+/// # Errors
+/// Everything that keeps it from attaching; nothing is half attached then.
+pub(super) fn run(instance: &Instance, args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let compiled = config::prepare(args.config.as_deref(), &args.ifaces, args.admit_ssh)?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime cannot be started")?
+        .block_on(attached(instance, args, compiled))
+}
+
+async fn attached(
+    instance: &Instance,
+    args: &RunArgs,
+    mut compiled: Compiled,
+) -> anyhow::Result<ExitCode> {
+    let kernel = preflight::system()?;
+    let targets = targets(&compiled)?;
+    if is_gateway(&compiled) {
+        preflight::no_nat()?;
+    }
+    // From here on a signal waits until attaching is done or undone.
+    let mut stop = Stop::new()?;
+    let _lock = AgentLock::take(instance)?;
+    let mut loaded = Loaded::load(instance, &compiled.tables)?;
+    say_kept(&loaded);
+    let targets = renumbered(&mut loaded, &mut compiled, targets)?;
+    let confirm = Confirmation::begin(&loaded, args.confirm)?;
+    println!(
+        "pinhole {}, kernel {kernel}, instance {instance}, {} mode",
+        env!("CARGO_PKG_VERSION"),
+        if is_gateway(&compiled) {
+            "gateway"
+        } else {
+            "host"
+        }
+    );
+    attach(&mut loaded, &compiled, &targets, args)?;
+    loaded.keep();
+    if let Some(confirm) = confirm {
+        confirm.keep();
+    }
+    serve::serve(instance, args.verbose, loaded, &mut stop).await
+}
+
+fn is_gateway(compiled: &Compiled) -> bool {
+    compiled.config.flags & config_flags::GATEWAY != 0
+}
+
+type Target = (GuardedIface, Link);
+
+fn targets(compiled: &Compiled) -> anyhow::Result<Vec<Target>> {
+    let names = compiled.ifaces.iter().map(|iface| iface.name.as_str());
+    let links = preflight::interfaces(names).map_err(|error| match error {
+        preflight::Error::UnknownInterface { .. } | preflight::Error::NotEthernet { .. } => {
+            Usage::new(error.to_string()).into()
+        }
+        other => anyhow::Error::from(other),
+    })?;
+    Ok(compiled.ifaces.iter().cloned().zip(links).collect())
+}
+
+fn say_kept(loaded: &Loaded) {
+    for (table, wanted, kept) in &loaded.kept_sizes {
+        log::warn!(
+            "table {table} keeps its {kept} elements, not {wanted}: its flows are worth more; \
+             `pinhole unload` first to change it"
+        );
+    }
+}
+
+/// On a take-over, zones keep the numbers that flows name them by.
+fn renumbered(
+    loaded: &mut Loaded,
+    compiled: &mut Compiled,
+    targets: Vec<Target>,
+) -> anyhow::Result<Vec<Target>> {
+    if !loaded.taken_over {
+        return Ok(targets);
+    }
+    let pinned = Pinned::open(&loaded.instance)?.ifaces()?;
+    let pinned: Vec<_> = pinned.into_iter().map(|(_, iface)| iface).collect();
+    fill::renumber(compiled, &pinned);
+    let links = targets.into_iter().map(|(_, link)| link);
+    Ok(compiled.ifaces.iter().cloned().zip(links).collect())
+}
+
+fn attach(
+    loaded: &mut Loaded,
+    compiled: &Compiled,
+    targets: &[Target],
+    args: &RunArgs,
+) -> anyhow::Result<()> {
+    let config = fill::stage(loaded, compiled, args.verbose)?;
+    if !loaded.taken_over {
+        fill::commit(loaded, &config)?;
+    }
+    let wish = Wish {
+        mode: args.mode,
+        tc: args.tc,
+    };
+    let mut seeded = None;
+    let attached = attach::attach(
+        loaded,
+        targets,
+        wish,
+        |loaded| {
+            // The sign of life must be there before control payload is seen.
+            fill::Heartbeat::open(loaded)?.beat()?;
+            if !loaded.taken_over {
+                seeded = Some(seed_flows(loaded, compiled, targets)?);
+            }
+            Ok(())
+        },
+        |loaded| Ok(fill::commit(loaded, &config)?),
+    )?;
+    for got in &attached {
+        println!("{}", describe(got));
+    }
+    match seeded {
+        Some(count) => println!("{count} existing connections go on"),
+        None => println!("taken over from an earlier run, with its flows"),
+    }
+    Ok(())
+}
+
+fn seed_flows(
+    loaded: &mut Loaded,
+    compiled: &Compiled,
+    targets: &[Target],
+) -> Result<usize, attach::Error> {
+    let zone = |(guarded, link): &Target| (link.index, (guarded.zone, guarded.trusted));
+    let policy = seed::Policy {
+        config: &compiled.config,
+        rules: &compiled.rules,
+        zones: targets.iter().map(zone).collect(),
+    };
+    let seeds = seed::collect(&policy, Tick::from_ns(sys::monotonic_ns()))
+        .map_err(|e| attach::Error::Seed(e.to_string()))?;
+    let written = seed::write(loaded, &seeds, compiled.config.tier_limits)?;
+    if written < seeds.len() {
+        log::debug!("{} of {} connections seeded", written, seeds.len());
+    }
+    Ok(written)
+}
+
+/// `eth0: zone outside, XDP native, TC TCX`.
+fn describe(got: &Attached) -> String {
+    let has = |flag| got.iface.flags & flag != 0;
+    let mode = if has(iface_flags::XDP_NATIVE) {
+        "native".to_owned()
+    } else {
+        match &got.native_refused {
+            Some(reason) => format!("generic (the driver refuses native: {reason})"),
+            None => "generic".to_owned(),
+        }
+    };
+    let tc = if has(iface_flags::TCX) {
+        "TCX"
+    } else {
+        "clsact"
+    };
+    let (name, zone) = (text(&got.iface.name), text(&got.iface.zone_name));
+    format!("{name}: zone {zone}, XDP {mode}, TC {tc}")
+}
+
+/// The deadline of `--confirm`, and the process that watches it. Dropped before
+/// [`Confirmation::keep`], it puts the earlier deadline back.
+struct Confirmation {
+    instance: Instance,
+    before: u64,
+    restore: bool,
+}
+
+impl Confirmation {
+    /// Before anything is attached, so that no death of this process is too early.
+    fn begin(loaded: &Loaded, time: Option<Duration>) -> anyhow::Result<Option<Self>> {
+        let Some(time) = time else {
+            return Ok(None);
+        };
+        let instance = loaded.instance.clone();
+        let before = Pinned::open(&instance)?.control()?.confirm_deadline_ns;
+        let deadline = sys::monotonic_ns() + time.as_nanos() as u64;
+        fill::set_deadline(&instance, deadline)?;
+        let this = Self {
+            before,
+            restore: true,
+            instance,
+        };
+        watchdog::spawn(&this.instance, deadline).context(
+            "the watchdog that undoes an unconfirmed attachment cannot be started; \
+             free some memory or processes, or leave out --confirm",
+        )?;
+        Ok(Some(this))
+    }
+
+    fn keep(mut self) {
+        self.restore = false;
+    }
+}
+
+impl Drop for Confirmation {
+    fn drop(&mut self) {
+        if !self.restore {
+            return;
+        }
+        if let Err(error) = fill::set_deadline(&self.instance, self.before) {
+            log::warn!("the earlier time to confirm is not restored: {error}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The foreground of `pinhole run`, after everything is attached.
+
+use std::{io::Write as _, process::ExitCode, rc::Rc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use aya_log::EbpfLogger;
+use log::Log;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    bpf::{Instance, fill::Heartbeat, loader::Loaded, maps::Pinned, requests::Requests, sys},
+    gc::Collector,
+    unload::{self, By},
+};
+
+/// Time between two signs of life: far below the age at which programs take the
+/// agent for dead.
+const HEARTBEAT: Duration = Duration::from_millis(250);
+const COLLECT: Duration = Duration::from_secs(1);
+
+/// The signals that end the agent. Others keep their meaning: the end of the
+/// terminal kills it, and enforcement stays.
+pub(super) struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let handle = |kind| signal(kind).context("signals cannot be handled");
+        Ok(Self {
+            interrupt: handle(SignalKind::interrupt())?,
+            terminate: handle(SignalKind::terminate())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Runs agent, collector and log until a signal comes or the instance goes.
+pub(super) async fn serve(
+    instance: &Instance,
+    verbose: bool,
+    mut loaded: Loaded,
+    stop: &mut Stop,
+) -> anyhow::Result<ExitCode> {
+    let logger = verbose.then(|| logger(&mut loaded)).transpose()?;
+    let heartbeat = Heartbeat::open(&loaded)?;
+    let requests = Requests::new(Rc::new(loaded));
+    let collector = Collector::open(instance, requests.clone())?;
+    ready(instance)?;
+    tokio::select! {
+        biased;
+        () = stop.wait() => stopped(instance),
+        ended = beat(heartbeat) => ended,
+        ended = collect(instance, collector) => ended,
+        ended = log_lines(logger) => ended,
+    }
+}
+
+fn ready(instance: &Instance) -> anyhow::Result<()> {
+    let deadline = Pinned::open(instance)?.control()?.confirm_deadline_ns;
+    let left = deadline.saturating_sub(sys::monotonic_ns()) / 1_000_000_000;
+    let mut out = std::io::stdout().lock();
+    if deadline != 0 {
+        writeln!(
+            out,
+            "not confirmed yet: run `pinhole --instance {instance} confirm` within {left} s, \
+             or everything is detached again"
+        )?;
+    }
+    writeln!(out, "ready, agent pid {}", std::process::id())?;
+    Ok(out.flush()?)
+}
+
+/// What a signal means: before the confirmation it takes everything off at once.
+fn stopped(instance: &Instance) -> anyhow::Result<ExitCode> {
+    let deadline = Pinned::open(instance)
+        .and_then(|pinned| pinned.control())
+        .map(|control| control.confirm_deadline_ns);
+    match deadline {
+        // Gone, or overdue: the watchdog does it, or has done it.
+        Err(_) => println!("instance {instance} was unloaded"),
+        Ok(0) => println!(
+            "agent stopped; instance {instance} stays attached, its policy in force: \
+             `pinhole run` continues, `pinhole unload` removes it"
+        ),
+        Ok(_) => {
+            let removed = unload::unload(instance, By::Agent)?;
+            println!(
+                "not confirmed: detached from {}",
+                removed.interfaces.join(", ")
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn beat(mut heartbeat: Heartbeat) -> anyhow::Result<ExitCode> {
+    let mut every = interval(HEARTBEAT);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        heartbeat.beat()?;
+    }
+}
+
+async fn collect(instance: &Instance, mut collector: Collector) -> anyhow::Result<ExitCode> {
+    let mut every = interval(COLLECT);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        if !instance.pin_dir().exists() {
+            bail!("instance {instance} was removed: nothing is guarded any more; run it again");
+        }
+        match collector.sweep().await {
+            Ok(swept) if swept.deleted > 0 => log::debug!("collected {swept:?}"),
+            Ok(_) => {}
+            Err(error) => log::warn!("collecting expired flows: {error}"),
+        }
+    }
+}
+
+type Logger = EbpfLogger<&'static dyn Log>;
+
+fn logger(loaded: &mut Loaded) -> anyhow::Result<Logger> {
+    EbpfLogger::init(&mut loaded.ebpf).context("the programs' log")
+}
+
+/// Hands on the programs' own log lines; never ends without them.
+async fn log_lines(logger: Option<Logger>) -> anyhow::Result<ExitCode> {
+    let Some(mut logger) = logger else {
+        return std::future::pending().await;
+    };
+    let readable = sys::readable(&logger).context("the programs' log")?;
+    loop {
+        let mut guard = readable.readable().await.context("the programs' log")?;
+        logger.flush();
+        guard.clear_ready();
+    }
+}
