@@ -5,6 +5,7 @@
 //! - [`bpf`] opens pinned maps and reads them as typed entries
 //! - [`render`] writes entries as tables or JSON
 //! - [`ftp`] reads FTP control connections; pure
+//! - [`helper`] is the FTP agent: from ring records to expectations
 //! - [`preflight`] checks what must hold before anything is attached
 //! - [`gc`] has expired flows deleted
 //! - [`seed`] finds the flows that were there before
@@ -20,6 +21,7 @@ pub mod error;
 pub mod ftp;
 pub mod gc;
 pub mod lock;
+pub mod helper;
 pub mod netlink;
 pub mod preflight;
 pub mod render;
