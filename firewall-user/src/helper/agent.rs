@@ -1,0 +1,452 @@
+//! The agent: from ring records to expectations.
+//!
+//! [`Agent`] does no I/O of its own and reads no clock, so tests drive it over
+//! tables in memory; [`run`] drives it over the ring.
+
+mod openings;
+mod resume;
+mod syn;
+
+use std::{collections::HashMap, future::Future, pin::pin, time::Duration};
+
+use anyhow::Context as _;
+use aya::maps::{MapData, RingBuf};
+use firewall_common::{
+    abi::{EventKind, ExpectKey, FlowKey6, PairKey, Session, SessionPhase, flow_flags},
+    tcp::State,
+    time::{NS_PER_SEC, Tick},
+};
+use log::{debug, info, warn};
+use tokio::time::MissedTickBehavior;
+
+use self::openings::expect_key;
+use super::{
+    book::Book,
+    live::Live,
+    ring::{Events, Record, RecordError},
+    tables::{FlowView, Result, Tables},
+};
+use crate::{
+    bpf::sys::monotonic_ns,
+    ftp::{self, Action, Opening, Refusal},
+};
+
+/// Time between two signs of life.
+pub const HEARTBEAT: Duration = Duration::from_millis(250);
+/// A record that was older than this when the agent started is not parsed:
+/// the peers have long gone on.
+const STALE_NS: u64 = NS_PER_SEC;
+/// Time between two looks for sessions whose flow is gone without a FIN or RST.
+const SWEEP_NS: u64 = 10 * NS_PER_SEC;
+/// Time within which one tuple's SYN is run again at most once.
+const REINJECT_NS: u64 = NS_PER_SEC;
+/// Records handled between two looks at the clock.
+const BATCH: usize = 256;
+/// Refusals of one session that are logged each; after that every power of two.
+const LOGGED_REFUSALS: u32 = 16;
+
+/// What an operator can choose about the helper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Life of an expectation, in ticks ([`firewall_common::time::ticks_from_secs`]).
+    pub expectation_ticks: u32,
+    /// Expectations that a session has at a time; the newest replaces the oldest.
+    pub per_session: usize,
+    /// Expectations in all; no more than the map holds.
+    pub max_expectations: usize,
+    /// Sessions in all; no more than the map holds.
+    pub max_sessions: usize,
+    /// How sessions are read.
+    pub ftp: ftp::Config,
+}
+
+/// A SYN's source, its port, and where it goes.
+type Tuple = (u16, ExpectKey);
+
+/// The FTP helper: reads control connections and keeps the tables that follow from them.
+#[derive(Debug)]
+pub struct Agent<T> {
+    tables: T,
+    settings: Settings,
+    started_ns: u64,
+    swept_ns: u64,
+    sessions: HashMap<FlowKey6, Live>,
+    pairs: HashMap<PairKey, Vec<FlowKey6>>,
+    book: Book,
+    reinjected: HashMap<Tuple, u64>,
+}
+
+impl<T: Tables> Agent<T> {
+    /// Takes over what an earlier agent left in the tables, and gives the first
+    /// sign of life. `now_ns` is `CLOCK_MONOTONIC`.
+    ///
+    /// # Errors
+    /// Tables that cannot be read or written.
+    pub fn start(tables: T, settings: Settings, now_ns: u64) -> Result<Self> {
+        let mut agent = Self {
+            tables,
+            settings,
+            started_ns: now_ns,
+            swept_ns: now_ns,
+            sessions: HashMap::new(),
+            pairs: HashMap::new(),
+            book: Book::default(),
+            reinjected: HashMap::new(),
+        };
+        agent.resume(now_ns)?;
+        agent.tables.heartbeat(now_ns, std::process::id())?;
+        Ok(agent)
+    }
+
+    /// Sessions that are followed at present.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The tables.
+    #[must_use]
+    pub const fn tables(&self) -> &T {
+        &self.tables
+    }
+
+    /// Handles one record of the ring.
+    ///
+    /// # Errors
+    /// Bytes that are no record. What the tables refuse is logged, since no
+    /// caller could do more.
+    pub fn handle(&mut self, bytes: &[u8], now_ns: u64) -> std::result::Result<(), RecordError> {
+        let record = Record::parse(bytes)?;
+        match record.kind {
+            EventKind::Open => self.opened(&record, now_ns),
+            EventKind::Payload => self.payload(&record, now_ns),
+            EventKind::Fin => {
+                self.payload(&record, now_ns);
+                self.ended(&record, "FIN");
+            }
+            EventKind::Rst => self.ended(&record, "RST"),
+            EventKind::SynDropped | EventKind::SynHeld => self.syn(&record, now_ns),
+        }
+        Ok(())
+    }
+
+    /// What is due every [`HEARTBEAT`]: the sign of life, expiry, the sweep.
+    pub fn tick(&mut self, now_ns: u64) {
+        let beat = self.tables.heartbeat(now_ns, std::process::id());
+        checked("give a sign of life", beat);
+        self.expire(Tick::from_ns(now_ns));
+        self.reinjected
+            .retain(|_, at| now_ns.saturating_sub(*at) < REINJECT_NS);
+        if now_ns.saturating_sub(self.swept_ns) >= SWEEP_NS {
+            self.swept_ns = now_ns;
+            self.sweep(now_ns);
+        }
+    }
+
+    fn opened(&mut self, record: &Record<'_>, now_ns: u64) {
+        let key = record.header.key;
+        let known = self.sessions.get(&key);
+        if known.is_some_and(|live| live.record.incarnation == record.header.incarnation) {
+            return;
+        }
+        self.end(&key, "replaced by a new connection");
+        if self.begin(key, Live::begun(record, self.settings.ftp)) {
+            debug!("{}: session begins", self.name(&key));
+            self.payload(record, now_ns);
+        }
+    }
+
+    /// Enters a session; false if there are too many.
+    fn begin(&mut self, key: FlowKey6, live: Live) -> bool {
+        if self.sessions.len() >= self.settings.max_sessions {
+            warn!(
+                "{live}: not helped, there are {} sessions already; raise [tables] sessions",
+                self.sessions.len()
+            );
+            checked("take the helper away", self.tables.unhelp(&key));
+            return false;
+        }
+        let pair = live.pair();
+        checked(
+            "write a session",
+            self.tables.put_session(&key, &live.record),
+        );
+        self.sessions.insert(key, live);
+        self.join(pair, key);
+        true
+    }
+
+    fn join(&mut self, pair: PairKey, key: FlowKey6) {
+        let members = self.pairs.entry(pair).or_default();
+        members.push(key);
+        let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        checked("write a host pair", self.tables.put_pair(&pair, count));
+    }
+
+    fn leave(&mut self, pair: PairKey, key: &FlowKey6) {
+        let Some(members) = self.pairs.get_mut(&pair) else {
+            return;
+        };
+        members.retain(|member| member != key);
+        let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let done = if count == 0 {
+            self.pairs.remove(&pair);
+            self.tables.drop_pair(&pair)
+        } else {
+            self.tables.put_pair(&pair, count)
+        };
+        checked("write a host pair", done);
+    }
+
+    /// Makes sure that the record's flow has a session; false if it cannot have one.
+    fn known(&mut self, record: &Record<'_>, now_ns: u64) -> bool {
+        let key = record.header.key;
+        match self.sessions.get(&key) {
+            Some(live) if live.record.incarnation == record.header.incarnation => return true,
+            Some(_) => self.end(&key, "replaced by a new connection"),
+            None => {}
+        }
+        // The rest of a session that ended with a FIN is none.
+        if self.standing(&key, record.header.incarnation, now_ns) != Standing::Open {
+            return false;
+        }
+        let begun = self.begin(key, Live::adopted(record, self.settings.ftp));
+        if begun {
+            info!("{}: session adopted in mid-life", self.name(&key));
+        }
+        begun
+    }
+
+    fn payload(&mut self, record: &Record<'_>, now_ns: u64) {
+        if record.data.is_empty() || !self.known(record, now_ns) {
+            return;
+        }
+        let stale = record.header.at_ns.saturating_add(STALE_NS) < self.started_ns;
+        self.with(&record.header.key, now_ns, |live, out| {
+            if stale {
+                live.talk.miss(out);
+            } else {
+                live.payload(record, out);
+            }
+        });
+    }
+
+    /// Lets `change` loose on a session, and does what follows from it.
+    fn with(
+        &mut self,
+        key: &FlowKey6,
+        now_ns: u64,
+        change: impl FnOnce(&mut Live, &mut Vec<Action>),
+    ) {
+        // Out of the table meanwhile, so that the table's owner can be used.
+        let Some(mut live) = self.sessions.remove(key) else {
+            return;
+        };
+        let mut actions = Vec::new();
+        let was_read = live.talk.is_read();
+        change(&mut live, &mut actions);
+        for action in actions {
+            self.act(key, &mut live, action, now_ns);
+        }
+        if was_read && !live.talk.is_read() && live.phase() != SessionPhase::Closed {
+            // Nothing that it says matters any more; its FIN still comes.
+            checked("mark a flow blind", self.tables.blind(key));
+        }
+        live.update_record();
+        checked(
+            "write a session",
+            self.tables.put_session(key, &live.record),
+        );
+        self.sessions.insert(*key, live);
+    }
+
+    fn act(&mut self, key: &FlowKey6, live: &mut Live, action: Action, now_ns: u64) {
+        match action {
+            Action::Open(opening) => match self.open(key, live, &opening, now_ns) {
+                Ok(()) => {
+                    live.record.opened = live.record.opened.wrapping_add(1);
+                    let Opening {
+                        src,
+                        dst,
+                        port,
+                        via,
+                        ..
+                    } = opening;
+                    info!(
+                        "{live}: {} opens {src} -> {dst} port {}",
+                        via.name(),
+                        port.get()
+                    );
+                }
+                Err(error) => {
+                    warn!("{live}: cannot open a port: {error}");
+                    refuse(live, Refusal::TableFull);
+                }
+            },
+            Action::Withdraw(opening) => {
+                let expected = expect_key(&opening);
+                info!(
+                    "{live}: {} was refused, port {} closes",
+                    opening.via.name(),
+                    expected.dport
+                );
+                live.open.retain(|open| *open != expected);
+                self.strike(key, &expected);
+            }
+            Action::CloseAll => self.close_all(key, live),
+            Action::Phase(phase) => {
+                if phase == SessionPhase::Tls {
+                    live.record.tls_ns = now_ns;
+                    info!("{live}: encrypted from here on, the helper reads nothing");
+                } else {
+                    debug!("{live}: {}", phase.name());
+                }
+            }
+            Action::Refused(refusal) => refuse(live, refusal),
+        }
+    }
+
+    fn ended(&mut self, record: &Record<'_>, how: &str) {
+        let key = record.header.key;
+        let ends = |live: &Live| {
+            live.record.incarnation == record.header.incarnation && live.may_end(record)
+        };
+        if self.sessions.get(&key).is_some_and(ends) {
+            self.end(&key, how);
+        }
+    }
+
+    /// The control connection is over, and all that it opened with it.
+    fn end(&mut self, key: &FlowKey6, how: &str) {
+        let Some(mut live) = self.sessions.remove(key) else {
+            return;
+        };
+        self.close_all(key, &mut live);
+        checked("remove a session", self.tables.drop_session(key));
+        self.leave(live.pair(), key);
+        let Session {
+            opened,
+            refused,
+            dropped,
+            ..
+        } = live.record;
+        info!(
+            "{live}: session ends ({how}); {opened} opened, {refused} refused, \
+             {dropped} data connections dropped meanwhile"
+        );
+    }
+
+    /// Ends sessions whose flow is gone, and notes those that the programs made blind.
+    fn sweep(&mut self, now_ns: u64) {
+        let keys: Vec<_> = self
+            .sessions
+            .iter()
+            .map(|(key, live)| (*key, live.record.incarnation))
+            .collect();
+        for (key, incarnation) in keys {
+            match self.standing(&key, incarnation, now_ns) {
+                Standing::Gone => self.end(&key, "its flow is gone"),
+                Standing::Blind => self.with(&key, now_ns, |live, out| live.talk.miss(out)),
+                Standing::Open => {}
+            }
+        }
+    }
+
+    fn standing(&mut self, key: &FlowKey6, incarnation: u32, now_ns: u64) -> Standing {
+        match self.tables.flow(key) {
+            Ok(flow) => Standing::of(flow, incarnation, Tick::from_ns(now_ns)),
+            // The programs check the parent at every use, so nothing is open
+            // for longer because of this.
+            Err(error) => {
+                warn!("cannot look up a control flow: {error}");
+                Standing::Open
+            }
+        }
+    }
+
+    fn name(&self, key: &FlowKey6) -> String {
+        self.sessions
+            .get(key)
+            .map(Live::to_string)
+            .unwrap_or_default()
+    }
+}
+
+/// How a control flow stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Established, and its payload is queued.
+    Open,
+    /// Established, but payload passed without being queued.
+    Blind,
+    /// Ended, expired, or another one by now.
+    Gone,
+}
+
+impl Standing {
+    fn of(flow: Option<FlowView>, incarnation: u32, now: Tick) -> Self {
+        let Some(FlowView { state, expires }) = flow else {
+            return Self::Gone;
+        };
+        let ended = state.has(flow_flags::FIN_ORIGINAL | flow_flags::FIN_REPLY)
+            || state.state() != State::Established as u8;
+        if ended || state.incarnation() != incarnation || now.is_after(expires) {
+            Self::Gone
+        } else if state.has(flow_flags::BLIND) {
+            Self::Blind
+        } else {
+            Self::Open
+        }
+    }
+}
+
+/// Counts a refusal, and logs it unless the session is full of them.
+fn refuse(live: &mut Live, refusal: Refusal) {
+    live.record.refused = live.record.refused.wrapping_add(1);
+    live.record.last_refusal = refusal as u8;
+    let count = live.record.refused;
+    if count <= LOGGED_REFUSALS || count.is_power_of_two() {
+        info!("{live}: refused, {} ({})", refusal.name(), refusal.help());
+    }
+}
+
+/// Logs what a table refused; true if it did not.
+fn checked(what: &str, done: Result<()>) -> bool {
+    if let Err(error) = &done {
+        warn!("cannot {what}: {error}");
+    }
+    done.is_ok()
+}
+
+/// Runs the agent over the ring until `shutdown`. Enforcement stays when it returns.
+///
+/// Needs a tokio runtime with I/O and time, and no thread of its own.
+///
+/// # Errors
+/// A ring that cannot be waited for.
+pub async fn run<T: Tables>(
+    mut agent: Agent<T>,
+    ring: RingBuf<MapData>,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let mut events = Events::new(ring).context("cannot wait for the ring EVENTS")?;
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shutdown = pin!(shutdown);
+    loop {
+        // In this order: a flood of records starves neither the heartbeat nor the end.
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(()),
+            _ = heartbeat.tick() => agent.tick(monotonic_ns()),
+            taken = events.take(BATCH, |bytes| {
+                if let Err(error) = agent.handle(bytes, monotonic_ns()) {
+                    warn!("{error}");
+                }
+            }) => taken.context("cannot wait for the ring EVENTS")?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Writing and removing expectations.
+
+use firewall_common::{
+    abi::{ExpectKey, ExpectState, Expectation, FlowKey6, Session, maps},
+    time::Tick,
+    wire::proto,
+};
+use log::info;
+
+use super::{Agent, checked};
+use crate::{
+    ftp::{Opening, Side},
+    helper::{
+        live::{Live, words},
+        tables::{Result, TableError, Tables},
+    },
+};
+
+impl<T: Tables> Agent<T> {
+    /// Lets a connection in, and one that was expected before it no more if there are too many.
+    pub(super) fn open(
+        &mut self,
+        parent: &FlowKey6,
+        live: &mut Live,
+        opening: &Opening,
+        now_ns: u64,
+    ) -> Result<()> {
+        let now = Tick::from_ns(now_ns);
+        let key = expect_key(opening);
+        live.open.retain(|open| *open != key);
+        while live.open.len() >= self.settings.per_session.max(1) {
+            if let Some(oldest) = live.open.pop_front() {
+                info!(
+                    "{live}: port {} closes, replaced by a newer one",
+                    oldest.dport
+                );
+                self.strike(parent, &oldest);
+            }
+        }
+        if self.book.len() >= self.settings.max_expectations {
+            self.expire(now);
+        }
+        if self.book.len() >= self.settings.max_expectations {
+            return Err(TableError {
+                object: maps::EXPECTATIONS,
+                reason: format!("{} are open; raise [tables] expectations", self.book.len()),
+            });
+        }
+        let Session {
+            client_zone,
+            server_zone,
+            incarnation,
+            ..
+        } = live.record;
+        let (from_zone, to_zone) = match opening.listener {
+            Side::Server => (client_zone, server_zone),
+            Side::Client => (server_zone, client_zone),
+        };
+        let expires = now.plus(self.settings.expectation_ticks);
+        let expectation = Expectation {
+            state: ExpectState::Free.word(),
+            created_ns: now_ns,
+            parent: *parent,
+            parent_incarnation: incarnation,
+            expires: expires.0,
+            from_zone,
+            to_zone,
+            via: opening.via as u8,
+            reserved: [0; 5],
+        };
+        self.tables.expect(&key, &expectation)?;
+        self.book.write(key, *parent, expires);
+        live.open.push_back(key);
+        Ok(())
+    }
+
+    /// Removes an expectation, if it is still this session's.
+    pub(super) fn strike(&mut self, owner: &FlowKey6, key: &ExpectKey) {
+        if self.book.strike(key, owner) {
+            checked("remove an expectation", self.tables.unexpect(key));
+        }
+    }
+
+    pub(super) fn close_all(&mut self, key: &FlowKey6, live: &mut Live) {
+        for expected in std::mem::take(&mut live.open) {
+            info!("{live}: port {} closes", expected.dport);
+            self.strike(key, &expected);
+        }
+    }
+
+    pub(super) fn expire(&mut self, now: Tick) {
+        for (key, owner) in self.book.expired(now) {
+            self.strike(&owner, &key);
+            if let Some(live) = self.sessions.get_mut(&owner) {
+                live.open.retain(|open| *open != key);
+                info!("{live}: port {} expires", key.dport);
+            }
+        }
+    }
+}
+
+/// The key of the connection that was negotiated.
+pub(super) fn expect_key(opening: &Opening) -> ExpectKey {
+    ExpectKey {
+        src: words(opening.src),
+        dst: words(opening.dst),
+        dport: opening.port.get(),
+        proto: proto::TCP,
+        reserved: 0,
+    }
+}

@@ -1,0 +1,54 @@
+//! What an agent takes over from the one before.
+
+use firewall_common::time::Tick;
+use log::info;
+
+use super::{Agent, Standing};
+use crate::helper::{
+    live::Live,
+    tables::{Result, Tables},
+};
+
+impl<T: Tables> Agent<T> {
+    /// Takes over what the tables hold.
+    pub(super) fn resume(&mut self, now_ns: u64) -> Result<()> {
+        for (key, record) in self.tables.sessions()? {
+            let standing = self.standing(&key, record.incarnation, now_ns);
+            let live = Live::resumed(&key, record, self.settings.ftp)
+                .filter(|_| standing != Standing::Gone);
+            let Some(live) = live else {
+                self.tables.drop_session(&key)?;
+                continue;
+            };
+            info!("{live}: session resumed, {}", live.phase().name());
+            let pair = live.pair();
+            self.sessions.insert(key, live);
+            self.join(pair, key);
+        }
+        self.resume_expectations()?;
+        for (pair, _) in self.tables.pairs()? {
+            if !self.pairs.contains_key(&pair) {
+                self.tables.drop_pair(&pair)?;
+            }
+        }
+        // With their expectations in place, so that these are closed.
+        self.sweep(now_ns);
+        Ok(())
+    }
+
+    fn resume_expectations(&mut self) -> Result<()> {
+        let mut found = self.tables.expectations()?;
+        found.sort_by_key(|(_, expectation)| expectation.created_ns);
+        for (key, expectation) in found {
+            match self.sessions.get_mut(&expectation.parent) {
+                Some(live) if live.record.incarnation == expectation.parent_incarnation => {
+                    live.open.push_back(key);
+                    self.book
+                        .write(key, expectation.parent, Tick(expectation.expires));
+                }
+                _ => self.tables.unexpect(&key)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! Data connections that were dropped or are held.
+
+use firewall_common::{
+    abi::{DroppedSyn, EventKind, ExpectKey, FlowKey6, PairKey, SessionPhase, event_flags},
+    time::Tick,
+    verdict::DropReason,
+    wire::proto,
+};
+use log::{debug, info};
+
+use super::{Agent, REINJECT_NS, STALE_NS, Tuple, checked};
+use crate::helper::{frame::complete_checksum, live::address, ring::Record, tables::Tables};
+
+impl<T: Tables> Agent<T> {
+    /// A SYN between the hosts of a session was dropped, or is held.
+    pub(super) fn syn(&mut self, record: &Record<'_>, now_ns: u64) {
+        let header = &record.header;
+        let (src, sport, dst, dport) = header.key.endpoints(record.heading());
+        let expected = ExpectKey {
+            src,
+            dst,
+            dport,
+            proto: proto::TCP,
+            reserved: 0,
+        };
+        if record.kind == EventKind::SynHeld
+            && header.flags & event_flags::EGRESS == 0
+            && header.at_ns.saturating_add(STALE_NS) >= self.started_ns
+            && self.run_again(record, (sport, expected), now_ns)
+        {
+            return;
+        }
+        let Some(key) = self.blamed(&PairKey::new(src, dst)) else {
+            return;
+        };
+        self.with(&key, now_ns, |live, _| {
+            let from_client = live.client.ip() == address(src);
+            live.remember_drop(DroppedSyn {
+                at_ns: header.at_ns,
+                sport,
+                dport,
+                from_client: u8::from(from_client),
+                reason: header.reason,
+                reserved: 0,
+            });
+            let reason = DropReason::try_from(header.reason).map_or("unknown", DropReason::name);
+            info!(
+                "{live}: data connection {} port {sport} -> {} port {dport} was dropped ({reason}); \
+                 the session is {}",
+                address(src),
+                address(dst),
+                live.phase().name()
+            );
+        });
+    }
+
+    /// Runs a held SYN again if it is expected by now; false if it stays dropped.
+    fn run_again(&mut self, record: &Record<'_>, tuple: Tuple, now_ns: u64) -> bool {
+        let recently = |at: &u64| now_ns.saturating_sub(*at) < REINJECT_NS;
+        if !self.book.expects(&tuple.1, Tick::from_ns(now_ns))
+            || self.reinjected.get(&tuple).is_some_and(recently)
+        {
+            return false;
+        }
+        self.reinjected.insert(tuple, now_ns);
+        let mut frame = record.data.to_vec();
+        complete_checksum(&mut frame);
+        let done = self.tables.reinject(&frame, record.header.ifindex);
+        let waited = now_ns.saturating_sub(record.header.at_ns) / 1000;
+        debug!(
+            "held SYN to port {} run again after {waited} µs",
+            tuple.1.dport
+        );
+        checked("run a held SYN again", done)
+    }
+
+    /// The session of a host pair that a dropped data connection most likely
+    /// belongs to: one that cannot be read before one that can, then the last active.
+    fn blamed(&self, pair: &PairKey) -> Option<FlowKey6> {
+        let members = self.pairs.get(pair)?.iter();
+        let rank = |key: &&FlowKey6| {
+            self.sessions.get(key).map(|live| {
+                let unread = matches!(live.phase(), SessionPhase::Tls | SessionPhase::Blind);
+                (unread, live.record.last_ns)
+            })
+        };
+        members.max_by_key(rank).copied()
+    }
+}

@@ -1,0 +1,161 @@
+//! [`Tables`] over the pinned maps and the loaded programs.
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use bytemuck::Zeroable as _;
+use firewall_common::{
+    abi::{
+        ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, FlowState, Pair, PairKey, Session,
+        heartbeat, maps, programs,
+    },
+    time::Tick,
+};
+
+use super::tables::{FlowView, Result, TableError, Tables};
+use crate::bpf::{Instance, maps::all, requests::Requests};
+
+/// The maps that the agent uses.
+pub struct MapTables {
+    expectations: HashMap<MapData, ExpectKey, Expectation>,
+    sessions: HashMap<MapData, FlowKey6, Session>,
+    pairs: HashMap<MapData, PairKey, Pair>,
+    flows4: HashMap<MapData, FlowKey4, Flow>,
+    flows6: HashMap<MapData, FlowKey6, Flow>,
+    heartbeat: Array<MapData, u64>,
+    requests: Requests,
+}
+
+fn error(object: &'static str, error: &(dyn std::error::Error + 'static)) -> TableError {
+    // aya's errors keep the system call's own behind `source`.
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !reason.contains(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        cause = next.source();
+    }
+    TableError { object, reason }
+}
+
+fn pinned<M: TryFrom<Map, Error = MapError>>(instance: &Instance, name: &'static str) -> Result<M> {
+    MapData::from_pin(instance.pin(name))
+        .and_then(Map::from_map_data)
+        .and_then(M::try_from)
+        .map_err(|e| error(name, &e))
+}
+
+impl MapTables {
+    /// Opens the pinned maps of `instance`.
+    ///
+    /// # Errors
+    /// A map that cannot be opened or is of another shape.
+    pub fn open(instance: &Instance, requests: Requests) -> Result<Self> {
+        Ok(Self {
+            expectations: pinned(instance, maps::EXPECTATIONS)?,
+            sessions: pinned(instance, maps::SESSIONS)?,
+            pairs: pinned(instance, maps::PAIRS)?,
+            flows4: pinned(instance, maps::FLOWS4)?,
+            flows6: pinned(instance, maps::FLOWS6)?,
+            heartbeat: pinned(instance, maps::HEARTBEAT)?,
+            requests,
+        })
+    }
+}
+
+/// Absent is not an error here.
+fn optional<T>(name: &'static str, result: std::result::Result<T, MapError>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(None)
+        }
+        Err(e) => Err(error(name, &e)),
+    }
+}
+
+fn view(flow: &Flow) -> FlowView {
+    FlowView {
+        state: FlowState(flow.state),
+        expires: Tick(flow.expires),
+    }
+}
+
+impl Tables for MapTables {
+    fn expect(&mut self, key: &ExpectKey, value: &Expectation) -> Result<()> {
+        let done = self.expectations.insert(key, value, 0);
+        done.map_err(|e| error(maps::EXPECTATIONS, &e))
+    }
+
+    fn unexpect(&mut self, key: &ExpectKey) -> Result<()> {
+        optional(maps::EXPECTATIONS, self.expectations.remove(key)).map(|_| ())
+    }
+
+    fn expectations(&mut self) -> Result<Vec<(ExpectKey, Expectation)>> {
+        all(&self.expectations).map_err(|e| error(maps::EXPECTATIONS, &e))
+    }
+
+    fn put_session(&mut self, key: &FlowKey6, session: &Session) -> Result<()> {
+        let done = self.sessions.insert(key, session, 0);
+        done.map_err(|e| error(maps::SESSIONS, &e))
+    }
+
+    fn drop_session(&mut self, key: &FlowKey6) -> Result<()> {
+        optional(maps::SESSIONS, self.sessions.remove(key)).map(|_| ())
+    }
+
+    fn sessions(&mut self) -> Result<Vec<(FlowKey6, Session)>> {
+        all(&self.sessions).map_err(|e| error(maps::SESSIONS, &e))
+    }
+
+    fn put_pair(&mut self, key: &PairKey, sessions: u32) -> Result<()> {
+        let known = optional(maps::PAIRS, self.pairs.get(key, 0))?;
+        // The budget may lose a count between the two calls. That lets one more
+        // SYN be reported, no more.
+        let pair = Pair {
+            sessions,
+            ..known.unwrap_or(Pair::zeroed())
+        };
+        let done = self.pairs.insert(key, pair, 0);
+        done.map_err(|e| error(maps::PAIRS, &e))
+    }
+
+    fn drop_pair(&mut self, key: &PairKey) -> Result<()> {
+        optional(maps::PAIRS, self.pairs.remove(key)).map(|_| ())
+    }
+
+    fn pairs(&mut self) -> Result<Vec<(PairKey, Pair)>> {
+        all(&self.pairs).map_err(|e| error(maps::PAIRS, &e))
+    }
+
+    fn flow(&mut self, key: &FlowKey6) -> Result<Option<FlowView>> {
+        let flow = match key.narrow() {
+            Some(key) => optional(maps::FLOWS4, self.flows4.get(&key, 0))?,
+            None => optional(maps::FLOWS6, self.flows6.get(key, 0))?,
+        };
+        Ok(flow.as_ref().map(view))
+    }
+
+    fn heartbeat(&mut self, now_ns: u64, pid: u32) -> Result<()> {
+        self.heartbeat
+            .set(heartbeat::PID, u64::from(pid), 0)
+            .and_then(|()| self.heartbeat.set(heartbeat::AT_NS, now_ns, 0))
+            .map_err(|e| error(maps::HEARTBEAT, &e))
+    }
+
+    fn blind(&mut self, key: &FlowKey6) -> Result<()> {
+        let done = self.requests.blind(&[*key]);
+        done.map_err(|e| error(programs::CTL, &e)).map(|_| ())
+    }
+
+    fn unhelp(&mut self, key: &FlowKey6) -> Result<()> {
+        let done = self.requests.unhelp(&[*key]);
+        done.map_err(|e| error(programs::CTL, &e)).map(|_| ())
+    }
+
+    fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()> {
+        let done = self.requests.reinject(ifindex, frame);
+        done.map_err(|e| error(programs::REINJECT, &e))
+    }
+}

@@ -1,0 +1,65 @@
+//! What the agent does to the maps and programs, as a trait: its logic is tested without them.
+
+use firewall_common::{
+    abi::{ExpectKey, Expectation, FlowKey6, FlowState, Pair, PairKey, Session},
+    time::Tick,
+};
+
+/// A map or program refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{object}: {reason}")]
+pub struct TableError {
+    /// Name of the map or program.
+    pub object: &'static str,
+    /// What the kernel or aya said.
+    pub reason: String,
+}
+
+/// Shorthand of this module.
+pub type Result<T> = std::result::Result<T, TableError>;
+
+/// A flow's entry, as far as the helper cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowView {
+    /// The state word.
+    pub state: FlowState,
+    /// After this point the entry counts as absent.
+    pub expires: Tick,
+}
+
+/// What the agent reads and writes. Removing what is not there is no error.
+///
+/// Every method fails with what the kernel said of the map or program concerned.
+pub trait Tables {
+    /// Writes an expectation, in place of one with the same key.
+    fn expect(&mut self, key: &ExpectKey, value: &Expectation) -> Result<()>;
+    /// Removes an expectation.
+    fn unexpect(&mut self, key: &ExpectKey) -> Result<()>;
+    /// All expectations.
+    fn expectations(&mut self) -> Result<Vec<(ExpectKey, Expectation)>>;
+
+    /// Writes a session, by the key of its control flow.
+    fn put_session(&mut self, key: &FlowKey6, session: &Session) -> Result<()>;
+    /// Removes a session.
+    fn drop_session(&mut self, key: &FlowKey6) -> Result<()>;
+    /// All sessions.
+    fn sessions(&mut self) -> Result<Vec<(FlowKey6, Session)>>;
+
+    /// Says how many sessions two hosts have; the programs' part of the entry stays.
+    fn put_pair(&mut self, key: &PairKey, sessions: u32) -> Result<()>;
+    /// Removes a pair.
+    fn drop_pair(&mut self, key: &PairKey) -> Result<()>;
+    /// All pairs.
+    fn pairs(&mut self) -> Result<Vec<(PairKey, Pair)>>;
+
+    /// The proved flow of this key.
+    fn flow(&mut self, key: &FlowKey6) -> Result<Option<FlowView>>;
+    /// Gives a sign of life: `CLOCK_MONOTONIC` in ns, and the process.
+    fn heartbeat(&mut self, now_ns: u64, pid: u32) -> Result<()>;
+    /// Has no more payload of the flow queued; its FIN and RST still are.
+    fn blind(&mut self, key: &FlowKey6) -> Result<()>;
+    /// Has nothing of the flow queued any more.
+    fn unhelp(&mut self, key: &FlowKey6) -> Result<()>;
+    /// Runs a held frame again, as if it had come in through `ifindex`.
+    fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()>;
+}
