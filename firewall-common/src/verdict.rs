@@ -155,6 +155,13 @@ impl Verdict {
             Self::Drop(reason) => reason.index(),
         }
     }
+
+    /// Is this index one of a drop? Anything but a known pass is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_drop(index: u32) -> bool {
+        index >= 64
+    }
 }
 
 #[cfg(test)]

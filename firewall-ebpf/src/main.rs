@@ -10,6 +10,7 @@ mod conntrack;
 mod control;
 mod ctl;
 mod expect;
+mod log;
 mod maps;
 mod packet;
 mod pipeline;
@@ -51,13 +52,14 @@ pub(crate) fn pinhole_reinject(ctx: XdpContext) -> u32 {
 /// Egress of a guarded interface.
 #[classifier]
 pub(crate) fn pinhole_egress(ctx: TcContext) -> i32 {
+    const RING_FULL: u32 = DropReason::RingFull.index();
     match pipeline::judge(&TcPacket::new(ctx), Slot::Egress) {
-        // "Not my decision": programs behind this one still have their say.
-        Verdict::Pass(_) => TC_ACT_UNSPEC,
         // Local TCP takes SHOT for congestion and waits for its timer; STOLEN it
         // takes for sent, and repairs the loss in a few milliseconds.
-        Verdict::Drop(DropReason::RingFull) => TC_ACT_STOLEN as i32,
-        Verdict::Drop(_) => TC_ACT_SHOT as i32,
+        RING_FULL => TC_ACT_STOLEN as i32,
+        outcome if Verdict::is_drop(outcome) => TC_ACT_SHOT as i32,
+        // "Not my decision": programs behind this one still have their say.
+        _ => TC_ACT_UNSPEC,
     }
 }
 
@@ -68,10 +70,11 @@ pub(crate) fn pinhole_ctl(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-const fn to_xdp(verdict: Verdict) -> u32 {
-    match verdict {
-        Verdict::Pass(_) => xdp_action::XDP_PASS,
-        Verdict::Drop(_) => xdp_action::XDP_DROP,
+const fn to_xdp(outcome: u32) -> u32 {
+    if Verdict::is_drop(outcome) {
+        xdp_action::XDP_DROP
+    } else {
+        xdp_action::XDP_PASS
     }
 }
 

@@ -9,7 +9,7 @@ use firewall_common::{
 };
 
 use crate::{
-    conntrack,
+    conntrack, log,
     maps::{CONFIG, CONTROL, IFACES},
     packet::Packet,
     policy, stats,
@@ -24,17 +24,23 @@ pub(crate) fn iface(ifindex: u32) -> Option<&'static Iface> {
     unsafe { IFACES.get(ifindex).map(|i| &*core::ptr::from_ref(i)) }
 }
 
-/// Judges a packet, and counts it once.
+/// Judges a packet, and counts it once. Returns [`Verdict::index`].
 #[inline(always)]
-pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> Verdict {
-    let verdict = match work::area(slot) {
-        Some(work) => judge_uncounted(packet, work, matches!(slot, Slot::Ingress)),
-        None => Verdict::Drop(DropReason::TableError),
+pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> u32 {
+    let Some(work) = work::area(slot) else {
+        return Verdict::Drop(DropReason::TableError).index();
     };
+    work.headers.l3_len = 0;
+    let verdict = judge_uncounted(packet, work, matches!(slot, Slot::Ingress));
+    // Through memory: so the verifier forgets which way the verdict came, and
+    // looks at what follows once instead of once for each way.
+    work.outcome.set(verdict.index());
+    let outcome = work.outcome.get();
+    log::outcome(packet, work, outcome);
     // Layer 2 is not counted, and 14 bytes is what all but tagged frames have of it.
     let bytes = (packet.frame_len() as u32).saturating_sub(14);
-    stats::verdict(verdict, bytes);
-    verdict
+    stats::outcome(outcome, bytes);
+    outcome
 }
 
 #[inline(always)]

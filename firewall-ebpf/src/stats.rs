@@ -1,17 +1,14 @@
 //! Per-CPU counters: every verdict and every notable event, by its stable index.
 
 use aya_ebpf::btf_maps::PerCpuArray;
-use firewall_common::{
-    abi::Counter,
-    verdict::{Event, Verdict},
-};
+use firewall_common::{abi::Counter, verdict::Event};
 
 use crate::maps::{RULE_HITS, STATS};
 
-/// Counts a verdict on a packet of `bytes` bytes.
+/// Counts a verdict, by its index, on a packet of `bytes` bytes.
 #[inline(always)]
-pub(crate) fn verdict(verdict: Verdict, bytes: u32) {
-    add(&STATS, verdict.index(), bytes);
+pub(crate) fn outcome(outcome: u32, bytes: u32) {
+    add(&STATS, outcome, bytes);
 }
 
 /// Counts an event.

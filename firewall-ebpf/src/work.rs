@@ -51,6 +51,8 @@ pub(crate) struct Work {
     pub from_inside: bool,
     /// Whether a data SYN may be held for the agent.
     pub may_hold: bool,
+    /// What becomes of the packet.
+    pub outcome: Opaque,
     /// The packet's headers.
     pub headers: Headers,
     /// The headers of the packet that an ICMP error quotes.
@@ -65,6 +67,26 @@ pub(crate) struct Work {
     pub flow: Flow,
     /// A ring record's header.
     pub event: EventHeader,
+}
+
+/// A word of which the compiler and the verifier keep no knowledge.
+#[repr(transparent)]
+pub(crate) struct Opaque(u32);
+
+impl Opaque {
+    /// Writes the word.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, value: u32) {
+        // SAFETY: a plain field of this run's own work area.
+        unsafe { (&raw mut self.0).write_volatile(value) }
+    }
+
+    /// Reads it back.
+    #[inline(always)]
+    pub(crate) fn get(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (&raw const self.0).read_volatile() }
+    }
 }
 
 /// This run's work area.

@@ -110,6 +110,7 @@ const V6_TABLES: [&str; 3] = [maps::FLOWS6, maps::HALF_OPEN6_IN, maps::HALF_OPEN
 
 fn load() -> Ebpf {
     let mut loader = EbpfLoader::new();
+    loader.override_global("AYA_LOG_LEVEL", &0_u8, true);
     for table in V4_TABLES.iter().chain(&V6_TABLES) {
         loader.map_max_entries(table, 2048);
     }
