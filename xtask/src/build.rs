@@ -76,6 +76,10 @@ pub(crate) fn ebpf_cargo(ctx: &Ctx, ebpf: &Ebpf, program: &Path, subcommand: &st
 }
 
 /// `v3` brings 32-bit atomics, fetch-and-add and compare-and-swap; every kernel from 5.12 has it.
+///
+/// The linker makes LLVM copy in order unless told otherwise, and then LLVM inlines no memset
+/// and no memmove: each becomes a call of a loop that goes byte by byte, one of them for every
+/// packet. The verifier of 6.1 saw 771,000 instructions of ingress so, and 126,000 without.
 fn rustflags(linker: &Path) -> OsString {
     let arch = format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);
     let mut flags = OsString::from("-Clinker=");
@@ -85,6 +89,7 @@ fn rustflags(linker: &Path) -> OsString {
         "-Ctarget-cpu=v3",
         "-Cdebuginfo=2",
         "-Clink-arg=--btf",
+        "-Clink-arg=--disable-expand-memcpy-in-order",
     ] {
         flags.push("\x1f");
         flags.push(flag);
