@@ -14,8 +14,8 @@ use aya::maps::{Array, HashMap, MapData};
 use bytemuck::Zeroable;
 use firewall_common::{
     abi::{
-        ABI_VERSION, Config, Flow, FlowKey4, FlowKey6, FlowState, Iface, MAX_RULES, Phase,
-        RuleName, flow_flags, maps,
+        ABI_VERSION, Config, ExpectKey, ExpectVia, Expectation, Flow, FlowKey4, FlowKey6,
+        FlowState, Iface, MAX_RULES, Phase, RuleName, Session, SessionPhase, flow_flags, maps,
     },
     key::map_v4,
     time::Tick,
@@ -48,7 +48,12 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Everything that `flows list` looks at, tables empty.
+    fn set_abi(&self, version: u32) -> Result<()> {
+        fs::remove_file(self.instance.pin(maps::ABI))?;
+        self.array(maps::ABI, 1, 0, version)
+    }
+
+    /// Everything that the lists look at, tables empty.
     fn with_tables() -> Result<Self> {
         let pins = Self::new()?;
         let config = Config {
@@ -64,6 +69,8 @@ impl Pins {
         for name in [maps::FLOWS6, maps::HALF_OPEN6_IN, maps::HALF_OPEN6_OUT] {
             pins.hash::<FlowKey6, Flow>(name, TABLE)?;
         }
+        pins.hash::<ExpectKey, Expectation>(maps::EXPECTATIONS, 64)?;
+        pins.hash::<FlowKey6, Session>(maps::SESSIONS, 64)?;
         Ok(pins)
     }
 
@@ -91,8 +98,8 @@ impl Pins {
         process::run(&mut command, Duration::from_secs(20))
     }
 
-    fn flows(&self) -> Result<Vec<Value>> {
-        let output = self.pinhole(&["flows", "list", "-o", "json"])?;
+    fn list(&self, what: &str) -> Result<Vec<Value>> {
+        let output = self.pinhole(&[what, "list", "-o", "json"])?;
         ensure!(output.code == Some(0), "{output:?}");
         Ok(serde_json::from_str(&output.stdout)?)
     }
@@ -148,7 +155,7 @@ fn flows_of_all_six_tables_are_listed() -> Result<()> {
     for (n, name) in (1..).zip([maps::FLOWS6, maps::HALF_OPEN6_IN, maps::HALF_OPEN6_OUT]) {
         pins.open::<FlowKey6, Flow>(name)?.insert(v6(n), live, 0)?;
     }
-    let listed = pins.flows()?;
+    let listed = pins.list("flows")?;
     ensure!(listed.len() == 6, "{listed:?}");
     let proved = listed.iter().filter(|f| f["tier"] == "proved").count();
     ensure!(proved == 2, "{listed:?}");
@@ -170,17 +177,68 @@ fn what_the_programs_miss_is_not_listed() -> Result<()> {
         output.stdout.is_empty() && output.stderr.contains("no flows"),
         "{output:?}"
     );
-    ensure!(pins.flows()?.is_empty());
+    ensure!(pins.list("flows")?.is_empty());
     let mut table = pins.open::<FlowKey4, Flow>(maps::FLOWS4)?;
     table.insert(key4(1), flow(Phase::Live, -2), 0)?;
     table.insert(key4(2), flow(Phase::Doomed, 60), 0)?;
     table.insert(key4(3), flow(Phase::Promoting, 60), 0)?;
-    ensure!(pins.flows()?.is_empty(), "{:?}", pins.flows()?);
+    ensure!(pins.list("flows")?.is_empty(), "{:?}", pins.list("flows")?);
     // The control: it is what was wrong with those, and not the reading.
     table.insert(key4(4), flow(Phase::Live, 60), 0)?;
-    let listed = pins.flows()?;
+    let listed = pins.list("flows")?;
     ensure!(
         listed.len() == 1 && listed[0]["original"]["sport"] == 5,
+        "{listed:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn sessions_and_their_pinholes_are_listed() -> Result<()> {
+    let pins = Pins::with_tables()?;
+    let addr = |last| map_v4(u32::from_ne_bytes([10, 0, 0, last]));
+    let parent = FlowKey6::from_parts(addr(1), addr(2), 21, 40_000, 6, 0);
+    let session = Session {
+        started_ns: sys::monotonic_ns(),
+        incarnation: 7,
+        phase: SessionPhase::Ready as u8,
+        client_is_hi: 1,
+        ..Session::zeroed()
+    };
+    let mut sessions = pins.open::<FlowKey6, Session>(maps::SESSIONS)?;
+    sessions.insert(parent, session, 0)?;
+    let mut pinholes = pins.open::<ExpectKey, Expectation>(maps::EXPECTATIONS)?;
+    for (dport, expires_in_s) in [(50_001, 60), (50_002, -2)] {
+        let key = ExpectKey {
+            src: addr(2),
+            dst: addr(1),
+            dport,
+            proto: 6,
+            reserved: 0,
+        };
+        let expectation = Expectation {
+            parent,
+            parent_incarnation: 7,
+            expires: flow(Phase::Live, expires_in_s).expires,
+            via: ExpectVia::Epsv as u8,
+            ..Expectation::zeroed()
+        };
+        pinholes.insert(key, expectation, 0)?;
+    }
+    let listed = pins.list("expect")?;
+    ensure!(listed.len() == 1, "the expired one is none: {listed:?}");
+    ensure!(
+        listed[0]["dport"] == 50_001 && listed[0]["via"] == "EPSV",
+        "{listed:?}"
+    );
+    ensure!(listed[0]["parent"]["cport"] == 40_000, "{listed:?}");
+    let listed = pins.list("ftp")?;
+    ensure!(
+        listed.len() == 1 && listed[0]["expectations"] == 1,
+        "{listed:?}"
+    );
+    ensure!(
+        listed[0]["client"] == "10.0.0.2" && listed[0]["phase"] == "ready",
         "{listed:?}"
     );
     Ok(())
@@ -263,8 +321,14 @@ fn what_cannot_be_read_is_named() -> Result<()> {
         "{lost:?}"
     );
 
-    fs::remove_file(pins.instance.pin(maps::ABI))?;
-    pins.array(maps::ABI, 1, 0, ABI_VERSION + 98)?;
+    pins.set_abi(0)?;
+    let unfinished = pins.pinhole(&["stats"])?;
+    ensure!(
+        unfinished.code == Some(1) && unfinished.stderr.contains("not ready"),
+        "{unfinished:?}"
+    );
+
+    pins.set_abi(ABI_VERSION + 98)?;
     for list in [
         &["flows", "list"][..],
         &["expect", "list"],

@@ -57,7 +57,7 @@ pub mod maps {
     /// `PERCPU_ARRAY<Counter>[2 * MAX_RULES]`: packets of new flows by rule, as `RULES`.
     pub const RULE_HITS: &str = "RULE_HITS";
     /// `ARRAY<RuleName>[2 * MAX_RULES]`: names of the configuration's rules by
-    /// [`super::Rule::id`], by generation as `RULES`. Never read by the programs.
+    /// [`super::Rule::id`], in two generations as `RULES`. Never read by the programs.
     pub const RULE_NAMES: &str = "RULE_NAMES";
     /// `PERCPU_ARRAY<Counter>[STATS_LEN]`, by [`crate::verdict`] index.
     pub const STATS: &str = "STATS";

@@ -56,7 +56,9 @@ pub struct Rule {
     pub dport: [u16; 2],
     /// [`rule_flags`].
     pub flags: u16,
-    /// Number of the rule in the configuration, counted from 0.
+    /// Slot of the rule's name in `RULE_NAMES`: number of the rule in the
+    /// configuration plus [`MAX_RULES`] in generation 1, so that the flows of
+    /// the policy before this one still name their rule.
     pub id: u16,
     /// IP protocol number; 0 for any.
     pub proto: u8,

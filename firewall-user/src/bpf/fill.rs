@@ -152,7 +152,10 @@ fn write_rules(loaded: &mut Loaded, compiled: &Compiled, generation: u32) -> Res
     let base = generation * MAX_RULES as u32;
     let mut rules: Array<_, Rule> = map_mut(&mut loaded.ebpf, maps::RULES)?;
     for (index, rule) in (base..).zip(&compiled.rules) {
-        rules.set(index, rule, 0).map_err(Error::map(maps::RULES))?;
+        let id = rule.id + base as u16;
+        rules
+            .set(index, Rule { id, ..*rule }, 0)
+            .map_err(Error::map(maps::RULES))?;
     }
     let mut names: Array<_, RuleName> = map_mut(&mut loaded.ebpf, maps::RULE_NAMES)?;
     for (index, name) in (base..).zip(compiled.rule_name_entries()) {

@@ -49,6 +49,15 @@ pub enum Error {
         /// Version of its maps.
         found: u32,
     },
+    /// The first `run` is at work, or was killed at it.
+    #[error(
+        "instance `{instance}` is not ready: it is being attached at this moment, or that was \
+         cut short; try again, or remove it with `pinhole unload`"
+    )]
+    Unfinished {
+        /// The instance.
+        instance: String,
+    },
     /// One map fails.
     #[error("map {map} of instance `{instance}` cannot be read: {reason}")]
     Map {
@@ -135,7 +144,8 @@ impl Names {
     /// The rule's name, `None` for flows that no rule admitted.
     #[must_use]
     pub fn rule(&self, id: u16) -> Option<&str> {
-        self.rules.get(usize::from(id)).map(String::as_str)
+        let name = self.rules.get(usize::from(id)).map(String::as_str);
+        name.filter(|name| !name.is_empty())
     }
 }
 
@@ -156,13 +166,12 @@ impl Pinned {
         };
         let abi: Array<MapData, u32> = pinned.array(maps::ABI)?;
         let found = pinned.element(&abi, maps::ABI, 0)?;
-        if found == ABI_VERSION {
-            Ok(pinned)
-        } else {
-            Err(Error::Abi {
-                instance: instance.to_string(),
-                found,
-            })
+        let instance = instance.to_string();
+        match found {
+            ABI_VERSION => Ok(pinned),
+            // The loader writes the version once the programs are loaded.
+            0 => Err(Error::Unfinished { instance }),
+            _ => Err(Error::Abi { instance, found }),
         }
     }
 
@@ -240,14 +249,10 @@ impl Pinned {
             .iter()
             .map(|(_, iface)| (iface.zone, text(&iface.zone_name)));
         let names: Array<MapData, RuleName> = self.array(maps::RULE_NAMES)?;
-        let mut rules = Vec::new();
-        for slot in generation(&self.config()?) {
-            let name = text(&self.element(&names, maps::RULE_NAMES, slot)?);
-            if name.is_empty() {
-                break;
-            }
-            rules.push(name);
-        }
+        // Both generations: a flow can have been admitted by the policy before.
+        let rules = (0..names.len())
+            .map(|slot| Ok(text(&self.element(&names, maps::RULE_NAMES, slot)?)))
+            .collect::<Result<_, Error>>()?;
         Ok(Names::new(zones, rules))
     }
 
@@ -367,7 +372,12 @@ impl Pinned {
     }
 
     fn missing(&self, name: &'static str) -> Error {
-        if Path::is_dir(&self.instance.pin_dir()) && name != maps::ABI {
+        let attached = Path::is_dir(&self.instance.pin_dir());
+        if attached && name == maps::ABI {
+            let instance = self.instance.to_string();
+            return Error::Unfinished { instance };
+        }
+        if attached {
             return self.failed(name, &"it is not pinned");
         }
         Error::NotAttached {

@@ -28,9 +28,10 @@ const HOLD_RING_LIMIT: u32 = EVENTS_BYTES as u32 / 2;
 /// What `run` writes into the maps.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    /// For one generation of the `RULES` map, in order.
+    /// For one generation of the `RULES` map, in order. Their `id` counts from
+    /// 0; the loader adds what the generation demands ([`Rule::id`]).
     pub rules: Vec<Rule>,
-    /// By [`Rule::id`].
+    /// By [`Rule::id`], counted from 0.
     pub rule_names: Vec<String>,
     /// The interfaces to guard.
     pub ifaces: Vec<GuardedIface>,

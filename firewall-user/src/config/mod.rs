@@ -60,7 +60,7 @@ pub const BUILTIN: &str = include_str!("default.toml");
 pub struct Policy {
     /// Zone 1 first.
     pub zones: Vec<Zone>,
-    /// In order of precedence; [`firewall_common::abi::Rule::id`] is the index.
+    /// In order of precedence.
     pub rules: Vec<PolicyRule>,
     /// Bits of [`firewall_common::abi::essentials`].
     pub essentials: u32,

@@ -176,7 +176,7 @@ fn by_rule(rules: &[(Rule, Counter)], names: &Names, all: bool) -> Vec<RuleView>
 fn rule_view(rule: &Rule, hits: &Counter, names: &Names) -> RuleView {
     let name = names.rule(rule.id);
     RuleView {
-        name: name.map_or_else(|| format!("rule-{}", rule.id + 1), str::to_owned),
+        name: name.unwrap_or("unnamed").to_owned(),
         action: if rule.action == action::ACCEPT {
             "accept"
         } else {
