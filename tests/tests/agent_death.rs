@@ -4,15 +4,15 @@
 use std::{
     io::{self, ErrorKind},
     net::{SocketAddr, TcpStream},
-    thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use firewall_tests::lab::{
     Family, Guard, Lab, Node, Place,
     client::{FtpCommand, Kind, Request},
     fake_server::{Dialogue, tls_record},
+    paced::PacedTransfer,
     pinhole::{Attach, Firewall, view::Flow},
     process,
     script::Session,
@@ -20,8 +20,6 @@ use firewall_tests::lab::{
 };
 
 const TRY: Duration = Duration::from_secs(2);
-/// Of the running transfer, bytes a second: it takes about ten seconds.
-const RATE: u64 = 2_000_000;
 
 /// How long no agent lives. A longer time can be asked for.
 fn alone() -> Duration {
@@ -35,44 +33,37 @@ fn a_transfer_goes_on_and_the_next_agent_loses_no_flow() -> Result<()> {
     let server = FtpServer::start(&lab, server::Kind::Vsftpd)?;
     let mut guarded = Guard::Pinhole(Attach::default()).put(&lab, Place::ServerEnd, true)?;
     let firewall = &mut guarded.pinholes[0];
-    let outcome = thread::scope(|scope| {
-        let transfer = scope.spawn(|| {
-            let mut request = Request::new(&lab, Kind::Curl, FtpCommand::Epsv, Family::V4);
-            request.rate = Some(RATE);
-            request.run(&lab)
-        });
-        process::await_some("the data flow", Duration::from_secs(5), || {
-            let flows = firewall.flows().ok()?;
-            (established(&flows).len() == 2).then_some(())
-        })?;
-        let before = firewall.flows()?;
-        let sessions = firewall.sessions()?.len();
-        firewall.kill_agent();
-        let after = firewall.flows()?;
-        ensure!(
-            established(&after) == established(&before),
-            "before: {before:?}, after: {after:?}"
-        );
-        ensure!(firewall.sessions()?.len() == sessions && sessions == 1);
+    let transfer = PacedTransfer::begin(&lab, Family::V4)?;
+    let before = firewall.flows()?;
+    ensure!(
+        established(&before).len() == 2,
+        "control and data: {before:?}"
+    );
+    let sessions = firewall.sessions()?.len();
+    firewall.kill_agent();
+    let after = firewall.flows()?;
+    ensure!(
+        established(&after) == established(&before),
+        "before: {before:?}, after: {after:?}"
+    );
+    ensure!(firewall.sessions()?.len() == sessions && sessions == 1);
 
-        firewall.start_agent()?;
-        let taken_over = firewall.flows()?;
-        ensure!(
-            established(&taken_over) == established(&before),
-            "before: {before:?}, taken over: {taken_over:?}"
-        );
-        let oldest = taken_over.iter().map(|f| f.age_s).fold(0.0, f64::max);
-        let was = before.iter().map(|f| f.age_s).fold(0.0, f64::max);
-        ensure!(oldest > was, "the flows were made anew");
-        ensure!(
-            !transfer.is_finished(),
-            "the transfer ended too early to tell"
-        );
-        transfer
-            .join()
-            .map_err(|_| anyhow!("the client panicked"))?
-    })?;
-    ensure!(outcome.is(server.payload()), "{outcome:?}");
+    firewall.start_agent()?;
+    let taken_over = firewall.flows()?;
+    ensure!(
+        established(&taken_over) == established(&before),
+        "before: {before:?}, taken over: {taken_over:?}"
+    );
+    let oldest = |flows: &[Flow]| flows.iter().map(|f| f.age_s).fold(0.0, f64::max);
+    ensure!(
+        oldest(&taken_over) > oldest(&before),
+        "the flows were made anew"
+    );
+    ensure!(
+        transfer.is_running(),
+        "the transfer ended too early to tell"
+    );
+    transfer.finish(server.payload())?;
     // And the new agent does its work.
     let next = Request::new(&lab, Kind::Curl, FtpCommand::Epsv, Family::V6).run(&lab)?;
     ensure!(next.is(server.payload()), "{next:?}");

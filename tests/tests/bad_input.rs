@@ -185,10 +185,12 @@ fn address_translation_on_a_gateway() -> Result<()> {
     let ns = lab.ns(Node::FwB);
     process::check_with_input(
         ns.command("nft").args(["-f", "-"]),
-        "table ip lab-nat { chain leave {\n\
-           type nat hook postrouting priority srcnat; policy accept;\n\
-           oifname \"out0\" masquerade\n\
-         } }\n",
+        "table ip lab-nat {\n\
+           chain leave {\n\
+             type nat hook postrouting priority srcnat; policy accept;\n\
+             oifname \"out0\" masquerade\n\
+           }\n\
+         }\n",
     )?;
     let text = config::gateway(Node::FwB, true);
     let output = run_config(&lab, Node::FwB, &text)?;

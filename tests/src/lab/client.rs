@@ -85,10 +85,8 @@ pub struct Request {
     pub command: FtpCommand,
     /// With AUTH TLS and PROT P (ftplib only).
     pub tls: bool,
-    /// Time limit of the data connection; the transfer has some seconds more.
+    /// Time limit: of the whole for curl, of every wait for ftplib.
     pub patience: Duration,
-    /// Limit of the transfer's rate, bytes a second (curl only).
-    pub rate: Option<u64>,
     /// List the directory instead of fetching the file (curl only).
     pub listing: bool,
 }
@@ -105,7 +103,6 @@ impl Request {
             command,
             tls: false,
             patience: Duration::from_secs(10),
-            rate: None,
             listing: false,
         }
     }
@@ -138,22 +135,19 @@ impl Request {
             .arg(&file)
             .args(["--connect-timeout", &seconds(self.patience)])
             // For an active data connection that never comes there is no other limit.
-            .args(["--max-time", &seconds(self.duration())]);
+            .args(["--max-time", &seconds(self.patience)]);
         match self.command {
             FtpCommand::Port => curl.args(["--ftp-port", "-", "--disable-eprt"]),
             FtpCommand::Eprt => curl.args(["--ftp-port", "-"]),
             FtpCommand::Pasv => curl.arg("--disable-epsv"),
             FtpCommand::Epsv => &mut curl,
         };
-        if let Some(rate) = self.rate {
-            curl.args(["--limit-rate", &rate.to_string()]);
-        }
         curl.arg(format!(
             "ftp://{}/{}",
             SocketAddr::new(self.server, 21),
             if self.listing { "" } else { payload::NAME }
         ));
-        let output = process::run(&mut curl, self.duration() + MARGIN)?;
+        let output = process::run(&mut curl, self.patience + MARGIN)?;
         let said = |text: &str| output.stderr.contains(text);
         let complete = output.success();
         let outcome = Outcome {
@@ -185,7 +179,7 @@ impl Request {
         script
             .args(["-c", include_str!("ftp_client.py")])
             .arg(options.to_string());
-        let output = process::run(&mut script, self.duration() + MARGIN)?;
+        let output = process::run(&mut script, self.patience + MARGIN)?;
         let report: FtplibReport = serde_json::from_str(output.stdout.trim())
             .with_context(|| format!("ftplib reported: {}{}", output.stdout, output.stderr))?;
         Ok(Outcome {
@@ -197,12 +191,6 @@ impl Request {
             error: report.error,
             elapsed: output.elapsed,
         })
-    }
-
-    /// A transfer takes little; a paced one its time, and some more.
-    fn duration(&self) -> Duration {
-        let paced = self.rate.map_or(0, |rate| payload::BYTES as u64 / rate);
-        self.patience + Duration::from_secs(2 * paced)
     }
 }
 

@@ -52,10 +52,12 @@ impl NftFirewall {
 pub fn track(ns: &Netns) -> Result<()> {
     process::check_with_input(
         ns.command("nft").args(["-f", "-"]),
-        "table inet track { chain all {\n\
-           type filter hook forward priority filter; policy accept;\n\
-           ct state established counter\n\
-         } }\n",
+        "table inet track {\n\
+           chain forwarded {\n\
+             type filter hook forward priority filter; policy accept;\n\
+             ct state established counter\n\
+           }\n\
+         }\n",
     )
 }
 

@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod live;
 pub mod matrix;
 pub mod netns;
+pub mod paced;
 pub mod payload;
 pub mod pinhole;
 pub mod place;

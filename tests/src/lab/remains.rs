@@ -3,6 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::Result;
+use aya::programs::{SchedClassifier, TcAttachType};
 use serde_json::Value;
 
 use super::{Netns, process};
@@ -52,7 +53,9 @@ pub fn program_ids() -> Result<Vec<u64>> {
 /// # Errors
 /// `bpftool` cannot be run.
 pub fn program_ids_at(ns: &Netns) -> Result<Vec<u64>> {
-    Ok(ids(hooks(ns)?.iter()))
+    let mut found = ids(hooks(ns)?.iter());
+    found.extend(tcx(ns)?.iter().map(|(_, id)| id));
+    Ok(found)
 }
 
 fn ids<'a>(entries: impl Iterator<Item = &'a Value>) -> Vec<u64> {
@@ -69,10 +72,36 @@ fn attached(ns: &Netns) -> Result<Vec<String>> {
             text(&entry["name"])
         )
     };
-    Ok(hooks(ns)?.iter().map(name).collect())
+    let mut found: Vec<String> = hooks(ns)?.iter().map(name).collect();
+    found.extend(
+        tcx(ns)?
+            .into_iter()
+            .map(|(interface, _)| format!("{interface} tcx")),
+    );
+    Ok(found)
 }
 
-/// XDP and TC programs on a node's interfaces, as bpftool tells them.
+/// Interfaces and ids of TCX programs, which an older bpftool does not tell.
+fn tcx(ns: &Netns) -> Result<Vec<(String, u64)>> {
+    let links = json(ns.command("ip").args(["-j", "link", "show"]))?;
+    let mut found = Vec::new();
+    for link in links.as_array().into_iter().flatten() {
+        let interface = text(&link["ifname"]);
+        for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+            // A kernel before 6.6 has no TCX to ask about.
+            let asked = ns.within(|| SchedClassifier::query_tcx(interface, hook))?;
+            let programs = asked.map(|(_, programs)| programs).unwrap_or_default();
+            found.extend(
+                programs
+                    .iter()
+                    .map(|program| (interface.to_owned(), program.id().into())),
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// XDP programs and clsact filters on a node's interfaces.
 fn hooks(ns: &Netns) -> Result<Vec<Value>> {
     let net = json(ns.command("bpftool").args(["-j", "net", "show"]))?;
     let mut found = Vec::new();
