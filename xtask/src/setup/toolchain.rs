@@ -156,6 +156,10 @@ fn add_source(ctx: &Ctx) -> Result<Option<(Toolchain, Linker)>> {
         );
         return Ok(None);
     }
+    if !active.has_source() {
+        ctx.status("Note", "rustup reports rust-src as installed, but it is not there");
+        return Ok(None);
+    }
     Ok(Linker::find(ctx, &active)?.map(|linker| (active, linker)))
 }
 
