@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs,
+    io::{IsTerminal, stdin},
     os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
@@ -78,11 +79,8 @@ impl Account {
             command.envs(environment.iter().copied());
             return Ok(command);
         }
-        let Some(sudo) = find_program("sudo") else {
-            bail!("root is needed to {purpose}, and there is no sudo: run this as root");
-        };
-        let mut command = Command::new(sudo);
-        if !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        let mut command = Command::new(sudo(purpose)?);
+        if !stdin().is_terminal() {
             command.arg("--non-interactive");
         }
         command.args(["--", "env"]);
@@ -96,6 +94,23 @@ impl Account {
         Ok(command)
     }
 
+    /// Makes sure that root can be had, and has sudo ask for the password now, before progress
+    /// is shown on the same line or minutes of work are spent.
+    pub(crate) fn authenticate(&self, purpose: &str) -> Result<()> {
+        if !matches!(self, Self::User) {
+            return Ok(());
+        }
+        let mut sudo = Command::new(sudo(purpose)?);
+        if !stdin().is_terminal() {
+            sudo.arg("--non-interactive");
+        }
+        let status = sudo.args(["--", "true"]).status();
+        if !status.context("cannot run sudo")?.success() {
+            bail!("root is needed to {purpose}, and sudo does not allow it");
+        }
+        Ok(())
+    }
+
     /// The caller behind sudo, when there is one.
     pub(crate) fn caller(&self) -> Option<&Caller> {
         match self {
@@ -103,6 +118,12 @@ impl Account {
             Self::Root | Self::User => None,
         }
     }
+}
+
+fn sudo(purpose: &str) -> Result<PathBuf> {
+    find_program("sudo").with_context(|| {
+        format!("root is needed to {purpose}, and there is no sudo: run this as root")
+    })
 }
 
 impl Caller {

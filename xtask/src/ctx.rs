@@ -83,6 +83,11 @@ impl Ctx {
         Ok(command)
     }
 
+    /// Fails now, not later, when a command could not be run as root.
+    pub(crate) fn authenticate(&self, purpose: &str) -> Result<()> {
+        self.account.authenticate(purpose)
+    }
+
     /// The cargo of the user who owns the build.
     pub(crate) fn cargo(&self) -> Command {
         let program = match self.account.caller() {

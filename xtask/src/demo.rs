@@ -21,6 +21,7 @@ pub(crate) struct Args {
 /// Returns the demo's own exit code: non-zero when a step is not as told.
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     let ebpf = setup::ebpf(ctx)?;
+    ctx.authenticate(harness::PURPOSE)?;
     setup::lab(ctx)?;
     build::object(ctx, &ebpf)?;
     let pinhole = build::pinhole(ctx, false)?;

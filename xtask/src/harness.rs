@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 
 use crate::ctx::{Ctx, show};
 
-const PURPOSE: &str = "make network namespaces and load eBPF programs";
+/// Completes "root is needed to …".
+pub(crate) const PURPOSE: &str = "make network namespaces and load eBPF programs";
 
 /// Where the tests and the demo find what was built.
 pub(crate) struct Lab {

@@ -37,6 +37,9 @@ pub(crate) struct Args {
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
     let ebpf = setup::ebpf(ctx)?;
     build::object(ctx, &ebpf)?;
+    if !args.list && !args.unit {
+        ctx.authenticate(harness::PURPOSE)?;
+    }
     let (end_to_end, unit) = suites(ctx)?;
     if args.list {
         return list(ctx, unit.iter().chain(&end_to_end), args);

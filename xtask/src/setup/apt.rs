@@ -126,6 +126,8 @@ fn by_hand(packages: &[&str], purpose: &str) -> String {
 }
 
 fn apt_get(ctx: &Ctx, packages: &[&str], purpose: &str) -> Result<std::process::Command> {
+    ctx.authenticate("install packages")
+        .with_context(|| by_hand(packages, purpose))?;
     let environment = QUIET.map(|(name, value)| (name, OsStr::new(value)));
     ctx.superuser("apt-get", &environment, "install packages")
         .with_context(|| by_hand(packages, purpose))

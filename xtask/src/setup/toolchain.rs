@@ -150,14 +150,18 @@ fn add_source(ctx: &Ctx) -> Result<Option<(Toolchain, Linker)>> {
     }
     let what = format!("rust-src (rustup), for {PURPOSE}");
     if let Err(error) = ctx.run_limited("Installing", &what, &mut rustup, COMPONENT_LIMIT) {
+        let reason = error.root_cause();
         ctx.status(
             "Note",
-            format!("rustup cannot add rust-src; going on without it.\n{error:#}"),
+            format!("{reason}: going on without it; see target/log"),
         );
         return Ok(None);
     }
     if !active.has_source() {
-        ctx.status("Note", "rustup reports rust-src as installed, but it is not there");
+        ctx.status(
+            "Note",
+            "rustup reports rust-src as installed, but it is not there",
+        );
         return Ok(None);
     }
     Ok(Linker::find(ctx, &active)?.map(|linker| (active, linker)))
