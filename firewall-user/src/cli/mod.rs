@@ -49,7 +49,11 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
 /// Warnings for the operator on standard error; all that is worth knowing with
 /// `run -v`, the programs' own lines among it. `RUST_LOG` overrides.
 fn init_log(verbose: bool) {
-    let level = if verbose { "debug" } else { "warn" };
+    let level = if verbose {
+        "debug,aya=info,aya_obj=info"
+    } else {
+        "warn"
+    };
     let mut log =
         env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level));
     log.format_target(verbose);
