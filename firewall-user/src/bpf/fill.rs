@@ -106,35 +106,17 @@ pub fn set_deadline(instance: &Instance, confirm_deadline_ns: u64) -> Result<(),
     map.set(0, control, 0).map_err(Error::map(maps::CONTROL))
 }
 
-/// The agent's sign of life.
-pub struct Heartbeat(Array<MapData, u64>);
-
-impl Heartbeat {
-    /// Opens the map, and names this process as the agent.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Map`].
-    pub fn open(loaded: &Loaded) -> Result<Self, Error> {
-        let mut map: Array<MapData, u64> =
-            aya::maps::Map::from_map_data(loaded.map(maps::HEARTBEAT)?)
-                .and_then(TryInto::try_into)
-                .map_err(Error::map(maps::HEARTBEAT))?;
-        map.set(heartbeat::PID, u64::from(std::process::id()), 0)
-            .map_err(Error::map(maps::HEARTBEAT))?;
-        Ok(Self(map))
-    }
-
-    /// Says that the agent lives.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Map`].
-    pub fn beat(&mut self) -> Result<(), Error> {
-        self.0
-            .set(heartbeat::AT_NS, sys::monotonic_ns(), 0)
-            .map_err(Error::map(maps::HEARTBEAT))
-    }
+/// Gives the agent's first sign of life: the programs queue control payload
+/// from now on.
+///
+/// # Errors
+///
+/// [`Error::Map`].
+pub fn first_beat(loaded: &mut Loaded) -> Result<(), Error> {
+    let mut map: Array<_, u64> = map_mut(&mut loaded.ebpf, maps::HEARTBEAT)?;
+    map.set(heartbeat::PID, u64::from(std::process::id()), 0)
+        .and_then(|()| map.set(heartbeat::AT_NS, sys::monotonic_ns(), 0))
+        .map_err(Error::map(maps::HEARTBEAT))
 }
 
 /// The guarded interfaces by index, to read and write.

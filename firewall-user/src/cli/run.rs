@@ -23,6 +23,8 @@ use crate::{
     },
     config::{self, Compiled, GuardedIface},
     error::Usage,
+    ftp,
+    helper::Settings,
     lock::AgentLock,
     netlink::route::Link,
     preflight, seed, watchdog,
@@ -72,11 +74,29 @@ async fn attached(
     if let Some(confirm) = confirm {
         confirm.keep();
     }
-    serve::serve(instance, args.verbose, loaded, &mut stop).await
+    serve::serve(
+        instance,
+        args.verbose,
+        loaded,
+        settings(&compiled),
+        &mut stop,
+    )
+    .await
 }
 
 fn is_gateway(compiled: &Compiled) -> bool {
     compiled.config.flags & config_flags::GATEWAY != 0
+}
+
+/// What the policy says to the helper.
+fn settings(compiled: &Compiled) -> Settings {
+    Settings {
+        expectation_ticks: compiled.ftp.expectation_timeout.ticks(),
+        per_session: compiled.ftp.max_expectations_per_session as usize,
+        max_expectations: compiled.tables.expectations as usize,
+        max_sessions: compiled.tables.sessions as usize,
+        ftp: ftp::Config::default(),
+    }
 }
 
 type Target = (GuardedIface, Link);
@@ -137,8 +157,7 @@ fn attach(
         targets,
         wish,
         |loaded| {
-            // The sign of life must be there before control payload is seen.
-            fill::Heartbeat::open(loaded)?.beat()?;
+            fill::first_beat(loaded)?;
             if !loaded.taken_over {
                 seeded = Some(seed_flows(loaded, compiled, targets)?);
             }

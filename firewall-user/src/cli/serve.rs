@@ -3,7 +3,9 @@
 use std::{io::Write as _, process::ExitCode, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, bail};
+use aya::maps::{Map, MapData, RingBuf};
 use aya_log::EbpfLogger;
+use firewall_common::abi::maps;
 use log::Log;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -11,14 +13,12 @@ use tokio::{
 };
 
 use crate::{
-    bpf::{Instance, fill::Heartbeat, loader::Loaded, maps::Pinned, requests::Requests, sys},
+    bpf::{Instance, loader::Loaded, maps::Pinned, requests::Requests, sys},
     gc::Collector,
+    helper::{self, Agent, MapTables, Settings},
     unload::{self, By},
 };
 
-/// Time between two signs of life: far below the age at which programs take the
-/// agent for dead.
-const HEARTBEAT: Duration = Duration::from_millis(250);
 const COLLECT: Duration = Duration::from_secs(1);
 
 /// The signals that end the agent. Others keep their meaning: the end of the
@@ -50,17 +50,22 @@ pub(super) async fn serve(
     instance: &Instance,
     verbose: bool,
     mut loaded: Loaded,
+    settings: Settings,
     stop: &mut Stop,
 ) -> anyhow::Result<ExitCode> {
     let logger = verbose.then(|| logger(&mut loaded)).transpose()?;
-    let heartbeat = Heartbeat::open(&loaded)?;
     let requests = Requests::new(Rc::new(loaded));
     let collector = Collector::open(instance, requests.clone())?;
+    let tables = MapTables::open(instance, requests)?;
+    let agent = Agent::start(tables, settings, sys::monotonic_ns())?;
+    let ring = ring(instance)?;
     ready(instance)?;
     tokio::select! {
         biased;
         () = stop.wait() => stopped(instance),
-        ended = beat(heartbeat) => ended,
+        ended = helper::run(agent, ring, std::future::pending()) => {
+            ended.map(|()| ExitCode::SUCCESS)
+        }
         ended = collect(instance, collector) => ended,
         ended = log_lines(logger) => ended,
     }
@@ -104,13 +109,11 @@ fn stopped(instance: &Instance) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn beat(mut heartbeat: Heartbeat) -> anyhow::Result<ExitCode> {
-    let mut every = interval(HEARTBEAT);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        heartbeat.beat()?;
-    }
+fn ring(instance: &Instance) -> anyhow::Result<RingBuf<MapData>> {
+    MapData::from_pin(instance.pin(maps::EVENTS))
+        .and_then(Map::from_map_data)
+        .and_then(TryInto::try_into)
+        .with_context(|| format!("map {} cannot be opened", maps::EVENTS))
 }
 
 async fn collect(instance: &Instance, mut collector: Collector) -> anyhow::Result<ExitCode> {
