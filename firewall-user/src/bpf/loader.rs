@@ -377,29 +377,61 @@ fn create(instance: &Instance, sizes: &BTreeMap<&'static str, u32>) -> Result<Eb
     loader.load(OBJECT).map_err(Error::Object)
 }
 
+/// All at once: the verifier takes its time over each, on one CPU.
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
-    for name in [programs::INGRESS, programs::REINJECT, programs::CTL] {
-        program::<Xdp>(ebpf, name)?
-            .load()
-            .map_err(|e| refused(name, &e))?;
+    let known = [
+        programs::INGRESS,
+        programs::EGRESS,
+        programs::REINJECT,
+        programs::CTL,
+    ];
+    for name in known {
+        ebpf.program(name).ok_or_else(|| missing(name))?;
     }
-    program::<SchedClassifier>(ebpf, programs::EGRESS)?
-        .load()
-        .map_err(|e| refused(programs::EGRESS, &e))
+    let wanted = ebpf.programs_mut().filter_map(|(name, program)| {
+        let name = known.into_iter().find(|wanted| *wanted == name)?;
+        Some((name, program))
+    });
+    std::thread::scope(|scope| {
+        let loads: Vec<_> = wanted
+            .map(|(name, program)| scope.spawn(move || load(name, program)))
+            .collect();
+        let ended = loads.into_iter().map(|load| {
+            load.join().unwrap_or_else(|_| {
+                Err(Error::Program {
+                    program: "(any)",
+                    reason: "loading it failed in an unforeseen way".into(),
+                })
+            })
+        });
+        ended.collect()
+    })
+}
+
+fn load(name: &'static str, program: &mut Program) -> Result<(), Error> {
+    let loaded = match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => return Err(missing(name)),
+    };
+    loaded.map_err(|e| refused(name, &e))
+}
+
+fn missing(program: &'static str) -> Error {
+    Error::Program {
+        program,
+        reason: "the object does not hold it; rebuild with `cargo xtask build`".into(),
+    }
 }
 
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
 where
     &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
 {
-    let missing = || Error::Program {
-        program: name,
-        reason: "the object does not hold it; rebuild with `cargo xtask build`".into(),
-    };
     ebpf.program_mut(name)
-        .ok_or_else(missing)?
+        .ok_or_else(|| missing(name))?
         .try_into()
-        .map_err(|_| missing())
+        .map_err(|_| missing(name))
 }
 
 fn refused(program: &'static str, error: &ProgramError) -> Error {
