@@ -15,7 +15,7 @@ use firewall_common::{
     tcp::{self, Segment, State, Step, generic},
     time::Tick,
     verdict::{DropReason, Event, PassReason, Verdict},
-    wire::{self, Headers, proto, tcp_flags},
+    wire::{self, Headers, proto},
 };
 
 use crate::{
@@ -281,15 +281,15 @@ fn step<P: Packet, K: Family>(
     } else {
         step_generic(entry, direction)
     };
-    let word = match stepped {
-        Stepped::To(word) => word,
+    let (word, changed) = match stepped {
+        Stepped::To(word, changed) => (word, changed),
         Stepped::Done(verdict) => return Some(verdict),
         Stepped::Reopen(word) => {
             reopen(&*K::slot(work), entry, word, proved);
             return None;
         }
     };
-    refresh(work, entry, word);
+    refresh(work, entry, word, changed);
     account(entry, direction, work.headers.l3_len);
     if !proved && has_proved(protocol, word) {
         promote::<K>(work, entry, word);
@@ -312,8 +312,8 @@ fn zone_of(entry: *mut Flow, direction: Direction) -> u8 {
 }
 
 enum Stepped {
-    /// The flow has this word now.
-    To(FlowState),
+    /// The flow has this word now, and whether its protocol state is another than before.
+    To(FlowState, bool),
     /// Nothing changed; this is the verdict.
     Done(Verdict),
     /// The flow had this word, and the packet begins a new one.
@@ -346,7 +346,7 @@ fn step_tcp(h: &Headers, entry: *mut Flow, direction: Direction) -> Stepped {
             .with_state(next as u8)
             .with(marks(direction, matches!(segment, Segment::Fin)));
         if swap(entry, word, new) {
-            return Stepped::To(new);
+            return Stepped::To(new, new.state() != word.state());
         }
     }
     stats::event(Event::Contention);
@@ -394,7 +394,7 @@ fn step_generic(entry: *mut Flow, direction: Direction) -> Stepped {
                 .with(flow_flags::SEEN_REPLY),
         };
         if swap(entry, word, new) {
-            return Stepped::To(new);
+            return Stepped::To(new, new.state() != word.state());
         }
     }
     stats::event(Event::Contention);
@@ -410,15 +410,14 @@ fn swap(entry: *mut Flow, old: FlowState, new: FlowState) -> bool {
 /// Moves the expiry. Once both ends have said good-bye, later packets do not
 /// lengthen the flow's life.
 #[inline(always)]
-fn refresh(work: &Work, entry: *mut Flow, word: FlowState) {
-    const FIN_OR_RST: u8 = tcp_flags::FIN | tcp_flags::RST;
+fn refresh(work: &Work, entry: *mut Flow, word: FlowState, changed: bool) {
     let h = &work.headers;
     let ended = h.proto == proto::TCP
         && matches!(
             State::try_from(word.state()),
             Ok(State::LastAck | State::TimeWait | State::Close)
         );
-    if !ended || h.tcp_flags & FIN_OR_RST != 0 {
+    if changed || !ended {
         let ticks = timeout_of(h.proto, word.state());
         expires_of(entry).store(work.now.plus(ticks).0);
     }

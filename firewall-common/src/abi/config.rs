@@ -53,8 +53,6 @@ pub mod config_flags {
     pub const GATEWAY: u32 = 1 << 0;
     /// Hold data SYNs of live FTP pairs for the agent instead of dropping them.
     pub const HOLD: u32 = 1 << 1;
-    /// Programs log through aya-log.
-    pub const LOG: u32 = 1 << 2;
 }
 
 /// The configuration that the programs read. One element; replaced as a whole.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use firewall_common::abi::{
     Config, Control, Counter, Iface, MAX_RULES, MAX_ZONES, Rule, RuleName, ZONE_ANY, ZONE_HOST,
-    config_flags, heartbeat, maps,
+    heartbeat, maps,
 };
 
 use super::{
@@ -52,7 +52,7 @@ fn free(numbers: &BTreeMap<String, u8>) -> Option<u8> {
 /// # Errors
 ///
 /// [`Error::Map`].
-pub fn stage(loaded: &mut Loaded, compiled: &Compiled, log: bool) -> Result<Config, Error> {
+pub fn stage(loaded: &mut Loaded, compiled: &Compiled) -> Result<Config, Error> {
     let live = config(loaded)?;
     let generation = live.generation ^ 1;
     write_rules(loaded, compiled, generation)?;
@@ -63,9 +63,6 @@ pub fn stage(loaded: &mut Loaded, compiled: &Compiled, log: bool) -> Result<Conf
     config.rule_count = live.rule_count;
     config.rule_count[generation as usize & 1] = compiled.rules.len() as u32;
     config.tier_limits = fitting(compiled, loaded);
-    if log {
-        config.flags |= config_flags::LOG;
-    }
     Ok(config)
 }
 

@@ -131,6 +131,19 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Whether the programs log what they drop and which flows begin.
+///
+/// The verifier takes out the lines of a level that is off, so that they cost
+/// nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ProgramLog {
+    /// No line.
+    Off = 0,
+    /// All lines ([`log::Level::Info`] is the only level in use).
+    On = log::Level::Info as u8,
+}
+
 /// The loaded object of an instance.
 ///
 /// Dropping it removes the pins that loading made, unless [`Loaded::keep`] was
@@ -154,14 +167,14 @@ impl Loaded {
     /// # Errors
     ///
     /// [`Error`]; nothing new is left pinned then.
-    pub fn load(instance: &Instance, tables: &Tables) -> Result<Self, Error> {
+    pub fn load(instance: &Instance, tables: &Tables, log: ProgramLog) -> Result<Self, Error> {
         ensure_bpffs(Path::new(BPFFS))?;
         let netns = netns_inode()?;
         let taken_over = check_pinned(instance, netns)?;
         make_directory(&instance.pin_dir())?;
         let guard = PinGuard(Some(instance.clone()).filter(|_| !taken_over));
         let (sizes, kept_sizes) = sizes(instance, tables);
-        let mut ebpf = create(instance, &sizes)?;
+        let mut ebpf = create(instance, &sizes, log)?;
         load_programs(&mut ebpf)?;
         stamp(&mut ebpf, netns)?;
         guard.disarm();
@@ -366,8 +379,14 @@ fn sizes(instance: &Instance, tables: &Tables) -> (BTreeMap<&'static str, u32>, 
     (sizes, kept)
 }
 
-fn create(instance: &Instance, sizes: &BTreeMap<&'static str, u32>) -> Result<Ebpf, Error> {
+fn create(
+    instance: &Instance,
+    sizes: &BTreeMap<&'static str, u32>,
+    log: ProgramLog,
+) -> Result<Ebpf, Error> {
+    let level = log as u8;
     let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &level, true);
     for name in MAPS {
         loader.map_pin_path(name, instance.pin(name));
     }

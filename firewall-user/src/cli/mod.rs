@@ -5,6 +5,7 @@ mod confirm;
 mod expect;
 mod flows;
 mod ftp;
+mod program_log;
 mod run;
 mod serve;
 mod stats;

@@ -17,7 +17,7 @@ use crate::{
         Instance,
         attach::{self, Attached, Wish},
         fill,
-        loader::Loaded,
+        loader::{Loaded, ProgramLog},
         maps::Pinned,
         sys, text,
     },
@@ -56,7 +56,12 @@ async fn attached(
     // From here on a signal waits until attaching is done or undone.
     let mut stop = Stop::new()?;
     let _lock = AgentLock::take(instance)?;
-    let mut loaded = Loaded::load(instance, &compiled.tables)?;
+    let log = if args.verbose {
+        ProgramLog::On
+    } else {
+        ProgramLog::Off
+    };
+    let mut loaded = Loaded::load(instance, &compiled.tables, log)?;
     say_kept(&loaded);
     let targets = renumbered(&mut loaded, &mut compiled, targets)?;
     let confirm = Confirmation::begin(&loaded, args.confirm)?;
@@ -143,7 +148,7 @@ fn attach(
     targets: &[Target],
     args: &RunArgs,
 ) -> anyhow::Result<()> {
-    let config = fill::stage(loaded, compiled, args.verbose)?;
+    let config = fill::stage(loaded, compiled)?;
     if !loaded.taken_over {
         fill::commit(loaded, &config)?;
     }

@@ -4,14 +4,13 @@ use std::{io::Write as _, process::ExitCode, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use aya::maps::{Map, MapData, RingBuf};
-use aya_log::EbpfLogger;
 use firewall_common::abi::maps;
-use log::Log;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval},
 };
 
+use super::program_log::{self, ProgramLog};
 use crate::{
     bpf::{Instance, loader::Loaded, maps::Pinned, requests::Requests, sys},
     gc::Collector,
@@ -53,7 +52,9 @@ pub(super) async fn serve(
     settings: Settings,
     stop: &mut Stop,
 ) -> anyhow::Result<ExitCode> {
-    let logger = verbose.then(|| logger(&mut loaded)).transpose()?;
+    let logger = verbose
+        .then(|| program_log::open(&mut loaded))
+        .transpose()?;
     let requests = Requests::new(Rc::new(loaded));
     let collector = Collector::open(instance, requests.clone())?;
     let tables = MapTables::open(instance, requests)?;
@@ -132,14 +133,8 @@ async fn collect(instance: &Instance, mut collector: Collector) -> anyhow::Resul
     }
 }
 
-type Logger = EbpfLogger<&'static dyn Log>;
-
-fn logger(loaded: &mut Loaded) -> anyhow::Result<Logger> {
-    EbpfLogger::init(&mut loaded.ebpf).context("the programs' log")
-}
-
 /// Hands on the programs' own log lines; never ends without them.
-async fn log_lines(logger: Option<Logger>) -> anyhow::Result<ExitCode> {
+async fn log_lines(logger: Option<ProgramLog>) -> anyhow::Result<ExitCode> {
     let Some(mut logger) = logger else {
         return std::future::pending().await;
     };
