@@ -1,6 +1,6 @@
 //! Records of the ring, as typed values.
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
 use aya::maps::{MapData, RingBuf};
 use bytemuck::pod_read_unaligned;
@@ -8,7 +8,9 @@ use firewall_common::{
     abi::{EventHeader, EventKind, event_flags},
     key::{Direction, Heading},
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::unix::AsyncFd;
+
+use crate::bpf::sys::readable;
 
 /// Why bytes of the ring are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,19 +102,19 @@ impl<'a> Record<'a> {
 }
 
 /// The ring, to be waited for.
-pub struct Events(AsyncFd<RingBuf<MapData>>);
+pub struct Events {
+    ring: RingBuf<MapData>,
+    readable: AsyncFd<OwnedFd>,
+}
 
 impl Events {
     /// Registers the ring with the running tokio runtime.
     ///
     /// # Errors
     /// Those of epoll.
-    #[expect(
-        deprecated,
-        reason = "its successor is unsafe, for file descriptors that may close early; the map owns this one"
-    )]
     pub fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
-        AsyncFd::with_interest(ring, Interest::READABLE).map(Self)
+        let readable = readable(&ring)?;
+        Ok(Self { ring, readable })
     }
 
     /// Waits for records and hands at most `budget` of them to `each`.
@@ -122,13 +124,15 @@ impl Events {
     /// # Errors
     /// Those of epoll.
     pub async fn take(&mut self, budget: usize, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut guard = self.0.readable_mut().await?;
+        let mut guard = self.readable.readable().await?;
         for _ in 0..budget {
-            let taken = guard.get_inner_mut().next().map(|record| each(&record));
-            if taken.is_none() {
-                // A record committed since then renews the readiness.
-                guard.clear_ready();
-                break;
+            match self.ring.next() {
+                Some(record) => each(&record),
+                None => {
+                    // A record committed since then renews the readiness.
+                    guard.clear_ready();
+                    break;
+                }
             }
         }
         Ok(())
