@@ -55,12 +55,12 @@ impl Narrator {
     pub fn step(&mut self, told: impl Display, so: bool, seen: impl Display) {
         self.steps += 1;
         let mark = if so {
-            self.paint("1;32", "as told")
+            self.paint("1;32", "✔")
         } else {
             self.wrong.push(told.to_string());
-            self.paint("1;31", "NOT AS TOLD")
+            self.paint("1;31", "✘ NOT AS TOLD:")
         };
-        println!("   {mark}: {told}: {seen}");
+        println!("   {mark} {told} ({seen})");
     }
 
     /// Ends the story; true if all was as told.
