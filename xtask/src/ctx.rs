@@ -62,6 +62,11 @@ impl Ctx {
         self.target().join("lab")
     }
 
+    /// The cache of virtual machines: kernels, unpacked.
+    pub(crate) fn vm(&self) -> PathBuf {
+        self.target().join("vm")
+    }
+
     /// A command that runs as the user who owns the build, in the workspace.
     pub(crate) fn user(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = self.account.user_command(program);

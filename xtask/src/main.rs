@@ -9,6 +9,7 @@ mod demo;
 mod harness;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,8 @@ enum Task {
     Test(test::Args),
     /// Show FTP through firewalls: failing without the helper, working with it.
     Demo(demo::Args),
+    /// Boot Debian's kernels in virtual machines and load the programs there.
+    Vm(vm::Args),
     /// Check format, lints and documentation.
     Check,
 }
@@ -56,6 +59,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Build(args) => build::run(&ctx, &args)?,
         Task::Test(args) => test::run(&ctx, &args)?,
         Task::Demo(args) => return demo::run(&ctx, &args),
+        Task::Vm(args) => vm::run(&ctx, &args)?,
         Task::Check => check::run(&ctx)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -9,7 +9,8 @@ use crate::{
     cargo_json::{self, Artifact},
     ctx::Ctx,
     harness::{self, Lab},
-    setup,
+    setup::{self, Series},
+    vm,
 };
 
 #[derive(Debug, clap::Args)]
@@ -59,6 +60,13 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
 }
 
 impl Args {
+    /// Is the test of this name to be run? The harness of a suite asks the same of its tests.
+    fn wants(&self, name: &str) -> bool {
+        self.filter
+            .as_ref()
+            .is_none_or(|filter| name.contains(filter))
+    }
+
     fn apply(&self, command: &mut Command) {
         command.args(&self.filter).args(&self.harness);
     }
@@ -111,6 +119,11 @@ fn run_end_to_end(ctx: &Ctx, suites: &[Artifact], args: &Args) -> Result<Vec<Str
             failed.push(suite.label());
         }
     }
+    // The suites ran on this machine's kernel; here is the oldest that is supported.
+    let smoke = vm::label(Series::OLDEST);
+    if args.wants(&smoke) && !vm::smoke(ctx, Series::OLDEST)? {
+        failed.push(smoke);
+    }
     Ok(failed)
 }
 
@@ -123,6 +136,10 @@ fn list<'a>(ctx: &Ctx, suites: impl Iterator<Item = &'a Artifact>, args: &Args) 
         for test in ctx.capture(&mut command)?.lines() {
             println!("{}: {}", suite.label(), test.trim_end_matches(": test"));
         }
+    }
+    let smoke = vm::label(Series::OLDEST);
+    if args.wants(&smoke) {
+        println!("{smoke}");
     }
     Ok(())
 }

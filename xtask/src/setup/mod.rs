@@ -2,14 +2,16 @@
 
 pub(crate) mod apt;
 pub(crate) mod components;
+mod kernel;
 mod lab;
 mod linker;
 mod toolchain;
 
-use std::fs::File;
+use std::{fs::File, path::PathBuf};
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::kernel::Series;
 use self::{
     linker::Linker,
     toolchain::{Decision, Origin, Toolchain},
@@ -43,6 +45,7 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
     );
     build::object(ctx, &ebpf)?;
     lab(ctx)?;
+    kernel(ctx, Series::OLDEST)?;
     ctx.status(
         "Ready",
         "`cargo build` works now; `cargo xtask test` runs everything",
@@ -60,6 +63,12 @@ pub(crate) fn ebpf(ctx: &Ctx) -> Result<Ebpf> {
 pub(crate) fn lab(ctx: &Ctx) -> Result<()> {
     let _guard = lock(ctx)?;
     lab::ensure(ctx)
+}
+
+/// The image of a kernel for virtual machines, and QEMU, set up when they are not.
+pub(crate) fn kernel(ctx: &Ctx, series: Series) -> Result<PathBuf> {
+    let _guard = lock(ctx)?;
+    kernel::ensure(ctx, series)
 }
 
 fn decide(ctx: &Ctx, origin: Origin) -> Result<Ebpf> {
