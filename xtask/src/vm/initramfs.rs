@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn directories_come_once_and_before_their_files() {
         let mut archive = Archive::default();
-        archive.file(Path::new("/lib/x/a"), b"12345");
+        archive.file(Path::new("/lib/x/a"), b"hello");
         archive.file(Path::new("/lib/x/b"), b"");
         let bytes = archive.finish();
         assert_eq!(bytes.len() % 4, 0);
@@ -149,6 +149,6 @@ mod tests {
             .collect();
         assert_eq!(names, ["lib", "lib/x", "lib/x/a", "lib/x/b", "TRAILER!!!"]);
         // 118 bytes of header and name, padded to a multiple of four, as is the content.
-        assert_eq!(&entries[2][112..], "\0\012345\0\0\0");
+        assert_eq!(&entries[2][112..], "\0\0hello\0\0\0");
     }
 }
