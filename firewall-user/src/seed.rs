@@ -64,11 +64,24 @@ pub struct Policy<'a> {
     pub config: &'a Config,
     /// In order.
     pub rules: &'a [Rule],
-    /// Zone and trust by index of the guarded interfaces.
-    pub zones: HashMap<u32, (u8, bool)>,
+    /// The guarded interfaces by index.
+    pub ifaces: HashMap<u32, Guarded>,
 }
 
-/// The flows of this machine that go through a guarded interface.
+/// What seeding must know of a guarded interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guarded {
+    /// Number of its zone.
+    pub zone: u8,
+    /// Do flows that begin there count as begun inside?
+    pub trusted: bool,
+    /// Was it not guarded until now? Flows of others are tracked already, or
+    /// were not let in.
+    pub fresh: bool,
+}
+
+/// The flows of this machine that go through an interface that is guarded from
+/// now on.
 ///
 /// # Errors
 ///
@@ -77,7 +90,7 @@ pub fn collect(policy: &Policy<'_>, now: Tick) -> io::Result<Vec<Seed>> {
     let mut places = Places {
         routes: Routes::open()?,
         known: HashMap::new(),
-        zones: &policy.zones,
+        ifaces: &policy.ifaces,
     };
     let mut seen = HashSet::new();
     let mut seeds = Vec::new();
@@ -144,31 +157,34 @@ fn insert(loaded: &mut Loaded, seed: &Seed) -> Result<bool, Error> {
     }
 }
 
-/// Which zone an address belongs to, by route.
+/// Where an address lies, by route.
 struct Places<'a> {
     routes: Routes,
-    known: HashMap<IpAddr, Option<u8>>,
-    zones: &'a HashMap<u32, (u8, bool)>,
+    known: HashMap<IpAddr, Option<Guarded>>,
+    ifaces: &'a HashMap<u32, Guarded>,
 }
 
+/// This machine, and its containers and virtual machines behind interfaces that
+/// are not guarded.
+const HOST: Guarded = Guarded {
+    zone: ZONE_HOST,
+    trusted: true,
+    fresh: false,
+};
+
 impl Places<'_> {
-    /// Behind an interface that is not guarded lies the host's zone: its
-    /// containers and virtual machines. `None`: no route.
-    fn zone(&mut self, address: IpAddr) -> io::Result<Option<u8>> {
-        if let Some(zone) = self.known.get(&address) {
-            return Ok(*zone);
+    /// The interface towards `address`, or [`HOST`]. `None`: no route.
+    fn of(&mut self, address: IpAddr) -> io::Result<Option<Guarded>> {
+        if let Some(place) = self.known.get(&address) {
+            return Ok(*place);
         }
-        let zone = match self.routes.to(address)? {
-            Route::Local => Some(ZONE_HOST),
-            Route::Out(index) => Some(self.zones.get(&index).map_or(ZONE_HOST, |(zone, _)| *zone)),
+        let place = match self.routes.to(address)? {
+            Route::Local => Some(HOST),
+            Route::Out(index) => Some(self.ifaces.get(&index).copied().unwrap_or(HOST)),
             Route::None => None,
         };
-        self.known.insert(address, zone);
-        Ok(zone)
-    }
-
-    fn is_trusted(&self, zone: u8) -> bool {
-        zone == ZONE_HOST || self.zones.values().any(|known| *known == (zone, true))
+        self.known.insert(address, place);
+        Ok(place)
     }
 }
 
@@ -212,7 +228,8 @@ fn from_tracked(tracked: &Tracked, places: &mut Places<'_>) -> io::Result<Option
         // A half-open one sends its SYN again, a closed one has nothing to lose.
         _ => return Ok(None),
     };
-    let from_host = places.zone(tracked.original.src.ip())? == Some(ZONE_HOST);
+    let from = places.of(tracked.original.src.ip())?;
+    let from_host = from.is_some_and(|place| place.zone == ZONE_HOST);
     let wire = if from_host {
         tracked.reply.reversed()
     } else {
@@ -234,24 +251,23 @@ fn seed(
     now: Tick,
 ) -> io::Result<Option<Seed>> {
     let (Some(from), Some(to)) = (
-        places.zone(found.originator.ip())?,
-        places.zone(found.replier.ip())?,
+        places.of(found.originator.ip())?,
+        places.of(found.replier.ip())?,
     ) else {
         return Ok(None);
     };
-    if from == ZONE_HOST && to == ZONE_HOST {
+    if !from.fresh && !to.fresh {
         return Ok(None);
     }
-    let inside = places.is_trusted(from);
-    Ok(headers(found).map(|headers| entry(policy, found, &headers, (from, to), inside, now)))
+    Ok(headers(found).map(|headers| entry(policy, found, &headers, from, to, now)))
 }
 
 fn entry(
     policy: &Policy<'_>,
     found: &Found,
     headers: &Headers,
-    (from_zone, to_zone): (u8, u8),
-    inside: bool,
+    from: Guarded,
+    to: Guarded,
     now: Tick,
 ) -> Seed {
     let (key, heading) = FlowKey6::of(headers);
@@ -259,10 +275,10 @@ fn entry(
     if heading == Heading::Down {
         flags |= flow_flags::FIRST_DOWN;
     }
-    if inside {
+    if from.trusted {
         flags |= flow_flags::FROM_INSIDE;
     }
-    if is_control(policy.rules, headers, from_zone, to_zone) {
+    if is_control(policy.rules, headers, from.zone, to.zone) {
         flags |= flow_flags::HELPER_FTP | flow_flags::BLIND;
     }
     let which = if found.protocol == proto::UDP {
@@ -281,8 +297,8 @@ fn entry(
             bytes: [0; 2],
             packets: [0; 2],
             created: now.0,
-            from_zone,
-            to_zone,
+            from_zone: from.zone,
+            to_zone: to.zone,
             rule: RULE_NONE,
             tcp: [TcpSide {
                 end: 0,
@@ -350,8 +366,11 @@ mod tests {
 
     use super::*;
 
-    const OUTSIDE: u8 = 1;
-    const IFINDEX: u32 = 7;
+    const OUTSIDE: Guarded = Guarded {
+        zone: 1,
+        trusted: false,
+        fresh: true,
+    };
 
     fn config() -> Config {
         let mut timeouts = [1; timeout::LEN];
@@ -377,12 +396,12 @@ mod tests {
     }
 
     /// Seeds without asking for routes: the zones of both ends are given.
-    fn seeded(socket: &Connection, ends: [u8; 2]) -> Option<Seed> {
+    fn seeded(socket: &Connection, ends: [Guarded; 2]) -> Option<Seed> {
         let config = config();
         let policy = Policy {
             config: &config,
             rules: &[ftp_rule()],
-            zones: HashMap::from([(IFINDEX, (OUTSIDE, false))]),
+            ifaces: HashMap::new(),
         };
         let mut places = Places {
             routes: Routes::open().unwrap(),
@@ -390,7 +409,7 @@ mod tests {
                 (socket.local.ip(), Some(ends[0])),
                 (socket.remote.ip(), Some(ends[1])),
             ]),
-            zones: &policy.zones,
+            ifaces: &policy.ifaces,
         };
         let found = from_socket(socket)?;
         seed(&policy, &found, &mut places, Tick(5)).unwrap()
@@ -409,13 +428,13 @@ mod tests {
     #[test]
     fn a_connection_from_here_is_a_flow_from_inside() {
         let ours = socket("192.0.2.1:40000", "198.51.100.9:443", true);
-        let seed = seeded(&ours, [ZONE_HOST, OUTSIDE]).unwrap();
+        let seed = seeded(&ours, [HOST, OUTSIDE]).unwrap();
         let state = FlowState(seed.flow.state);
         assert_eq!(state.state(), State::Established as u8);
         assert!(state.has(flow_flags::FROM_INSIDE) && !state.has(flow_flags::HELPER_FTP));
         assert_eq!(
             (seed.flow.from_zone, seed.flow.to_zone),
-            (ZONE_HOST, OUTSIDE)
+            (ZONE_HOST, OUTSIDE.zone)
         );
         assert_eq!(seed.flow.expires, 1005);
         let (src, sport, ..) = seed.key.endpoints(state.first_heading());
@@ -427,7 +446,7 @@ mod tests {
     #[test]
     fn an_accepted_connection_is_a_flow_from_outside() {
         let theirs = socket("[2001:db8::1]:22", "[2001:db8::9]:50000", false);
-        let seed = seeded(&theirs, [ZONE_HOST, OUTSIDE]).unwrap();
+        let seed = seeded(&theirs, [HOST, OUTSIDE]).unwrap();
         let state = FlowState(seed.flow.state);
         assert!(!state.has(flow_flags::FROM_INSIDE));
         let (_, sport, _, dport) = seed.key.endpoints(state.first_heading());
@@ -438,7 +457,7 @@ mod tests {
     #[test]
     fn a_control_connection_is_blind() {
         let control = socket("192.0.2.1:40000", "198.51.100.9:21", true);
-        let seed = seeded(&control, [ZONE_HOST, OUTSIDE]).unwrap();
+        let seed = seeded(&control, [HOST, OUTSIDE]).unwrap();
         let state = FlowState(seed.flow.state);
         assert!(state.has(flow_flags::HELPER_FTP) && state.has(flow_flags::BLIND));
     }
@@ -449,7 +468,7 @@ mod tests {
             state: state::FIN_WAIT2,
             ..socket("192.0.2.1:22", "198.51.100.9:50000", false)
         };
-        let seed = seeded(&closing, [ZONE_HOST, OUTSIDE]).unwrap();
+        let seed = seeded(&closing, [HOST, OUTSIDE]).unwrap();
         let state = FlowState(seed.flow.state);
         assert_eq!(state.state(), State::CloseWait as u8);
         assert!(state.has(flow_flags::FIN_REPLY) && !state.has(flow_flags::FIN_ORIGINAL));
@@ -458,12 +477,23 @@ mod tests {
     #[test]
     fn local_and_unroutable_connections_are_left_out() {
         let local = socket("192.0.2.1:40000", "192.0.2.2:80", true);
-        assert_eq!(seeded(&local, [ZONE_HOST, ZONE_HOST]), None);
+        assert_eq!(seeded(&local, [HOST, HOST]), None);
         let listening = Connection {
             state: state::LISTEN,
             ..local
         };
-        assert_eq!(seeded(&listening, [ZONE_HOST, OUTSIDE]), None);
+        assert_eq!(seeded(&listening, [HOST, OUTSIDE]), None);
+    }
+
+    #[test]
+    fn flows_of_interfaces_that_were_guarded_before_are_left_out() {
+        let ours = socket("192.0.2.1:40000", "198.51.100.9:443", true);
+        let before = Guarded {
+            fresh: false,
+            ..OUTSIDE
+        };
+        assert_eq!(seeded(&ours, [HOST, before]), None);
+        assert!(seeded(&ours, [before, OUTSIDE]).is_some());
     }
 
     #[test]
@@ -484,8 +514,8 @@ mod tests {
         };
         let mut places = Places {
             routes: Routes::open().unwrap(),
-            known: HashMap::from([(tracked.original.src.ip(), Some(ZONE_HOST))]),
-            zones: &HashMap::new(),
+            known: HashMap::from([(tracked.original.src.ip(), Some(HOST))]),
+            ifaces: &HashMap::new(),
         };
         let found = from_tracked(&tracked, &mut places).unwrap().unwrap();
         assert_eq!(found.originator, address("192.0.2.1:5000"));

@@ -48,6 +48,16 @@ impl Instance {
         self.pin_dir().join(name)
     }
 
+    /// The command line of a subcommand on this instance, for messages.
+    #[must_use]
+    pub fn command(&self, subcommand: &str) -> String {
+        if self.name == Self::DEFAULT {
+            format!("pinhole {subcommand}")
+        } else {
+            format!("pinhole --instance {} {subcommand}", self.name)
+        }
+    }
+
     /// The names of all instances that have pins. Empty without a bpffs.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! `pinhole run`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::HashSet, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use firewall_common::{
@@ -49,7 +49,7 @@ async fn attached(
     mut compiled: Compiled,
 ) -> anyhow::Result<ExitCode> {
     let kernel = preflight::system()?;
-    let targets = targets(&compiled)?;
+    let links = links(&compiled)?;
     if is_gateway(&compiled) {
         preflight::no_nat()?;
     }
@@ -63,7 +63,8 @@ async fn attached(
     };
     let mut loaded = Loaded::load(instance, &compiled.tables, log)?;
     say_kept(&loaded);
-    let targets = renumbered(&mut loaded, &mut compiled, targets)?;
+    let guarded = renumber(&loaded, &mut compiled)?;
+    let targets: Vec<_> = compiled.ifaces.iter().cloned().zip(links).collect();
     let confirm = Confirmation::begin(&loaded, args.confirm)?;
     println!(
         "pinhole {}, kernel {kernel}, instance {instance}, {} mode",
@@ -74,7 +75,7 @@ async fn attached(
             "host"
         }
     );
-    attach(&mut loaded, &compiled, &targets, args)?;
+    attach(&mut loaded, &compiled, &targets, &guarded, args)?;
     loaded.keep();
     if let Some(confirm) = confirm {
         confirm.keep();
@@ -106,15 +107,15 @@ fn settings(compiled: &Compiled) -> Settings {
 
 type Target = (GuardedIface, Link);
 
-fn targets(compiled: &Compiled) -> anyhow::Result<Vec<Target>> {
+/// The interfaces of the policy, in its order.
+fn links(compiled: &Compiled) -> anyhow::Result<Vec<Link>> {
     let names = compiled.ifaces.iter().map(|iface| iface.name.as_str());
-    let links = preflight::interfaces(names).map_err(|error| match error {
+    preflight::interfaces(names).map_err(|error| match error {
         preflight::Error::UnknownInterface { .. } | preflight::Error::NotEthernet { .. } => {
             Usage::new(error.to_string()).into()
         }
         other => anyhow::Error::from(other),
-    })?;
-    Ok(compiled.ifaces.iter().cloned().zip(links).collect())
+    })
 }
 
 fn say_kept(loaded: &Loaded) {
@@ -126,26 +127,25 @@ fn say_kept(loaded: &Loaded) {
     }
 }
 
-/// On a take-over, zones keep the numbers that flows name them by.
-fn renumbered(
-    loaded: &mut Loaded,
-    compiled: &mut Compiled,
-    targets: Vec<Target>,
-) -> anyhow::Result<Vec<Target>> {
+/// On a take-over, zones keep the numbers that flows name them by. Returns the
+/// indices of the interfaces that are guarded already.
+fn renumber(loaded: &Loaded, compiled: &mut Compiled) -> anyhow::Result<HashSet<u32>> {
     if !loaded.taken_over {
-        return Ok(targets);
+        return Ok(HashSet::new());
     }
-    let pinned = Pinned::open(&loaded.instance)?.ifaces()?;
-    let pinned: Vec<_> = pinned.into_iter().map(|(_, iface)| iface).collect();
+    let (guarded, pinned): (_, Vec<_>) = Pinned::open(&loaded.instance)?
+        .ifaces()?
+        .into_iter()
+        .unzip();
     fill::renumber(compiled, &pinned);
-    let links = targets.into_iter().map(|(_, link)| link);
-    Ok(compiled.ifaces.iter().cloned().zip(links).collect())
+    Ok(guarded)
 }
 
 fn attach(
     loaded: &mut Loaded,
     compiled: &Compiled,
     targets: &[Target],
+    guarded: &HashSet<u32>,
     args: &RunArgs,
 ) -> anyhow::Result<()> {
     let config = fill::stage(loaded, compiled)?;
@@ -156,15 +156,18 @@ fn attach(
         mode: args.mode,
         tc: args.tc,
     };
-    let mut seeded = None;
+    let mut seeded = 0;
     let attached = attach::attach(
         loaded,
         targets,
         wish,
         |loaded| {
             fill::first_beat(loaded)?;
-            if !loaded.taken_over {
-                seeded = Some(seed_flows(loaded, compiled, targets)?);
+            if targets
+                .iter()
+                .any(|(_, link)| !guarded.contains(&link.index))
+            {
+                seeded = seed_flows(loaded, compiled, targets, guarded)?;
             }
             Ok(())
         },
@@ -173,9 +176,11 @@ fn attach(
     for got in &attached {
         println!("{}", describe(got));
     }
-    match seeded {
-        Some(count) => println!("{count} existing connections go on"),
-        None => println!("taken over from an earlier run, with its flows"),
+    if loaded.taken_over {
+        println!("taken over from an earlier run, with its flows");
+    }
+    if seeded > 0 {
+        println!("{seeded} existing connections go on");
     }
     Ok(())
 }
@@ -184,12 +189,20 @@ fn seed_flows(
     loaded: &mut Loaded,
     compiled: &Compiled,
     targets: &[Target],
+    guarded: &HashSet<u32>,
 ) -> Result<usize, attach::Error> {
-    let zone = |(guarded, link): &Target| (link.index, (guarded.zone, guarded.trusted));
+    let iface = |(iface, link): &Target| {
+        let known = seed::Guarded {
+            zone: iface.zone,
+            trusted: iface.trusted,
+            fresh: !guarded.contains(&link.index),
+        };
+        (link.index, known)
+    };
     let policy = seed::Policy {
         config: &compiled.config,
         rules: &compiled.rules,
-        zones: targets.iter().map(zone).collect(),
+        ifaces: targets.iter().map(iface).collect(),
     };
     let seeds = seed::collect(&policy, Tick::from_ns(sys::monotonic_ns()))
         .map_err(|e| attach::Error::Seed(e.to_string()))?;

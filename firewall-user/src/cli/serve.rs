@@ -4,7 +4,7 @@ use std::{io::Write as _, process::ExitCode, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use aya::maps::{Map, MapData, RingBuf};
-use firewall_common::abi::maps;
+use firewall_common::{abi::maps, time::NS_PER_SEC};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval},
@@ -74,13 +74,15 @@ pub(super) async fn serve(
 
 fn ready(instance: &Instance) -> anyhow::Result<()> {
     let deadline = Pinned::open(instance)?.control()?.confirm_deadline_ns;
-    let left = deadline.saturating_sub(sys::monotonic_ns()) / 1_000_000_000;
+    let left = deadline
+        .saturating_sub(sys::monotonic_ns())
+        .div_ceil(NS_PER_SEC);
     let mut out = std::io::stdout().lock();
     if deadline != 0 {
         writeln!(
             out,
-            "not confirmed yet: run `pinhole --instance {instance} confirm` within {left} s, \
-             or everything is detached again"
+            "not confirmed yet: run `{}` within {left} s, or everything is detached again",
+            instance.command("confirm")
         )?;
     }
     writeln!(out, "ready, agent pid {}", std::process::id())?;
@@ -96,8 +98,9 @@ fn stopped(instance: &Instance) -> anyhow::Result<ExitCode> {
         // Gone, or overdue: the watchdog does it, or has done it.
         Err(_) => println!("instance {instance} was unloaded"),
         Ok(0) => println!(
-            "agent stopped; instance {instance} stays attached, its policy in force: \
-             `pinhole run` continues, `pinhole unload` removes it"
+            "agent stopped; the policy stays in force until `{}`, and FTP data connections \
+             open again with the next `pinhole run`",
+            instance.command("unload")
         ),
         Ok(_) => {
             let removed = unload::unload(instance, By::Agent)?;
