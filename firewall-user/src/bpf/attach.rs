@@ -1,7 +1,8 @@
 //! Programs onto interfaces, all or none.
 //!
-//! Order: TC egress, seed, XDP. So what the host sends is tracked before
-//! anything that comes in is judged, and nobody is cut off. Whatever was
+//! Order: seed, TC egress, seed, XDP. So what the host sends is tracked before
+//! anything that comes in is judged, and nobody is cut off: the first seed lets
+//! TC know what runs already, the second finds what began since. Whatever was
 //! attached before a failure is taken off again.
 
 use std::io;
@@ -120,7 +121,7 @@ pub struct Attached {
     pub native_refused: Option<String>,
 }
 
-/// Attaches to `targets`, running `between` after TC egress and before XDP.
+/// Attaches to `targets`, running `seed` before TC egress and again before XDP.
 /// Replaces in place what an earlier run attached; what it attached to other
 /// interfaces goes last, after `commit`.
 ///
@@ -131,7 +132,7 @@ pub fn attach(
     loaded: &mut Loaded,
     targets: &[(GuardedIface, Link)],
     wish: Wish,
-    between: impl FnOnce(&mut Loaded) -> Result<(), Error>,
+    mut seed: impl FnMut(&mut Loaded) -> Result<(), Error>,
     commit: impl FnOnce(&mut Loaded) -> Result<(), Error>,
 ) -> Result<Vec<Attached>, Error> {
     let links = route::links().map_err(|e| failed("all", "links")(e))?;
@@ -141,11 +142,12 @@ pub fn attach(
         plans.push(plan(&loaded.instance, guarded, link, wish, &before)?);
     }
     let mut undo = Undo::default();
+    seed(loaded)?;
     for plan in &mut plans {
         prepare(loaded, plan, &links, &mut undo)?;
         hooks::attach_tc(loaded, plan, &mut undo)?;
     }
-    between(loaded)?;
+    seed(loaded)?;
     for plan in &mut plans {
         hooks::attach_xdp(loaded, plan, wish.mode, &mut undo)?;
         record(loaded, plan)?;

@@ -167,7 +167,7 @@ fn attach(
                 .iter()
                 .any(|(_, link)| !guarded.contains(&link.index))
             {
-                seeded = seed_flows(loaded, compiled, targets, guarded)?;
+                seeded += seed_flows(loaded, compiled, targets, guarded)?;
             }
             Ok(())
         },
