@@ -1,6 +1,6 @@
 //! FTP, as far as a firewall must understand it. Pure: no I/O, no clock.
 //!
-//! - [`line`] turns a byte stream into lines
+//! - [`mod@line`] turns a byte stream into lines
 //! - [`command`] and [`reply`] read a line
 //! - [`tls`] follows records, without looking into them
 //! - [`session`] decides which line opens what
