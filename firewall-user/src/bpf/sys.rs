@@ -254,7 +254,7 @@ struct EthtoolValue {
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 
-/// Reads the [`eth_flags`] of an interface, and others that ethtool keeps there.
+/// Reads the [`mod@eth_flags`] of an interface, and others that ethtool keeps there.
 ///
 /// # Errors
 ///
