@@ -63,7 +63,6 @@ pub(crate) fn ebpf_cargo(ctx: &Ctx, ebpf: &Ebpf, program: &Path, subcommand: &st
     let mut cargo = ctx.user(program);
     cargo
         .arg(subcommand)
-        .arg("--quiet")
         .args(["--target", TARGET, "-Z", "build-std=core"])
         .current_dir(ctx.root().join("firewall-ebpf"))
         .env("CARGO", &ebpf.toolchain.cargo)

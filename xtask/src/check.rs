@@ -64,7 +64,7 @@ fn ebpf_format(ctx: &Ctx) -> Command {
 }
 
 fn host_clippy(ctx: &Ctx) -> Command {
-    let scope = ["clippy", "--quiet", "--workspace", "--all-targets"];
+    let scope = ["clippy", "--workspace", "--all-targets"];
     let mut cargo = cargo(ctx, &scope);
     cargo.args(["--", "-D", "warnings"]);
     cargo
@@ -79,7 +79,7 @@ fn ebpf_clippy(ctx: &Ctx, ebpf: &Ebpf, clippy: &Path) -> Command {
 }
 
 fn documentation(ctx: &Ctx) -> Command {
-    let mut cargo = cargo(ctx, &["doc", "--quiet", "--workspace", "--no-deps"]);
+    let mut cargo = cargo(ctx, &["doc", "--workspace", "--no-deps"]);
     cargo.env("RUSTDOCFLAGS", "-Dwarnings");
     cargo
 }

@@ -4,7 +4,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs::{self, File},
-    io::{IsTerminal, Write, stderr},
+    io::{self, IsTerminal, Write, stderr},
     os::unix::fs::{MetadataExt, lchown},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -331,15 +331,22 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     removed.with_context(|| format!("cannot remove {}", path.display()))
 }
 
-fn chown_tree(path: &Path, uid: u32, gid: u32) -> std::io::Result<()> {
-    let meta = fs::symlink_metadata(path)?;
-    if meta.uid() == 0 {
-        lchown(path, Some(uid), Some(gid))?;
-    }
-    if meta.is_dir() {
-        for entry in fs::read_dir(path)? {
-            chown_tree(&entry?.path(), uid, gid)?;
+/// What vanishes meanwhile, under another cargo's hands, needs no owner.
+fn chown_tree(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    let owned = fs::symlink_metadata(path).and_then(|meta| {
+        if meta.uid() == 0 {
+            lchown(path, Some(uid), Some(gid))?;
         }
+        Ok(meta.is_dir())
+    });
+    match owned {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    for entry in fs::read_dir(path)? {
+        chown_tree(&entry?.path(), uid, gid)?;
     }
     Ok(())
 }
