@@ -1,12 +1,12 @@
 //! `cargo xtask demo`: the story of an FTP listing that hangs, and of the helper that mends it.
 
-use std::process::ExitCode;
+use std::{convert::Infallible, os::unix::process::CommandExt};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     build, cargo_json,
-    ctx::Ctx,
+    ctx::{Ctx, show},
     harness::{self, Lab},
     setup,
 };
@@ -18,8 +18,9 @@ pub(crate) struct Args {
     sabotage: Option<String>,
 }
 
-/// Returns the demo's own exit code: non-zero when a step is not as told.
-pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
+/// Becomes the demo, so that its exit code is the task's, and Ctrl-C finds nobody but the demo,
+/// which takes its namespaces down before it ends.
+pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
     let ebpf = setup::ebpf(ctx)?;
     ctx.authenticate(harness::PURPOSE)?;
     setup::lab(ctx)?;
@@ -30,11 +31,6 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<ExitCode> {
     if let Some(step) = &args.sabotage {
         command.arg("--sabotage").arg(step);
     }
-    let passed = harness::passes(&mut command)?;
-    ctx.give_back(&ctx.target())?;
-    Ok(if passed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot run `{}`", show(&command)))
 }

@@ -58,7 +58,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Setup(args) => setup::run(&ctx, &args)?,
         Task::Build(args) => build::run(&ctx, &args)?,
         Task::Test(args) => test::run(&ctx, &args)?,
-        Task::Demo(args) => return demo::run(&ctx, &args),
+        Task::Demo(args) => match demo::run(&ctx, &args)? {},
         Task::Vm(args) => vm::run(&ctx, &args)?,
         Task::Check => check::run(&ctx)?,
     }
