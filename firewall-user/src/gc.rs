@@ -37,12 +37,12 @@ const DRIFT: u64 = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A table cannot be read.
-    #[error("table {table}: {source}")]
+    #[error("table {table}: {cause}")]
     Read {
         /// Its name.
         table: &'static str,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The control program cannot be run.
     #[error(transparent)]
@@ -133,9 +133,9 @@ impl Collector {
 
     fn expire_expectations(&mut self) -> Result<usize, Error> {
         let now = Tick::from_ns(sys::monotonic_ns());
-        let found = crate::bpf::maps::all(&self.expectations).map_err(|source| Error::Read {
+        let found = crate::bpf::maps::all(&self.expectations).map_err(|cause| Error::Read {
             table: maps::EXPECTATIONS,
-            source,
+            cause,
         })?;
         let mut deleted = 0;
         for (key, expectation) in found {
@@ -197,11 +197,11 @@ impl Table {
             Either::V4(map) => read(map, self.cursor),
             Either::V6(map) => read(map, self.cursor),
         };
-        let (flows, cursor) = read.map_err(|source| {
+        let (flows, cursor) = read.map_err(|cause| {
             self.cursor = None;
             Error::Read {
                 table: self.name,
-                source,
+                cause,
             }
         })?;
         self.cursor = cursor;

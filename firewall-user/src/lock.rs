@@ -26,12 +26,12 @@ pub enum Error {
         pid: u32,
     },
     /// The socket fails.
-    #[error("the agent's lock of instance {instance}: {source}")]
+    #[error("the agent's lock of instance {instance}: {cause}")]
     Socket {
         /// The instance.
         instance: String,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -46,9 +46,9 @@ impl AgentLock {
     ///
     /// [`Error`]; [`Error::Taken`] names the process that has it.
     pub fn take(instance: &Instance) -> Result<Self, Error> {
-        let failed = |source| Error::Socket {
+        let failed = |cause| Error::Socket {
             instance: instance.to_string(),
-            source,
+            cause,
         };
         let address = address(instance).map_err(failed)?;
         match UnixListener::bind_addr(&address) {

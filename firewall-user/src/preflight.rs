@@ -63,18 +63,18 @@ pub enum Error {
         found: Vec<NatChain>,
     },
     /// The kernel refuses to answer.
-    #[error("cannot ask the kernel about {what}: {source}")]
+    #[error("cannot ask the kernel about {what}: {cause}")]
     Ask {
         /// About what.
         what: &'static str,
         /// What it says.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
 impl Error {
     fn ask(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Ask { what, source }
+        move |cause| Self::Ask { what, cause }
     }
 }
 

@@ -35,31 +35,31 @@ pub enum Error {
     #[error(transparent)]
     Maps(#[from] maps::Error),
     /// The agent does not end.
-    #[error("the agent (pid {pid}) does not end: {source}")]
+    #[error("the agent (pid {pid}) does not end: {cause}")]
     Agent {
         /// Its process id.
         pid: u32,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// An interface keeps something.
     #[error(
-        "interface {interface}: {source}; the rest is removed, see what is left with \
+        "interface {interface}: {cause}; the rest is removed, see what is left with \
          `ip link show {interface}` and `tc filter show dev {interface} egress`"
     )]
     Interface {
         /// The interface.
         interface: String,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The kernel does not answer, or the pins cannot be locked.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Io {
         /// What was tried.
         what: &'static str,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -112,10 +112,10 @@ pub fn unload(instance: &Instance, by: By) -> Result<Removed, Error> {
         Ok(guard) => guard,
         // The agent was in its confirmation time, and unloaded as it ended.
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(removed),
-        Err(source) => {
+        Err(cause) => {
             return Err(Error::Io {
                 what: "the pin directory",
-                source,
+                cause,
             });
         }
     };
@@ -133,7 +133,7 @@ pub fn unload(instance: &Instance, by: By) -> Result<Removed, Error> {
 fn is_here(instance: &Instance) -> Result<bool, Error> {
     let pinned = match Pinned::open(instance) {
         Ok(pinned) => pinned,
-        Err(maps::Error::Abi { found: 0, .. }) => return Ok(true),
+        Err(maps::Error::Unfinished { .. }) => return Ok(true),
         Err(e) => return Err(e.into()),
     };
     let guarded = pinned.heartbeat()?[heartbeat::NETNS as usize];
@@ -147,8 +147,8 @@ fn stop_agent(instance: &Instance) -> Result<Option<u32>, Error> {
     };
     for signal in [libc::SIGTERM, libc::SIGKILL] {
         match sys::kill(pid, signal) {
-            Err(source) if source.raw_os_error() != Some(libc::ESRCH) => {
-                return Err(Error::Agent { pid, source });
+            Err(cause) if cause.raw_os_error() != Some(libc::ESRCH) => {
+                return Err(Error::Agent { pid, cause });
             }
             _ => {}
         }
@@ -160,22 +160,22 @@ fn stop_agent(instance: &Instance) -> Result<Option<u32>, Error> {
             std::thread::sleep(POLL);
         }
     }
-    let source = io::ErrorKind::TimedOut.into();
-    Err(Error::Agent { pid, source })
+    let cause = io::ErrorKind::TimedOut.into();
+    Err(Error::Agent { pid, cause })
 }
 
 fn detach_all(instance: &Instance, here: bool, removed: &mut Removed) -> Result<(), Error> {
     let links = if here {
-        route::links().map_err(|source| Error::Io {
+        route::links().map_err(|cause| Error::Io {
             what: "interfaces",
-            source,
+            cause,
         })?
     } else {
         Vec::new()
     };
     let ifaces = match Pinned::open(instance) {
         Ok(pinned) => pinned.ifaces()?,
-        Err(maps::Error::Abi { found: 0, .. }) => Vec::new(),
+        Err(maps::Error::Unfinished { .. }) => Vec::new(),
         Err(e) => return Err(e.into()),
     };
     let mut result = Ok(());
@@ -186,7 +186,7 @@ fn detach_all(instance: &Instance, here: bool, removed: &mut Removed) -> Result<
         }
         match detach::interface(instance, index, &iface, &links) {
             Ok(()) => removed.interfaces.push(interface),
-            Err(source) => result = result.and(Err(Error::Interface { interface, source })),
+            Err(cause) => result = result.and(Err(Error::Interface { interface, cause })),
         }
     }
     result

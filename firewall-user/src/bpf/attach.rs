@@ -57,26 +57,26 @@ pub enum Error {
         wanted: &'static str,
     },
     /// The driver refuses XDP.
-    #[error("interface {interface} takes no {mode} XDP program: {source}; {remedy}")]
+    #[error("interface {interface} takes no {mode} XDP program: {cause}; {remedy}")]
     Xdp {
         /// The interface.
         interface: String,
         /// The last mode tried.
         mode: &'static str,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
         /// What to do.
         remedy: &'static str,
     },
     /// The kernel refuses the TC program.
-    #[error("interface {interface} takes no TC program as {kind}: {source}; {remedy}")]
+    #[error("interface {interface} takes no TC program as {kind}: {cause}; {remedy}")]
     Tc {
         /// The interface.
         interface: String,
         /// "TCX link" or "clsact filter".
         kind: &'static str,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
         /// What to do.
         remedy: &'static str,
     },
@@ -87,14 +87,14 @@ pub enum Error {
     #[error(transparent)]
     Load(#[from] loader::Error),
     /// Something around it.
-    #[error("interface {interface}: {what}: {source}")]
+    #[error("interface {interface}: {what}: {cause}")]
     Io {
         /// The interface.
         interface: String,
         /// What failed.
         what: &'static str,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The seeds cannot be found or written.
     #[error("existing connections cannot be taken over: {0}")]
@@ -288,7 +288,7 @@ fn tc_kind(instance: &Instance, link: &Link, wish: TcKind) -> Result<(TcKind, bo
         (None, TcKind::Tcx) if !has_tcx() => Err(Error::Tc {
             interface: link.name.clone(),
             kind: "TCX link",
-            source: io::Error::from_raw_os_error(libc::EOPNOTSUPP),
+            cause: io::Error::from_raw_os_error(libc::EOPNOTSUPP),
             remedy: "the kernel is older than 6.6: leave out --tc, or use --tc clsact",
         }),
         (None, wish) => Ok((wish, false)),
@@ -395,10 +395,10 @@ fn recorded(loaded: &Loaded) -> Result<Vec<(u32, Iface)>, Error> {
 
 fn failed(interface: &str, what: &'static str) -> impl FnOnce(io::Error) -> Error {
     let interface = interface.to_owned();
-    move |source| Error::Io {
+    move |cause| Error::Io {
         interface,
         what,
-        source,
+        cause,
     }
 }
 

@@ -36,10 +36,10 @@ pub(super) fn attach_tc(
 
 fn add_tcx(loaded: &mut Loaded, plan: &Plan, undo: &mut Undo) -> Result<(), Error> {
     let pin = loaded.instance.pin(&tcx_pin(&plan.link.name));
-    let wrong = |source| Error::Tc {
+    let wrong = |cause| Error::Tc {
         interface: plan.link.name.clone(),
         kind: "TCX link",
-        source,
+        cause,
         remedy: "try --tc clsact",
     };
     let program = loaded.egress()?;
@@ -57,10 +57,10 @@ fn add_tcx(loaded: &mut Loaded, plan: &Plan, undo: &mut Undo) -> Result<(), Erro
 
 fn replace_tcx(loaded: &mut Loaded, plan: &Plan) -> Result<(), Error> {
     let pin = loaded.instance.pin(&tcx_pin(&plan.link.name));
-    let wrong = |source| Error::Tc {
+    let wrong = |cause| Error::Tc {
         interface: plan.link.name.clone(),
         kind: "TCX link",
-        source,
+        cause,
         remedy: "`pinhole unload`, then run again",
     };
     let link: SchedClassifierLink = open_link(&pin).map_err(wrong)?;
@@ -77,10 +77,10 @@ fn replace_tcx(loaded: &mut Loaded, plan: &Plan) -> Result<(), Error> {
 
 fn add_clsact(loaded: &mut Loaded, plan: &mut Plan, undo: &mut Undo) -> Result<(), Error> {
     let name = plan.link.name.clone();
-    let wrong = |source| Error::Tc {
+    let wrong = |cause| Error::Tc {
         interface: name.clone(),
         kind: "clsact filter",
-        source,
+        cause,
         remedy: "if there is an ingress qdisc, remove it (`tc qdisc del dev IF ingress`); \
                  else try --tc tcx",
     };
@@ -121,10 +121,10 @@ fn add_clsact(loaded: &mut Loaded, plan: &mut Plan, undo: &mut Undo) -> Result<(
 }
 
 fn replace_clsact(loaded: &mut Loaded, plan: &Plan) -> Result<(), Error> {
-    let wrong = |source| Error::Tc {
+    let wrong = |cause| Error::Tc {
         interface: plan.link.name.clone(),
         kind: "clsact filter",
-        source,
+        cause,
         remedy: "`pinhole unload`, then run again",
     };
     let link = SchedClassifierLink::attached(
@@ -172,10 +172,10 @@ pub(super) fn attach_xdp(
 }
 
 fn replace_xdp(program: &mut Xdp, plan: &Plan, pin: &Path) -> Result<(), Error> {
-    let wrong = |source| Error::Xdp {
+    let wrong = |cause| Error::Xdp {
         interface: plan.link.name.clone(),
         mode: "other",
-        source,
+        cause,
         remedy: "`pinhole unload`, then run again",
     };
     let link: XdpLink = open_link(pin).map_err(wrong)?;
@@ -191,27 +191,27 @@ fn replace_xdp(program: &mut Xdp, plan: &Plan, pin: &Path) -> Result<(), Error> 
 /// Native first, generic where the driver has none. Returns whether it is native.
 fn add_xdp(program: &mut Xdp, plan: &mut Plan, wish: XdpMode, pin: &Path) -> Result<bool, Error> {
     let index = plan.link.index;
-    let wrong = |mode, source, remedy| Error::Xdp {
+    let wrong = |mode, cause, remedy| Error::Xdp {
         interface: plan.link.name.clone(),
         mode,
-        source,
+        cause,
         remedy,
     };
     if wish != XdpMode::Generic {
         match link_xdp(program, index, AyaMode::Driver, pin) {
             Ok(()) => return Ok(true),
-            Err(source) if wish == XdpMode::Native => {
+            Err(cause) if wish == XdpMode::Native => {
                 let remedy = "the driver may need a smaller MTU or fewer queues; \
                               or use --mode auto or generic";
-                return Err(wrong("native", source, remedy));
+                return Err(wrong("native", cause, remedy));
             }
-            Err(source) => plan.native_refused = Some(source.to_string()),
+            Err(cause) => plan.native_refused = Some(cause.to_string()),
         }
     }
-    link_xdp(program, index, AyaMode::Skb, pin).map_err(|source| Error::Xdp {
+    link_xdp(program, index, AyaMode::Skb, pin).map_err(|cause| Error::Xdp {
         interface: plan.link.name.clone(),
         mode: "generic",
-        source,
+        cause,
         remedy: "guard another interface",
     })?;
     Ok(false)
@@ -240,7 +240,7 @@ fn unpin(pin: &Path) {
 }
 
 /// The kernel's own error inside aya's.
-fn os_error(error: &ProgramError) -> io::Error {
+pub(super) fn os_error(error: &ProgramError) -> io::Error {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(inner) = cause {
         let number = inner

@@ -55,7 +55,7 @@ pub enum Error {
         "no bpffs at {BPFFS}, and mounting one fails: {0}; mount it: \
          `sudo mount -t bpf bpf {BPFFS}`"
     )]
-    Bpffs(#[source] io::Error),
+    Bpffs(io::Error),
     /// The pinned maps are of another version.
     #[error(
         "the pinned maps of instance {instance} have ABI version {found}, this pinhole has \
@@ -79,16 +79,16 @@ pub enum Error {
         found: u64,
     },
     /// A pin or its directory fails.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Pin {
         /// Of the pin.
         path: PathBuf,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// aya cannot make the maps.
     #[error("the maps cannot be created: {}", chain(.0))]
-    Object(#[source] EbpfError),
+    Object(EbpfError),
     /// The kernel refuses a program.
     #[error("the kernel refuses program {program}: {reason}")]
     Program {
@@ -274,9 +274,9 @@ pub fn netns_inode() -> Result<u64, Error> {
     let path = Path::new("/proc/self/ns/net");
     fs::metadata(path)
         .map(|meta| meta.ino())
-        .map_err(|source| Error::Pin {
+        .map_err(|cause| Error::Pin {
             path: path.into(),
-            source,
+            cause,
         })
 }
 
@@ -342,9 +342,9 @@ fn make_directory(dir: &Path) -> Result<(), Error> {
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .map_err(|source| Error::Pin {
+        .map_err(|cause| Error::Pin {
             path: dir.into(),
-            source,
+            cause,
         })
 }
 

@@ -1,12 +1,12 @@
 //! Requests to the loaded programs, run through BPF_PROG_RUN.
 
-use std::rc::Rc;
+use std::{io, rc::Rc};
 
-use aya::programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use bytemuck::{Pod, Zeroable};
 use firewall_common::abi::{CTL_KEYS, CtlRequest, FlowKey6, ctl_op, programs};
 
-use super::loader::Loaded;
+use super::{hooks::os_error, loader::Loaded};
 
 /// `struct xdp_md` of `linux/bpf.h`.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -30,12 +30,12 @@ pub enum Error {
     #[error("program {0} is not loaded")]
     Missing(&'static str),
     /// The kernel refuses to run it.
-    #[error("program {program} cannot be run: {source}")]
+    #[error("program {program} cannot be run: {cause}")]
     Run {
         /// Its name.
         program: &'static str,
         /// What the kernel says.
-        source: ProgramError,
+        cause: io::Error,
     },
     /// Not a frame.
     #[error("a frame of {0} bytes cannot be run again")]
@@ -136,9 +136,9 @@ impl Requests {
         program
             .test_run(options)
             .map(|result| result.return_value)
-            .map_err(|source| Error::Run {
+            .map_err(|error| Error::Run {
                 program: name,
-                source,
+                cause: os_error(&error),
             })
     }
 }
