@@ -13,8 +13,9 @@ use firewall_tests::lab::{
     client::{FtpCommand, Kind, Request},
     fake_server::{Dialogue, tls_record},
     paced::PacedTransfer,
-    pinhole::{Attach, Firewall, view::Flow},
+    pinhole::{Attach, Firewall, TcKind, view::Flow},
     process,
+    remains::Remains,
     script::Session,
     server::{self, FtpServer},
 };
@@ -67,6 +68,44 @@ fn a_transfer_goes_on_and_the_next_agent_loses_no_flow() -> Result<()> {
     // And the new agent does its work.
     let next = Request::new(&lab, Kind::Curl, FtpCommand::Epsv, Family::V6).run(&lab)?;
     ensure!(next.is(server.payload()), "{next:?}");
+    Ok(())
+}
+
+/// Unlike links, filters have no pins: they stay by themselves, and the next
+/// agent must not put its own beside them.
+#[test]
+fn clsact_filters_stay_and_are_adopted() -> Result<()> {
+    let lab = Lab::line()?;
+    let _server = FtpServer::start_at(&lab, Node::Server, server::Kind::Vsftpd, 1000)?;
+    let attach = Attach {
+        tc: TcKind::Clsact,
+        ..Attach::default()
+    };
+    let mut guarded = Guard::Pinhole(attach).put(&lab, Place::ServerEnd, true)?;
+    let firewall = &mut guarded.pinholes[0];
+    let ns = lab.ns(Node::FwB);
+    let before = Remains::find(ns, &firewall.pins())?;
+    firewall.kill_agent();
+    ensure!(
+        Remains::find(ns, &firewall.pins())? == before,
+        "without an agent"
+    );
+    let closed = SocketAddr::new(lab.server_ip(Family::V4), 2222);
+    ensure!(
+        timed_out(&try_from_client(&lab, closed)?),
+        "it does not guard"
+    );
+    firewall.start_agent()?;
+    let after = Remains::find(ns, &firewall.pins())?;
+    ensure!(after == before, "{before:?}, then {after:?}");
+    ensure!(
+        timed_out(&try_from_client(&lab, closed)?),
+        "it does not guard"
+    );
+    let mut session = Session::login(&lab, Family::V4)?;
+    let at = session.epsv()?;
+    let tried = try_from_client(&lab, at)?;
+    ensure!(tried.is_ok(), "a new session: {tried:?}");
     Ok(())
 }
 

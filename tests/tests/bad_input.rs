@@ -133,6 +133,20 @@ fn without_a_bpffs_it_mounts_one() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn without_a_bpffs_and_the_right_to_mount_one() -> Result<()> {
+    let lab = Lab::line()?;
+    let mut shell = lab.ns(Node::Server).command("unshare");
+    shell.args(["--mount", "sh", "-c"]).arg(format!(
+        "umount /sys/fs/bpf && exec setpriv --bounding-set=-sys_admin \
+         {} --instance {} run --iface eth0",
+        pinhole::binary()?.display(),
+        instance(&lab),
+    ));
+    let output = process::run(&mut shell, LIMIT)?;
+    refused(&lab, Node::Server, &output, 1, &["/sys/fs/bpf", "mount"])
+}
+
 /// Runs in a mount namespace of its own, after a command that hides something.
 fn run_disguised(lab: &Lab, hide: &str) -> Result<Output> {
     process::run(&mut disguised(lab, hide)?, LIMIT)

@@ -4,7 +4,7 @@ use std::{
     io::{self, ErrorKind},
     net::{SocketAddr, TcpStream},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -90,6 +90,29 @@ fn negotiate_and(
         }
     }
     Ok(at)
+}
+
+/// The data path honours no pinhole whose session has ended, agent or not; this
+/// is about the agent, which removes it.
+#[test]
+fn the_expectation_is_gone_within_100_ms() -> Result<()> {
+    let lab = Lab::line()?;
+    let _server = FtpServer::start_at(&lab, Node::Server, server::Kind::Vsftpd, 1000)?;
+    let guarded = Guard::Pinhole(Attach::default()).put(&lab, Place::ServerEnd, true)?;
+    let firewall = &guarded.pinholes[0];
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        negotiate_and(&lab, Family::V4, End::Fin, Some(firewall))?;
+        let ended = Instant::now();
+        process::await_some("the expectation goes", SOON, || {
+            firewall.expectations().ok()?.is_empty().then_some(())
+        })?;
+        took.push(ended.elapsed());
+    }
+    took.sort_unstable();
+    // The median: the machine has other things to do.
+    ensure!(took[2] < Duration::from_millis(100), "{took:?}");
+    Ok(())
 }
 
 #[test]

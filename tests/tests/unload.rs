@@ -56,6 +56,14 @@ fn leaves_nothing(attach: Attach, unload: impl Fn(&mut Firewall) -> Result<()>) 
     let mut firewall = Firewall::start(&lab, Node::FwB, Some(&text), attach)?;
     let pins = firewall.pins();
 
+    let said = firewall.said().to_lowercase();
+    for interface in ["in0", "out0"] {
+        ensure!(
+            said.lines().any(|line| tells(line, interface, attach)),
+            "{interface}: which modes it got is not said: {said}"
+        );
+    }
+
     // The control: all of it is there, and it guards.
     let loaded = Remains::find(ns, &pins)?;
     ensure!(loaded.attached.len() == 4, "two hooks a NIC: {loaded:?}");
@@ -82,6 +90,19 @@ fn leaves_nothing(attach: Attach, unload: impl Fn(&mut Firewall) -> Result<()>) 
         "it still guards"
     );
     Ok(())
+}
+
+/// Does a line say that an interface got what was asked for?
+fn tells(line: &str, interface: &str, attach: Attach) -> bool {
+    let xdp = match attach.xdp {
+        XdpMode::Generic => "xdp generic",
+        _ => "xdp native",
+    };
+    let tc = match attach.tc {
+        TcKind::Clsact => "clsact",
+        _ => "tcx",
+    };
+    line.starts_with(interface) && line.contains(xdp) && line.contains(tc)
 }
 
 /// How a connection to a port that nobody listens at, and no policy opens, ends.

@@ -25,18 +25,19 @@ impl Remains {
     /// # Errors
     /// `bpftool` or `tc` cannot be run.
     pub fn find(ns: &Netns, pins: &Path) -> Result<Self> {
-        let names = |dir: &Path| {
-            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-            entries
-                .map(|e| e.file_name().to_string_lossy().into_owned())
-                .collect()
-        };
+        let entries = fs::read_dir(pins).into_iter().flatten().flatten();
+        let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
         Ok(Self {
-            attached: attached(ns)?,
-            qdiscs: qdiscs(ns)?,
-            pins: names(pins),
+            attached: sorted(attached(ns)?),
+            qdiscs: sorted(qdiscs(ns)?),
+            pins: sorted(names.collect()),
         })
     }
+}
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort_unstable();
+    names
 }
 
 /// Ids of all programs of the machine: programs belong to no namespace.
