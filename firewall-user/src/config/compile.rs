@@ -18,9 +18,10 @@ use crate::bpf::fixed;
 /// Age of the heartbeat at which the programs take the agent for dead. It beats
 /// several times a second; a stall of this length would hang control connections.
 const AGENT_STALE_NS: u64 = 3 * NS_PER_SEC;
-/// SYNs held for one host pair in a second: a client opens one data connection
-/// at a time and sends its SYN again after a second.
-const HOLD_PER_PAIR: u32 = 4;
+/// SYNs held for one host pair in a second. Back-to-back transfers lose the race
+/// about once in fifteen connects, and a SYN that is not held costs a second; the
+/// programs' budget of reports is twice this.
+const HOLD_PER_PAIR: u32 = 32;
 
 /// Holding is a lever for denial of service: only while the ring is less than half full.
 const HOLD_RING_LIMIT: u32 = EVENTS_BYTES as u32 / 2;
