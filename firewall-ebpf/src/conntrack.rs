@@ -169,21 +169,26 @@ fn look<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, proved: bool) -> 
 /// The state word of an entry.
 #[inline(always)]
 pub(crate) fn state_of(entry: *mut Flow) -> Shared<u64> {
-    // SAFETY: a map value is valid for the whole run; the field is eight bytes,
-    // aligned, and changed atomically only.
-    unsafe { Shared::new(&raw mut (*entry).state) }
+    // SAFETY: a map value is valid for the whole run.
+    let word = unsafe { &raw mut (*entry).state };
+    // SAFETY: eight bytes, aligned, and changed atomically only.
+    unsafe { Shared::new(word) }
 }
 
 #[inline(always)]
 fn expires_of(entry: *mut Flow) -> Shared<u32> {
+    // SAFETY: as `state_of`.
+    let word = unsafe { &raw mut (*entry).expires };
     // SAFETY: as `state_of`; four bytes, aligned.
-    unsafe { Shared::new(&raw mut (*entry).expires) }
+    unsafe { Shared::new(word) }
 }
 
 #[inline(always)]
 fn seen_of(entry: *mut Flow) -> Shared<u32> {
+    // SAFETY: as `state_of`.
+    let word = unsafe { &raw mut (*entry).seen };
     // SAFETY: as `expires_of`.
-    unsafe { Shared::new(&raw mut (*entry).seen) }
+    unsafe { Shared::new(word) }
 }
 
 #[inline(always)]
@@ -444,13 +449,17 @@ fn timeout_of(protocol: u8, state: u8) -> u32 {
 
 #[inline(always)]
 fn account(entry: *mut Flow, direction: Direction, bytes: u32) {
-    let (packets, octets) = match direction {
+    let packets = match direction {
         // SAFETY: a map value is valid for the whole run.
-        Direction::Original => unsafe {
-            (&raw mut (*entry).packets[0], &raw mut (*entry).bytes[0])
-        },
+        Direction::Original => unsafe { &raw mut (*entry).packets[0] },
         // SAFETY: as above.
-        Direction::Reply => unsafe { (&raw mut (*entry).packets[1], &raw mut (*entry).bytes[1]) },
+        Direction::Reply => unsafe { &raw mut (*entry).packets[1] },
+    };
+    let octets = match direction {
+        // SAFETY: as above.
+        Direction::Original => unsafe { &raw mut (*entry).bytes[0] },
+        // SAFETY: as above.
+        Direction::Reply => unsafe { &raw mut (*entry).bytes[1] },
     };
     // SAFETY: four bytes, aligned, changed atomically only.
     let packets = unsafe { Shared::new(packets) };

@@ -197,9 +197,11 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
     if !agent_lives(work) {
         return refused;
     }
-    // SAFETY: a map value; the field is eight bytes, aligned, changed by
-    // `Shared` only while the agent leaves it alone.
-    let window = unsafe { Shared::new(&raw mut (*pair).window) };
+    // SAFETY: a map value is valid for the whole run.
+    let window = unsafe { &raw mut (*pair).window };
+    // SAFETY: eight bytes, aligned, changed by `Shared` only while the agent
+    // leaves it alone.
+    let window = unsafe { Shared::new(window) };
     let Some(spent) = spend(window, work.now_ns) else {
         return refused;
     };
@@ -318,10 +320,14 @@ fn submit<P: Packet, const N: usize>(packet: &P, header: &EventHeader, offset: u
     };
     let target: *mut Record<N> = MaybeUninit::as_mut_ptr(&mut record);
     // SAFETY: the reservation is as large as the record.
-    unsafe { (&raw mut (*target).header).write(*header) };
+    let head = unsafe { &raw mut (*target).header };
+    // SAFETY: as above; nobody else sees the record before it is submitted.
+    unsafe { head.write(*header) };
+    // SAFETY: as above.
+    let bytes = unsafe { &raw mut (*target).bytes };
     let copied = bounded(N as u32, header.len).is_some_and(|len| {
         // SAFETY: `bytes` has room for N bytes, and `len` is bounded by N.
-        unsafe { packet.copy(offset, (&raw mut (*target).bytes).cast(), len) }
+        unsafe { packet.copy(offset, bytes.cast(), len) }
     });
     if copied {
         record.submit(0);

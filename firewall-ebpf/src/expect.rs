@@ -36,7 +36,9 @@ pub(crate) fn take(work: &mut Work) -> Taken {
         proto: h.proto,
         reserved: 0,
     };
-    let Some(entry) = EXPECTATIONS.get_ptr_mut(&work.expect) else {
+    // By reference, so that the stack holds no copy of the key.
+    let key = &work.expect;
+    let Some(entry) = EXPECTATIONS.get_ptr_mut(key) else {
         return Taken::No;
     };
     // SAFETY: a map value; all fields but `state` are written before the agent
@@ -52,8 +54,10 @@ pub(crate) fn take(work: &mut Work) -> Taken {
         return Taken::Refused(DropReason::ExpectationOrphaned);
     }
     let mine = ExpectState::Taken(h.sport).word();
-    // SAFETY: the field is eight bytes, aligned, and only changed atomically.
-    let state = unsafe { Shared::new(&raw mut (*entry).state) };
+    // SAFETY: a map value is valid for the whole run.
+    let state = unsafe { &raw mut (*entry).state };
+    // SAFETY: eight bytes, aligned, and only changed atomically.
+    let state = unsafe { Shared::new(state) };
     match state.swap(ExpectState::Free.word(), mine) {
         Ok(_) => {
             stats::event(Event::ExpectationUsed);

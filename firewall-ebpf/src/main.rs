@@ -56,8 +56,8 @@ pub(crate) fn pinhole_egress(ctx: TcContext) -> i32 {
     match pipeline::judge(&TcPacket::new(ctx), Slot::Egress) {
         // Local TCP takes SHOT for congestion and waits for its timer; STOLEN it
         // takes for sent, and repairs the loss in a few milliseconds.
-        RING_FULL => TC_ACT_STOLEN as i32,
-        outcome if Verdict::is_drop(outcome) => TC_ACT_SHOT as i32,
+        RING_FULL => TC_ACT_STOLEN,
+        outcome if Verdict::is_drop(outcome) => TC_ACT_SHOT,
         // "Not my decision": programs behind this one still have their say.
         _ => TC_ACT_UNSPEC,
     }
