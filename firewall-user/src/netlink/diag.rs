@@ -62,6 +62,19 @@ struct Entry {
     remote: SocketAddr,
 }
 
+/// Kernels load these modules by themselves when asked for sockets; one that may
+/// load none (`kernel.modules_disabled`) says ENOENT.
+fn explain(error: io::Error, module: &str) -> io::Error {
+    if error.raw_os_error() != Some(libc::ENOENT) {
+        return error;
+    }
+    let text = format!(
+        "the kernel cannot list its sockets without module {module}: \
+         load it with `sudo modprobe {module}`"
+    );
+    io::Error::new(error.kind(), text)
+}
+
 /// All connected TCP and UDP sockets of this network namespace.
 ///
 /// # Errors
@@ -74,7 +87,8 @@ pub fn connections() -> io::Result<Vec<Connection>> {
 }
 
 fn tcp() -> io::Result<Vec<Connection>> {
-    let entries = dump(libc::IPPROTO_TCP as u8, WANTED)?;
+    let entries =
+        dump(libc::IPPROTO_TCP as u8, WANTED).map_err(|error| explain(error, "tcp_diag"))?;
     let listening: HashSet<u16> = entries
         .iter()
         .filter(|e| e.state == state::LISTEN)
@@ -94,7 +108,8 @@ fn tcp() -> io::Result<Vec<Connection>> {
 }
 
 fn udp() -> io::Result<Vec<Connection>> {
-    let entries = dump(libc::IPPROTO_UDP as u8, 1 << state::ESTABLISHED)?;
+    let entries = dump(libc::IPPROTO_UDP as u8, 1 << state::ESTABLISHED)
+        .map_err(|error| explain(error, "udp_diag"))?;
     Ok(entries
         .iter()
         .map(|e| Connection {
@@ -193,5 +208,17 @@ mod tests {
     fn a_short_message_is_no_entry() {
         assert_eq!(parse(&[2, 1, 0, 0, 0, 21]), None);
         assert_eq!(parse(&[]), None);
+    }
+
+    #[test]
+    fn a_missing_module_is_named() {
+        let missing = io::Error::from_raw_os_error(libc::ENOENT);
+        assert!(
+            explain(missing, "udp_diag")
+                .to_string()
+                .contains("modprobe udp_diag")
+        );
+        let other = io::Error::from_raw_os_error(libc::EPERM);
+        assert_eq!(explain(other, "udp_diag").raw_os_error(), Some(libc::EPERM));
     }
 }
