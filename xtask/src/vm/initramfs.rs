@@ -35,11 +35,13 @@ pub(super) fn build(ctx: &Ctx, program: &Path) -> Result<Vec<u8>> {
 
 /// Debug information is most of a program, and all of it would have to be loaded.
 fn strip(ctx: &Ctx, program: &Path) -> Result<Vec<u8>> {
-    let stripped = ctx.vm().join("init");
+    let stripped = ctx.vm().join(format!("init-{}", std::process::id()));
     let mut strip = ctx.user("strip");
     strip.arg("-o").args([&stripped, program]);
     ctx.run(&mut strip)?;
-    Ok(fs::read(&stripped)?)
+    let content = fs::read(&stripped)?;
+    crate::ctx::remove(&stripped)?;
+    Ok(content)
 }
 
 fn libraries(ctx: &Ctx, program: &Path) -> Result<Vec<PathBuf>> {
