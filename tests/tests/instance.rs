@@ -1,0 +1,242 @@
+//! The life of an instance: one agent, one network namespace, interfaces that
+//! come and go, failures half-way, and what becomes of expired flows.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use firewall_tests::lab::{
+    Family, Lab, Netns, Node, id,
+    live::LiveConnection,
+    pinhole::{Attach, Firewall, TcKind, XdpMode, run_in},
+    process::{self, Output},
+    remains::Remains,
+};
+
+/// A port of the server that no FTP server listens on.
+const PORT: u16 = 2300;
+/// A veth refuses native XDP when its peer could send longer frames than a page holds.
+const JUMBO: &str = "9000";
+
+fn config(interfaces: &[&str]) -> String {
+    format!(
+        "[zones.outside]\ninterfaces = {interfaces:?}\n\
+         [[rule]]\nname = \"out\"\nfrom = \"host\"\naction = \"accept\"\n\
+         [timeouts]\nudp = 1\nudp-stream = 1\n"
+    )
+}
+
+#[test]
+fn an_instance_has_one_agent_and_one_namespace() -> Result<()> {
+    let lab = Lab::line()?;
+    let firewall = Firewall::start(&lab, Node::Server, None, Attach::default())?;
+    let again = ["--instance", firewall.instance(), "run", "--iface", "eth0"];
+    let second = run_in(lab.ns(Node::Server), &again)?;
+    refused(&second, 1, &["another agent (pid "])?;
+    let elsewhere = run_in(lab.ns(Node::Client), &again)?;
+    refused(&elsewhere, 1, &["another network namespace", "--instance"])
+}
+
+#[test]
+fn the_next_run_adopts_what_is_attached_and_does_not_loosen_it() -> Result<()> {
+    let lab = Lab::line()?;
+    let ns = lab.ns(Node::Server);
+    let attach = Attach {
+        xdp: XdpMode::Generic,
+        tc: TcKind::Clsact,
+    };
+    let mut firewall = Firewall::start(&lab, Node::Server, None, attach)?;
+    firewall.kill_agent();
+    for (option, wish) in [("--mode", "native"), ("--tc", "tcx")] {
+        let args = [
+            "--instance",
+            firewall.instance(),
+            "run",
+            "--iface",
+            "eth0",
+            option,
+            wish,
+        ];
+        refused(&run_in(ns, &args)?, 1, &["without enforcement", "unload"])?;
+    }
+    let auto = ["--instance", firewall.instance(), "run", "--iface", "eth0"];
+    let agent = process::Daemon::spawn(nested(ns, &auto)?, lab.dir().join("adopt.log"))?;
+    process::await_some("the next agent is ready", Duration::from_secs(30), || {
+        agent.log().contains("\nready").then_some(())
+    })?;
+    ensure!(
+        agent.log().contains("XDP generic, TC clsact"),
+        "{}",
+        agent.log()
+    );
+    ensure!(Remains::find(ns, &firewall.pins())?.attached.len() == 2);
+    Ok(())
+}
+
+#[test]
+fn a_failure_half_way_takes_everything_off_again() -> Result<()> {
+    let lab = Lab::line()?;
+    let ns = lab.ns(Node::FwB);
+    jumbo(&lab)?;
+    let before = vlan_offload(ns, "in0")?;
+    ensure!(before, "the control: the offload is on");
+    for tc in ["tcx", "clsact"] {
+        let name = lab.name("half");
+        let mut args = vec!["--instance", &name, "run", "--mode", "native", "--tc", tc];
+        args.extend(["--iface", "in0", "--iface", "out0"]);
+        refused(&run_in(ns, &args)?, 1, &["out0", "native"])?;
+        let pins = Path::new(id::PINS).join(&name);
+        let left = Remains::find(ns, &pins)?;
+        ensure!(left == Remains::default() && !pins.exists(), "{left:?}");
+        ensure!(vlan_offload(ns, "in0")?, "the offload is not restored");
+    }
+    Ok(())
+}
+
+#[test]
+fn native_where_the_driver_can_and_it_says_so() -> Result<()> {
+    let lab = Lab::line()?;
+    jumbo(&lab)?;
+    let text = config(&["in0", "out0"]);
+    let firewall = Firewall::start(&lab, Node::FwB, Some(&text), Attach::default())?;
+    let said = firewall.said();
+    ensure!(
+        said.contains("in0: zone outside, XDP native, TC "),
+        "{said}"
+    );
+    ensure!(said.contains("out0: zone outside, XDP generic ("), "{said}");
+    let status = firewall.json(&["status"])?;
+    let modes = |name: &str| {
+        let all = status["interfaces"].as_array().into_iter().flatten();
+        let mut one = all.filter(|i| i["name"] == name);
+        one.next().map(|i| i["xdp"].clone())
+    };
+    ensure!(modes("in0") == Some("native".into()), "{status}");
+    ensure!(modes("out0") == Some("generic".into()), "{status}");
+    Ok(())
+}
+
+#[test]
+fn interfaces_come_and_go_between_runs() -> Result<()> {
+    let lab = Lab::line()?;
+    let ns = lab.ns(Node::FwB);
+    let both = config(&["in0", "out0"]);
+    let one = config(&["out0"]);
+    let mut firewall = Firewall::start(&lab, Node::FwB, Some(&one), Attach::default())?;
+    // Towards the server, through the interface that is not guarded yet.
+    let at = SocketAddr::new(lab.server_ip(Family::V4), PORT);
+    let mut live = LiveConnection::between(ns, lab.ns(Node::Server), at)?;
+    let file = lab.dir().join(format!("{}.toml", Node::FwB.name()));
+    for (text, hooks) in [(&both, 4), (&one, 2)] {
+        firewall.stop_agent();
+        std::fs::write(&file, text)?;
+        firewall.start_agent()?;
+        let found = Remains::find(ns, &firewall.pins())?;
+        ensure!(found.attached.len() == hooks, "{found:?}");
+        ensure!(live.is_alive(), "cut off with {hooks} hooks");
+    }
+    ensure!(vlan_offload(ns, "in0")? && !vlan_offload(ns, "out0")?);
+    firewall.unload()?;
+    ensure!(vlan_offload(ns, "out0")?, "the offload is not restored");
+    Ok(())
+}
+
+#[test]
+fn ending_it_unconfirmed_detaches_at_once() -> Result<()> {
+    let lab = Lab::line()?;
+    let mut firewall = Firewall::start_with(
+        &lab,
+        Node::Server,
+        None,
+        Attach::default(),
+        &["--confirm", "5m"],
+    )?;
+    let pins = firewall.pins();
+    firewall.stop_agent();
+    let left = Remains::find(lab.ns(Node::Server), &pins)?;
+    ensure!(left == Remains::default() && !pins.exists(), "{left:?}");
+    let confirmed = firewall.cli(&["confirm"])?;
+    refused(&confirmed, 1, &["no pinhole instance"])
+}
+
+#[test]
+fn there_must_be_something_to_confirm() -> Result<()> {
+    let lab = Lab::line()?;
+    let firewall = Firewall::start(&lab, Node::Server, None, Attach::default())?;
+    let confirmed = firewall.cli(&["confirm"])?;
+    refused(&confirmed, 1, &["waits for no confirmation"])
+}
+
+#[test]
+fn expired_flows_are_collected() -> Result<()> {
+    const FLOWS: u64 = 100;
+    let lab = Lab::line()?;
+    let text = config(&["eth0"]);
+    let firewall = Firewall::start(&lab, Node::Client, Some(&text), Attach::default())?;
+    let to = SocketAddr::new(lab.server_ip(Family::V4), PORT);
+    lab.ns(Node::Client).within(|| -> Result<()> {
+        for _ in 0..FLOWS {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.send_to(b"x", to)?;
+        }
+        Ok(())
+    })??;
+    // The control: they are there before they expire.
+    let elements = || elements(&firewall.pins().join("HALF_OPEN4_IN"));
+    ensure!(elements()? > 0, "no flow was made");
+    process::await_some("the table is empty", Duration::from_secs(10), || {
+        (elements().ok()? == 0).then_some(())
+    })?;
+    let stats = firewall.json(&["stats", "--all"])?;
+    let events = stats["events"].as_array().into_iter().flatten();
+    let mut expired = events.filter(|e| e["event"] == "flow-expired");
+    let count = expired.next().and_then(|e| e["count"].as_u64());
+    ensure!(count.is_some_and(|n| n > 0), "{stats}");
+    Ok(())
+}
+
+/// Elements of a pinned map, expired ones among them.
+fn elements(pin: &Path) -> Result<usize> {
+    let mut bpftool = std::process::Command::new("bpftool");
+    bpftool.args(["-j", "map", "dump", "pinned"]).arg(pin);
+    let dump: serde_json::Value = serde_json::from_str(&process::check(&mut bpftool)?)?;
+    Ok(dump.as_array().map_or(0, Vec::len))
+}
+
+/// Makes `out0` of fw-b an interface whose driver refuses native XDP.
+fn jumbo(lab: &Lab) -> Result<()> {
+    lab.ns(Node::Net)
+        .ip(&format!("link set dev b0 mtu {JUMBO}"))?;
+    lab.ns(Node::FwB)
+        .ip(&format!("link set dev out0 mtu {JUMBO}"))
+}
+
+fn vlan_offload(ns: &Netns, interface: &str) -> Result<bool> {
+    let features = process::check(ns.command("ethtool").args(["-k", interface]))?;
+    let line = features
+        .lines()
+        .find(|line| line.trim_start().starts_with("rx-vlan-offload:"))
+        .with_context(|| format!("{interface} has no such feature: {features}"))?;
+    Ok(line.contains(": on"))
+}
+
+fn nested(ns: &Netns, args: &[&str]) -> Result<std::process::Command> {
+    let binary = firewall_tests::lab::pinhole::binary()?;
+    let mut command = ns.command(&binary.to_string_lossy());
+    command.args(args);
+    Ok(command)
+}
+
+fn refused(output: &Output, code: i32, said: &[&str]) -> Result<()> {
+    ensure!(output.code == Some(code), "{output:?}");
+    for text in said {
+        ensure!(
+            output.stderr.contains(text),
+            "{text:?} is not said: {output:?}"
+        );
+    }
+    Ok(())
+}
