@@ -50,7 +50,7 @@ pub const fn ticks_from_secs(secs: u64) -> u32 {
     ((secs * NS_PER_SEC + (1 << TICK_SHIFT) - 1) >> TICK_SHIFT) as u32
 }
 
-/// Seconds in `ticks`, as nanoseconds rounded down.
+/// Nanoseconds in `ticks`.
 #[must_use]
 pub const fn ns_from_ticks(ticks: u32) -> u64 {
     (ticks as u64) << TICK_SHIFT

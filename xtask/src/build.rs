@@ -57,8 +57,8 @@ pub(crate) fn object(ctx: &Ctx, ebpf: &Ebpf) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// A command of cargo, or of a program that calls it, over the eBPF crate, which is a workspace of its own: a feature that a host
-/// crate turns on must not drag std into it.
+/// A command of cargo, or of a program that calls it, over the eBPF crate, which is a workspace
+/// of its own: a feature that a host crate turns on must not drag std into it.
 pub(crate) fn ebpf_cargo(ctx: &Ctx, ebpf: &Ebpf, program: &Path, subcommand: &str) -> Command {
     let mut cargo = ctx.user(program);
     cargo

@@ -185,7 +185,8 @@ pod!(Flow, 80);
 pub enum Phase {
     /// Counts as a flow.
     Live = 0,
-    /// One CPU is moving it from half-open to proved; others see a miss.
+    /// One CPU is moving it from half-open to proved. For a few ticks others let
+    /// its packets pass without a step; after that it is a left-over, and a miss.
     Promoting = 1,
     /// Being deleted; a miss.
     Doomed = 2,

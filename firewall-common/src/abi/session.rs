@@ -69,7 +69,7 @@ impl TryFrom<u8> for SessionPhase {
 }
 
 /// Outstanding command of a session, `Session::outstanding`: the one whose final
-/// reply may open a pinhole.
+/// reply may open a pinhole. Numbered as [`super::ExpectVia`].
 pub mod outstanding {
     /// None.
     pub const NONE: u8 = 0;
