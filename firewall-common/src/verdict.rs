@@ -74,7 +74,6 @@ outcomes! {
         Unconfirmed = 13, "unconfirmed", "Nobody confirmed the attachment in time: everything passes.";
         Blind = 14, "blind", "Control payload that passed unread, because no agent lives.";
         Tracked = 15, "tracked-elsewhere", "Was judged when it came in through another guarded interface.";
-        Loopback = 16, "local", "Left by the host to itself.";
     }
 }
 
@@ -106,9 +105,8 @@ outcomes! {
         RingFull = 23, "ring-full", "Control payload that could not be queued; TCP sends it again.";
         Held = 24, "held", "A data SYN held for the helper, which runs it again.";
         TableError = 25, "table-error", "The flow table refused an entry.";
-        Unsupported = 26, "unsupported-protocol", "A protocol that is not tracked.";
-        NoRoute = 27, "no-route", "A gateway without a route to its destination.";
-        UnknownInterface = 28, "unknown-interface", "Seen on an interface without a zone.";
+        NoRoute = 26, "no-route", "A gateway without a route to its destination.";
+        UnknownInterface = 27, "unknown-interface", "Seen on an interface without a zone.";
     }
 }
 
@@ -122,13 +120,12 @@ outcomes! {
         Contention = 5, "contention", "Compare-and-swap given up after several losses.";
         CreateRaced = 6, "create-raced", "Another CPU made the same entry first.";
         CreateFailed = 7, "create-failed", "Entries that the map refused for another reason.";
-        Recycled = 8, "recycled", "An entry was reused for another flow while it was read.";
-        ControlQueued = 9, "control-queued", "Control records put on the ring.";
-        ControlTooLong = 10, "control-too-long", "Control payload longer than any record.";
-        SynReported = 11, "syn-reported", "Dropped data SYNs reported to the helper.";
-        ExpectationUsed = 12, "expectation-used", "Pinholes taken by their connection.";
-        Reinjected = 13, "reinjected", "Held SYNs run again.";
-        TupleReused = 14, "tuple-reused", "A SYN replaced a closed flow of the same addresses and ports.";
+        ControlQueued = 8, "control-queued", "Control records put on the ring.";
+        ControlTooLong = 9, "control-too-long", "Control payload longer than any record.";
+        SynReported = 10, "syn-reported", "Dropped data SYNs reported to the helper.";
+        ExpectationUsed = 11, "expectation-used", "Pinholes taken by their connection.";
+        Reinjected = 12, "reinjected", "Held SYNs run again.";
+        TupleReused = 13, "tuple-reused", "A SYN replaced a closed flow of the same addresses and ports.";
     }
 }
 

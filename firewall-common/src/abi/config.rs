@@ -126,8 +126,6 @@ pub mod iface_flags {
     pub const RESTORE_RXVLAN: u32 = 1 << 5;
     /// Transmit VLAN offload was on before: `unload` turns it on again.
     pub const RESTORE_TXVLAN: u32 = 1 << 6;
-    /// No Ethernet header (tun, WireGuard, PPP).
-    pub const NO_ETHERNET: u32 = 1 << 7;
 }
 
 /// A guarded interface.

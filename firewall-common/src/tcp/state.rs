@@ -50,17 +50,6 @@ impl State {
             Self::SynSent2 => "SYN_SENT2",
         }
     }
-
-    /// Can a connection in this state carry no more than its own end?
-    /// (A FIN or RST was seen.)
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_closing(self) -> bool {
-        matches!(
-            self,
-            Self::FinWait | Self::CloseWait | Self::LastAck | Self::TimeWait | Self::Close
-        )
-    }
 }
 
 impl TryFrom<u8> for State {

@@ -58,8 +58,6 @@ pub mod tcp_flags {
     pub const SYN: u8 = 0x02;
     /// RST.
     pub const RST: u8 = 0x04;
-    /// PSH.
-    pub const PSH: u8 = 0x08;
     /// ACK.
     pub const ACK: u8 = 0x10;
     /// URG.
@@ -107,8 +105,6 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// ICMP type.
     pub icmp_type: u8,
-    /// ICMP code.
-    pub icmp_code: u8,
     /// TTL or hop limit.
     pub ttl: u8,
     /// Fragment position.
@@ -144,7 +140,6 @@ impl Headers {
         proto: 0,
         tcp_flags: 0,
         icmp_type: 0,
-        icmp_code: 0,
         ttl: 0,
         fragment: Fragment::Whole,
     };

@@ -118,7 +118,6 @@ fn icmp<R: Reader + ?Sized>(r: &R, h: &mut Headers, at: usize) -> Parsed<()> {
         return Err(DropReason::MalformedIcmp);
     }
     h.icmp_type = b[0];
-    h.icmp_code = b[1];
     h.payload_offset = (at + ICMP_LEN) as u16;
     if h.is_echo() {
         h.sport = u16::from_be_bytes([b[4], b[5]]);
