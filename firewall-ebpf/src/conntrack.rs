@@ -23,8 +23,8 @@ use crate::{
     control,
     expect::{self, Taken},
     maps::{
-        CONFIG, FLOWS4, FLOWS6, HALF_OPEN4_IN, HALF_OPEN4_OUT, HALF_OPEN6_IN, HALF_OPEN6_OUT,
-        TIER_COUNTS, Table,
+        CONFIG, FLOWS, FLOWS4, FLOWS6, HALF_OPEN, HALF_OPEN4_IN, HALF_OPEN4_OUT, HALF_OPEN6_IN,
+        HALF_OPEN6_OUT, TIER_COUNTS, Table,
     },
     packet::Packet,
     policy, stats,
@@ -59,8 +59,8 @@ pub(crate) trait Family: FlowKey + 'static {
 macro_rules! family {
     ($key:ty, $slot:ident, $flows:ident, $inside:ident, $outside:ident, $tcp:ident, $other:ident) => {
         impl Family for $key {
-            type Proved = LruHashMap<$key, Flow, 65_536>;
-            type HalfOpen = LruHashMap<$key, Flow, 16_384>;
+            type Proved = LruHashMap<$key, Flow, FLOWS>;
+            type HalfOpen = LruHashMap<$key, Flow, HALF_OPEN>;
             const TCP: Tier = Tier::$tcp;
             const OTHER: Tier = Tier::$other;
 

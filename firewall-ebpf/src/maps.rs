@@ -5,16 +5,15 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use firewall_common::abi::{
-    Config, Control, Counter, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Iface, MAX_RULES,
-    Pair, PairKey, Rule, RuleName, Session, TIER_COUNTS_LEN, heartbeat,
+    Config, Control, Counter, EVENTS_BYTES, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6,
+    Iface, MAX_RULES, Pair, PairKey, Rule, RuleName, Session, TIER_COUNTS_LEN, heartbeat,
 };
 use firewall_common::verdict::STATS_LEN;
 
-const FLOWS: usize = 65_536;
-const HALF_OPEN: usize = 16_384;
+pub(crate) const FLOWS: usize = 65_536;
+pub(crate) const HALF_OPEN: usize = 16_384;
 const FTP: usize = 4096;
 const IFACES_LEN: usize = 64;
-const RING_BYTES: usize = 4 << 20;
 
 #[btf_map]
 pub(crate) static ABI: Array<u32, 1> = Array::new();
@@ -55,7 +54,7 @@ pub(crate) static STATS: PerCpuArray<Counter, { STATS_LEN as usize }> = PerCpuAr
 #[btf_map]
 pub(crate) static TIER_COUNTS: Array<u64, TIER_COUNTS_LEN> = Array::new();
 #[btf_map]
-pub(crate) static EVENTS: RingBuf<u8, RING_BYTES> = RingBuf::new();
+pub(crate) static EVENTS: RingBuf<u8, EVENTS_BYTES> = RingBuf::new();
 
 /// The shape of the proved and half-open tables, one pair a family.
 pub(crate) trait Table<K> {
