@@ -15,7 +15,6 @@ use firewall_common::{
     },
     key::FlowKey,
     time::Tick,
-    wire::proto,
 };
 
 use crate::bpf::{
@@ -253,7 +252,7 @@ impl Counts {
             if now.is_after(Tick(flow.expires)) {
                 expired.push(*key);
             } else if batch.proved && FlowState(flow.state).phase() == Phase::Live {
-                self.seen[tier(key) as usize] += 1;
+                self.seen[Tier::of(key) as usize] += 1;
             }
         }
         expired
@@ -286,15 +285,6 @@ fn persists(before: i64, drift: i64, seen: u64) -> bool {
     off(before) && off(drift) && before.signum() == drift.signum()
 }
 
-fn tier(key: &FlowKey6) -> Tier {
-    match (key.narrow().is_some(), key.proto()) {
-        (true, proto::TCP) => Tier::Tcp4,
-        (true, _) => Tier::Other4,
-        (false, proto::TCP) => Tier::Tcp6,
-        (false, _) => Tier::Other6,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,13 +297,5 @@ mod tests {
         assert!(!persists(40, -50, 0));
         assert!(!persists(10, 10, 0));
         assert!(!persists(100, 100, 64 * 200));
-    }
-
-    #[test]
-    fn tiers_follow_family_and_protocol() {
-        let v4 = FlowKey4::from_parts(1, 2, 3, 4, proto::TCP, 0).widen();
-        let v6 = FlowKey6::from_parts([1; 4], [2; 4], 3, 4, proto::UDP, 0);
-        assert_eq!(tier(&v4), Tier::Tcp4);
-        assert_eq!(tier(&v6), Tier::Other6);
     }
 }

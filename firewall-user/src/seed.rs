@@ -289,7 +289,7 @@ fn entry(
     let life = policy.config.timeouts.get(which).copied().unwrap_or(0);
     Seed {
         key,
-        tier: tier(headers),
+        tier: Tier::of(&key),
         flow: Flow {
             state: FlowState::new(found.state, flags, incarnation(&key, now)).0,
             expires: now.plus(life).0,
@@ -314,15 +314,6 @@ fn is_control(rules: &[Rule], headers: &Headers, from: u8, to: u8) -> bool {
         .iter()
         .find(|rule| policy::matches(rule, headers, from, to))
         .is_some_and(|rule| rule.flags & rule_flags::HELPER_FTP != 0)
-}
-
-const fn tier(headers: &Headers) -> Tier {
-    match (headers.family, headers.proto) {
-        (Family::V4, proto::TCP) => Tier::Tcp4,
-        (Family::V4, _) => Tier::Other4,
-        (Family::V6, proto::TCP) => Tier::Tcp6,
-        (Family::V6, _) => Tier::Other6,
-    }
 }
 
 /// Headers as those of the first packet.

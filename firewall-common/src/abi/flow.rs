@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{key::Heading, pod};
+use crate::{key::Heading, pod, wire::proto};
 
 /// Key of an IPv4 flow, normalised by construction ([`crate::key::FlowKey::of`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -334,12 +334,26 @@ pub enum Tier {
     Other6 = 3,
 }
 
+impl Tier {
+    /// The class of a flow, IPv4 in mapped form.
+    #[must_use]
+    pub fn of(key: &FlowKey6) -> Self {
+        match (key.narrow().is_some(), key.proto()) {
+            (true, proto::TCP) => Self::Tcp4,
+            (true, _) => Self::Other4,
+            (false, proto::TCP) => Self::Tcp6,
+            (false, _) => Self::Other6,
+        }
+    }
+}
+
 /// Length of the `TIER_COUNTS` map.
 pub const TIER_COUNTS_LEN: usize = 4;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::FlowKey as _;
 
     #[test]
     fn the_state_word_keeps_its_parts_apart() {
@@ -354,5 +368,13 @@ mod tests {
         assert_eq!(doomed.state(), 9);
         assert_eq!(doomed.flags(), w.flags());
         assert_eq!(doomed.incarnation(), w.incarnation());
+    }
+
+    #[test]
+    fn tiers_follow_family_and_protocol() {
+        let v4 = FlowKey4::from_parts(1, 2, 3, 4, proto::TCP, 0).widen();
+        let v6 = FlowKey6::from_parts([1; 4], [2; 4], 3, 4, proto::UDP, 0);
+        assert_eq!(Tier::of(&v4), Tier::Tcp4);
+        assert_eq!(Tier::of(&v6), Tier::Other6);
     }
 }
