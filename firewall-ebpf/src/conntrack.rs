@@ -108,6 +108,10 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
     }
     let (key, heading) = K::of(&work.headers);
     *K::slot(work) = key;
+    // Without ports its key would be that of an echo flow with identifier 0.
+    if !is_tracked(&work.headers) {
+        return begin::<P, K>(packet, work, heading);
+    }
     let now = work.now;
     let verdict = match find(&*K::slot(work), now) {
         Found::Flow(entry, proved) => step::<P, K>(packet, work, heading, entry, proved),

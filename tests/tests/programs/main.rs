@@ -5,6 +5,7 @@
     reason = "helpers of tests: a failure is the test's failure"
 )]
 
+mod attacks;
 mod control;
 mod malformed;
 mod packets;
