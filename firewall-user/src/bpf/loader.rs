@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,7 @@ use aya::{
 };
 use firewall_common::abi::{ABI_VERSION, heartbeat, maps, programs};
 
-use super::{BPFFS, Instance, sys};
+use super::{BPFFS, Instance, pins, sys};
 use crate::config::Tables;
 
 /// The eBPF object, as `cargo xtask build` made it.
@@ -86,6 +86,9 @@ pub enum Error {
         /// What the kernel says.
         cause: io::Error,
     },
+    /// The pin directory is not to be trusted, or not to be had.
+    #[error(transparent)]
+    Pins(#[from] pins::Error),
     /// aya cannot make the maps.
     #[error("the maps cannot be created: {}", chain(.0))]
     Object(EbpfError),
@@ -170,8 +173,9 @@ impl Loaded {
     pub fn load(instance: &Instance, tables: &Tables, log: ProgramLog) -> Result<Self, Error> {
         ensure_bpffs(Path::new(BPFFS))?;
         let netns = netns_inode()?;
+        pins::check(instance)?;
         let taken_over = check_pinned(instance, netns)?;
-        make_directory(&instance.pin_dir())?;
+        pins::make(instance)?;
         let guard = PinGuard(Some(instance.clone()).filter(|_| !taken_over));
         let (sizes, kept_sizes) = sizes(instance, tables);
         let mut ebpf = create(instance, &sizes, log)?;
@@ -335,17 +339,6 @@ fn heartbeat_map(instance: &Instance) -> Result<Array<MapData, u64>, Error> {
         .and_then(aya::maps::Map::from_map_data)
         .and_then(TryInto::try_into)
         .map_err(Error::map(maps::HEARTBEAT))
-}
-
-fn make_directory(dir: &Path) -> Result<(), Error> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|cause| Error::Pin {
-            path: dir.into(),
-            cause,
-        })
 }
 
 type Kept = Vec<(&'static str, u32, u32)>;

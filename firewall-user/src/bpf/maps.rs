@@ -17,7 +17,7 @@ use firewall_common::{
     time::Tick,
 };
 
-use super::{BPFFS, Instance, sys, text};
+use super::{BPFFS, Instance, pins, sys, text};
 
 /// Why the maps of an instance cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,9 @@ pub enum Error {
         /// The instance.
         instance: String,
     },
+    /// The pin directory is not to be trusted.
+    #[error(transparent)]
+    Pins(#[from] pins::Error),
     /// One map fails.
     #[error("map {map} of instance `{instance}` cannot be read: {reason}")]
     Map {
@@ -161,6 +164,7 @@ impl Pinned {
     /// # Errors
     /// [`Error`]: not attached, not permitted, another version.
     pub fn open(instance: &Instance) -> Result<Self, Error> {
+        pins::check(instance)?;
         let pinned = Self {
             instance: instance.clone(),
         };

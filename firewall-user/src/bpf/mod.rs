@@ -6,6 +6,7 @@ pub mod fill;
 mod hooks;
 pub mod loader;
 pub mod maps;
+pub mod pins;
 pub mod requests;
 pub mod sys;
 pub mod vlan;

@@ -199,6 +199,13 @@ pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(pid, signal) })
 }
 
+/// The user whose rights this process has.
+#[must_use]
+pub fn effective_user() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// Leaves the session of the terminal, and outlives its end.
 ///
 /// # Errors
