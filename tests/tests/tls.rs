@@ -1,7 +1,7 @@
 //! AUTH TLS makes the control channel unreadable: the session is marked, its
 //! data connections are dropped, and `ftp list` says which, and why.
 
-use std::{thread, time::Duration};
+use std::{ops::Range, thread, time::Duration};
 
 use anyhow::{Result, anyhow, ensure};
 use firewall_tests::lab::{
@@ -15,9 +15,18 @@ use firewall_tests::lab::{
 const HANGS: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_dropped_data_connection_is_told_of_its_encrypted_session() -> Result<()> {
+fn a_dropped_data_connection_is_told_of_its_session_with_pyftpdlib() -> Result<()> {
+    told_of_its_session(server::Kind::Pyftpdlib, 50300..50400)
+}
+
+#[test]
+fn a_dropped_data_connection_is_told_of_its_session_with_proftpd() -> Result<()> {
+    told_of_its_session(server::Kind::Proftpd, 50000..50100)
+}
+
+fn told_of_its_session(kind: server::Kind, passive_ports: Range<u16>) -> Result<()> {
     let lab = Lab::line()?;
-    let server = FtpServer::start(&lab, server::Kind::Pyftpdlib)?;
+    let server = FtpServer::start(&lab, kind)?;
     let request = |family, tls| {
         let mut request = Request::new(&lab, Kind::Ftplib, FtpCommand::Epsv, family);
         request.tls = tls;
@@ -50,8 +59,7 @@ fn a_dropped_data_connection_is_told_of_its_encrypted_session() -> Result<()> {
         ensure!(session.server == lab.server_ip(family), "{session:?}");
         let drop = &session.drops[0];
         ensure!(drop.from == "client" && drop.reason == "policy", "{drop:?}");
-        // pyftpdlib's passive ports.
-        ensure!((50300..50400).contains(&drop.dport), "{drop:?}");
+        ensure!(passive_ports.contains(&drop.dport), "{drop:?}");
     }
     Ok(())
 }

@@ -72,6 +72,9 @@ fn tell(n: &mut Narrator, sabotage: Option<Sabotage>) -> Result<()> {
     n.act("With the FTP helper: a transfer, stopped half way");
     n.say("The same policy. Its one rule has got a line more: helper = \"ftp\".");
     let helper = sabotage != Some(Sabotage::Helper);
+    if !helper {
+        n.say("(Sabotage: it has not.)");
+    }
     let guarded = Guard::Pinhole(Attach::default()).put(&lab, Place::BothEnds, helper)?;
     let firewall = &guarded.pinholes[1];
     match half_way(n, &lab, &server, firewall) {
@@ -174,8 +177,12 @@ fn half_way(
     show(n, firewall, &["expect", "list"])?;
     n.step(
         "The helper read the reply and expects exactly that connection",
-        opened.is_ok_and(|e| e.src == lab.client_ip(Family::V6) && e.dst == at.ip()),
-        format!("from the client alone, to port {}", at.port()),
+        opened
+            .as_ref()
+            .is_ok_and(|e| e.src == lab.client_ip(Family::V6) && e.dst == at.ip()),
+        opened.as_ref().map_or("it expects nothing".into(), |e| {
+            format!("from {}, to port {}", e.src, e.dport)
+        }),
     );
 
     let tried = lab.ns(Node::Client).connect(at, HANGS)?;

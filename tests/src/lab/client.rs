@@ -250,6 +250,10 @@ fn seconds(duration: Duration) -> String {
 }
 
 fn curl_error(output: &process::Output) -> String {
+    if output.code == Some(28) {
+        // Its own words are of the last system call, whatever that was.
+        return format!("timed out after {:.0} s", output.elapsed.as_secs_f64());
+    }
     let said = output.stderr.lines().rev().find(|l| l.starts_with("curl:"));
     said.unwrap_or("killed at the time limit").to_owned()
 }
