@@ -227,6 +227,9 @@ fn the_segmentation_of_a_capture_does_not_matter() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ftp");
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
+        if path.extension().is_none_or(|kind| kind != "pcap") {
+            continue;
+        }
         let whole = follow(&segments(&path));
         let cut: Vec<_> = segments(&path).into_iter().flat_map(bytewise).collect();
         assert_eq!(follow(&cut).opened, whole.opened, "{}", path.display());
