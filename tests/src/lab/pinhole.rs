@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
-    Lab, Node, id, netns,
+    Lab, Netns, Node, id, netns,
     process::{self, Daemon, Output},
 };
 
@@ -237,6 +237,15 @@ impl Drop for Firewall {
         }
         id::unpin(&self.instance);
     }
+}
+
+/// Runs `pinhole` in a namespace without a handle: for what must be refused.
+///
+/// # Errors
+/// The binary cannot be run.
+pub fn run_in(ns: &Netns, args: &[&str]) -> Result<Output> {
+    let mut command = ns.command(&binary()?.to_string_lossy());
+    process::run(command.args(args), process::SHORT)
 }
 
 /// The `pinhole` that stands beside this program in `target`, or `PINHOLE_BIN`.
