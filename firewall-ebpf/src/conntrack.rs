@@ -300,6 +300,9 @@ fn step<P: Packet, K: Family>(
     };
     refresh(work, entry, word, changed);
     account(entry, direction, work.headers.l3_len);
+    if changed && word.has(flow_flags::RELATED) && is_there(word) {
+        expect::served(work, direction);
+    }
     if !proved && has_proved(protocol, word) {
         promote::<K>(work, entry, word);
     }
@@ -471,6 +474,12 @@ fn account(entry: *mut Flow, direction: Direction, bytes: u32) {
     let octets = unsafe { Shared::new(octets) };
     packets.add(1);
     octets.add(bytes as u64);
+}
+
+/// Has the handshake of a TCP flow ended in a connection?
+#[inline(always)]
+const fn is_there(word: FlowState) -> bool {
+    word.state() == State::Established as u8 || word.state() == State::FinWait as u8
 }
 
 /// Has the flow shown that both of its ends exist?

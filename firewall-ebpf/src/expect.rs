@@ -2,6 +2,7 @@
 
 use firewall_common::{
     abi::{ExpectKey, ExpectState, Expectation, Flow, FlowState, Phase, flow_flags},
+    key::Direction,
     tcp::State,
     time::Tick,
     verdict::{DropReason, Event},
@@ -28,19 +29,10 @@ pub(crate) enum Taken {
 /// Takes the expectation for a SYN, if there is one.
 #[inline(always)]
 pub(crate) fn take(work: &mut Work) -> Taken {
-    let h = &work.headers;
-    work.expect = ExpectKey {
-        src: h.src,
-        dst: h.dst,
-        dport: h.dport,
-        proto: h.proto,
-        reserved: 0,
-    };
-    // By reference, so that the stack holds no copy of the key.
-    let key = &work.expect;
-    let Some(entry) = EXPECTATIONS.get_ptr_mut(key) else {
+    let Some(entry) = look(work, Direction::Original) else {
         return Taken::No;
     };
+    let h = &work.headers;
     // SAFETY: a map value; all fields but `state` are written before the agent
     // inserts it and never after.
     let expectation = unsafe { &*entry.cast_const() };
@@ -67,6 +59,48 @@ pub(crate) fn take(work: &mut Work) -> Taken {
         Err(word) if word == mine => Taken::Yes,
         Err(_) => Taken::Refused(DropReason::ExpectationTaken),
     }
+}
+
+/// The connection has come about: its pinhole has served it. From now on a SYN
+/// of the same source port is one of another connection.
+#[inline(always)]
+pub(crate) fn served(work: &mut Work, direction: Direction) {
+    let Some(entry) = look(work, direction) else {
+        return;
+    };
+    let port = match direction {
+        Direction::Original => work.headers.sport,
+        Direction::Reply => work.headers.dport,
+    };
+    // SAFETY: a map value is valid for the whole run.
+    let state = unsafe { &raw mut (*entry).state };
+    // SAFETY: eight bytes, aligned, and only changed atomically.
+    let state = unsafe { Shared::new(state) };
+    // Where that fails, the port was negotiated anew meanwhile.
+    let _ = state.swap(
+        ExpectState::Taken(port).word(),
+        ExpectState::served_word(port),
+    );
+}
+
+/// The expectation of a connection that has a packet in `direction`.
+#[inline(always)]
+fn look(work: &mut Work, direction: Direction) -> Option<*mut Expectation> {
+    let h = &work.headers;
+    let (src, dst, dport) = match direction {
+        Direction::Original => (h.src, h.dst, h.dport),
+        Direction::Reply => (h.dst, h.src, h.sport),
+    };
+    work.expect = ExpectKey {
+        src,
+        dst,
+        dport,
+        proto: h.proto,
+        reserved: 0,
+    };
+    // By reference, so that the stack holds no copy of the key.
+    let key = &work.expect;
+    EXPECTATIONS.get_ptr_mut(key)
 }
 
 /// A pinhole dies with its parent even when no agent lives to remove it.

@@ -93,12 +93,14 @@ impl TryFrom<u8> for ExpectVia {
 pub enum ExpectState {
     /// Nobody connected yet.
     Free,
-    /// The connection from this source port took it; its retransmitted SYN is honoured.
+    /// The connection from this source port took it; its retransmitted SYN is
+    /// honoured until the connection is there.
     Taken(u16),
 }
 
 impl ExpectState {
     const TAKEN: u64 = 1 << 63;
+    const SERVED: u64 = 1 << 62;
 
     /// Reads the word.
     #[inline(always)]
@@ -119,5 +121,13 @@ impl ExpectState {
             Self::Free => 0,
             Self::Taken(port) => Self::TAKEN | port as u64,
         }
+    }
+
+    /// The word once the connection from `port` has come about: it reads as
+    /// taken by that port, but is not what its SYN compares with any more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn served_word(port: u16) -> u64 {
+        Self::SERVED | Self::Taken(port).word()
     }
 }

@@ -125,7 +125,7 @@ fn without_an_agent_payload_passes_and_the_flow_is_blind_for_good() {
 }
 
 /// An established control flow, and a pinhole for its server's data connection.
-fn with_pinhole(rig: &mut Rig, port: u16) -> ExpectKey {
+pub(crate) fn with_pinhole(rig: &mut Rig, port: u16) -> ExpectKey {
     rig.agent_lives();
     handshake(rig, HOST_END, FTP);
     let (parent, flow) = rig.flow4(maps::FLOWS4);
