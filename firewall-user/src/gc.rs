@@ -6,7 +6,7 @@
 
 use std::io;
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use bytemuck::Zeroable as _;
 use firewall_common::{
     abi::{
@@ -19,7 +19,7 @@ use firewall_common::{
 
 use crate::bpf::{
     Instance,
-    loader::Error as MapError,
+    loader::{Error as MapError, pinned},
     requests::{self, Requests},
     sys,
 };
@@ -80,8 +80,8 @@ impl Collector {
     ///
     /// [`Error::Map`].
     pub fn open(instance: &Instance, requests: Requests) -> Result<Self, Error> {
-        let v4 = |name| Table::open(instance, name).map(|map| Table::new(name, Either::V4(map)));
-        let v6 = |name| Table::open(instance, name).map(|map| Table::new(name, Either::V6(map)));
+        let v4 = |name| pinned(instance, name).map(|map| Table::new(name, Either::V4(map)));
+        let v6 = |name| pinned(instance, name).map(|map| Table::new(name, Either::V6(map)));
         Ok(Self {
             tables: vec![
                 v4(maps::FLOWS4)?,
@@ -92,8 +92,8 @@ impl Collector {
                 v6(maps::HALF_OPEN6_OUT)?,
             ],
             at: 0,
-            expectations: open(instance, maps::EXPECTATIONS)?,
-            counts: Counts::new(open(instance, maps::TIER_COUNTS)?),
+            expectations: pinned(instance, maps::EXPECTATIONS)?,
+            counts: Counts::new(pinned(instance, maps::TIER_COUNTS)?),
             requests,
         })
     }
@@ -146,16 +146,6 @@ impl Collector {
     }
 }
 
-fn open<T>(instance: &Instance, name: &'static str) -> Result<T, MapError>
-where
-    T: TryFrom<Map, Error = aya::maps::MapError>,
-{
-    MapData::from_pin(instance.pin(name))
-        .and_then(Map::from_map_data)
-        .and_then(TryInto::try_into)
-        .map_err(MapError::map(name))
-}
-
 enum Either {
     V4(HashMap<MapData, FlowKey4, Flow>),
     V6(HashMap<MapData, FlowKey6, Flow>),
@@ -182,13 +172,6 @@ impl Table {
             map,
             cursor: None,
         }
-    }
-
-    fn open<K: aya::Pod>(
-        instance: &Instance,
-        name: &'static str,
-    ) -> Result<HashMap<MapData, K, Flow>, MapError> {
-        open(instance, name)
     }
 
     fn next(&mut self) -> Result<Batch, Error> {

@@ -10,7 +10,7 @@ use firewall_common::abi::{
 
 use super::{
     Instance,
-    loader::{Error, Loaded, map_mut},
+    loader::{Error, Loaded, map_mut, pinned},
     sys, text,
 };
 use crate::config::Compiled;
@@ -93,10 +93,7 @@ pub fn config(loaded: &mut Loaded) -> Result<Config, Error> {
 ///
 /// [`Error::Map`].
 pub fn set_deadline(instance: &Instance, confirm_deadline_ns: u64) -> Result<(), Error> {
-    let mut map: Array<MapData, Control> = MapData::from_pin(instance.pin(maps::CONTROL))
-        .and_then(aya::maps::Map::from_map_data)
-        .and_then(TryInto::try_into)
-        .map_err(Error::map(maps::CONTROL))?;
+    let mut map: Array<MapData, Control> = pinned(instance, maps::CONTROL)?;
     let control = Control {
         confirm_deadline_ns,
     };
@@ -122,9 +119,7 @@ pub fn first_beat(loaded: &mut Loaded) -> Result<(), Error> {
 ///
 /// [`Error::Map`].
 pub fn ifaces(loaded: &Loaded) -> Result<HashMap<MapData, u32, Iface>, Error> {
-    aya::maps::Map::from_map_data(loaded.map(maps::IFACES)?)
-        .and_then(TryInto::try_into)
-        .map_err(Error::map(maps::IFACES))
+    pinned(&loaded.instance, maps::IFACES)
 }
 
 fn write_rules(loaded: &mut Loaded, compiled: &Compiled, generation: u32) -> Result<(), Error> {

@@ -13,6 +13,7 @@ use firewall_common::abi::{iface_flags, programs};
 use super::{
     attach::{Error, Plan, Undo, record},
     detach::{self, HANDLE, PRIORITY, tcx_pin, xdp_pin},
+    errno,
     loader::Loaded,
 };
 use crate::{
@@ -239,19 +240,12 @@ fn unpin(pin: &Path) {
     }
 }
 
-/// The kernel's own error inside aya's.
+/// The kernel's own error inside aya's, or aya's as it is.
 pub(super) fn os_error(error: &ProgramError) -> io::Error {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(inner) = cause {
-        let number = inner
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::raw_os_error);
-        if let Some(number) = number {
-            return io::Error::from_raw_os_error(number);
-        }
-        cause = inner.source();
-    }
-    io::Error::other(error.to_string())
+    errno(error).and_then(io::Error::raw_os_error).map_or_else(
+        || io::Error::other(error.to_string()),
+        io::Error::from_raw_os_error,
+    )
 }
 
 fn tc_os_error(error: &TcError) -> io::Error {

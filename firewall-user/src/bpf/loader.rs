@@ -14,7 +14,7 @@ use aya::{
 };
 use firewall_common::abi::{ABI_VERSION, heartbeat, maps, programs};
 
-use super::{BPFFS, Instance, pins, sys};
+use super::{BPFFS, Instance, causes, pins, sys};
 use crate::config::Tables;
 
 /// The eBPF object, as `cargo xtask build` made it.
@@ -90,7 +90,7 @@ pub enum Error {
     #[error(transparent)]
     Pins(#[from] pins::Error),
     /// aya cannot make the maps.
-    #[error("the maps cannot be created: {}", chain(.0))]
+    #[error("the maps cannot be created: {}", causes(.0))]
     Object(EbpfError),
     /// The kernel refuses a program.
     #[error("the kernel refuses program {program}: {reason}")]
@@ -115,23 +115,9 @@ impl Error {
     pub(crate) fn map<E: std::error::Error>(map: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::Map {
             map,
-            reason: chain(&error),
+            reason: causes(&error),
         }
     }
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 /// Whether the programs log what they drop and which flows begin.
@@ -194,15 +180,6 @@ impl Loaded {
     /// Keeps the pins from now on.
     pub fn keep(&mut self) {
         self.remove_on_drop = false;
-    }
-
-    /// A pinned map, opened apart from the object.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Map`].
-    pub fn map(&self, name: &'static str) -> Result<MapData, Error> {
-        MapData::from_pin(self.instance.pin(name)).map_err(Error::map(name))
     }
 
     /// An XDP program of the object.
@@ -301,10 +278,7 @@ fn check_pinned(instance: &Instance, netns: u64) -> Result<bool, Error> {
         return Ok(false);
     }
     let found = if path.exists() {
-        let data = MapData::from_pin(&path).map_err(Error::map(maps::ABI))?;
-        let abi: Array<_, u32> = aya::maps::Map::from_map_data(data)
-            .and_then(TryInto::try_into)
-            .map_err(Error::map(maps::ABI))?;
+        let abi: Array<MapData, u32> = pinned(instance, maps::ABI)?;
         abi.get(&0, 0).map_err(Error::map(maps::ABI))?
     } else {
         0
@@ -322,7 +296,8 @@ fn check_pinned(instance: &Instance, netns: u64) -> Result<bool, Error> {
             });
         }
     }
-    let guarded = heartbeat_map(instance)?
+    let beat: Array<MapData, u64> = pinned(instance, maps::HEARTBEAT)?;
+    let guarded = beat
         .get(&heartbeat::NETNS, 0)
         .map_err(Error::map(maps::HEARTBEAT))?;
     if guarded != netns {
@@ -332,13 +307,6 @@ fn check_pinned(instance: &Instance, netns: u64) -> Result<bool, Error> {
         });
     }
     Ok(true)
-}
-
-fn heartbeat_map(instance: &Instance) -> Result<Array<MapData, u64>, Error> {
-    MapData::from_pin(instance.pin(maps::HEARTBEAT))
-        .and_then(aya::maps::Map::from_map_data)
-        .and_then(TryInto::try_into)
-        .map_err(Error::map(maps::HEARTBEAT))
 }
 
 type Kept = Vec<(&'static str, u32, u32)>;
@@ -452,7 +420,7 @@ fn refused(program: &'static str, error: &ProgramError) -> Error {
             io_error,
             verifier_log,
         } => format!("{io_error}\n{}", tail(&verifier_log.to_string())),
-        other => chain(other),
+        other => causes(other),
     };
     Error::Program { program, reason }
 }
@@ -469,6 +437,18 @@ fn stamp(ebpf: &mut Ebpf, netns: u64) -> Result<(), Error> {
         .map_err(Error::map(maps::HEARTBEAT))?;
     let mut abi: Array<_, u32> = map_mut(ebpf, maps::ABI)?;
     abi.set(0, ABI_VERSION, 0).map_err(Error::map(maps::ABI))
+}
+
+/// A pinned map of `instance` as `T`, opened apart from any object. aya compares
+/// kind and sizes.
+pub(crate) fn pinned<T>(instance: &Instance, name: &'static str) -> Result<T, Error>
+where
+    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    MapData::from_pin(instance.pin(name))
+        .and_then(aya::maps::Map::from_map_data)
+        .and_then(TryInto::try_into)
+        .map_err(Error::map(name))
 }
 
 /// A map of the object as `T`.
@@ -496,12 +476,5 @@ mod tests {
         assert_eq!(shown.lines().count(), VERIFIER_LINES);
         assert!(shown.ends_with("99: r0 = 0"));
         assert_eq!(tail("one"), "one");
-    }
-
-    #[test]
-    fn causes_are_told_once() {
-        let inner = io::Error::other("the cause");
-        let outer = Error::Bpffs(inner);
-        assert_eq!(chain(&outer).matches("the cause").count(), 1);
     }
 }

@@ -17,7 +17,7 @@ use firewall_common::{
     time::Tick,
 };
 
-use super::{BPFFS, Instance, pins, sys, text};
+use super::{BPFFS, Instance, errno, pins, sys, text};
 
 /// Why the maps of an instance cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -366,11 +366,11 @@ impl Pinned {
     }
 
     fn data(&self, name: &'static str) -> Result<MapData, Error> {
-        MapData::from_pin(self.instance.pin(name)).map_err(|error| match root_cause(&error) {
-            Some(errno) if errno.kind() == io::ErrorKind::PermissionDenied => {
-                Error::Permission(io::Error::from(errno.kind()))
+        MapData::from_pin(self.instance.pin(name)).map_err(|error| match errno(&error) {
+            Some(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
+                Error::Permission(io::Error::from(cause.kind()))
             }
-            Some(errno) if errno.kind() == io::ErrorKind::NotFound => self.missing(name),
+            Some(cause) if cause.kind() == io::ErrorKind::NotFound => self.missing(name),
             _ => self.failed(name, &error),
         })
     }
@@ -460,18 +460,6 @@ where
             Err(error) => return Err(error),
         }
     }
-}
-
-/// The system call's error under an aya error.
-fn root_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            return Some(io);
-        }
-        cause = error.source();
-    }
-    None
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod sys;
 pub mod vlan;
 
 use std::{
+    error::Error,
     fmt, fs, io,
     path::{Path, PathBuf},
     str::FromStr,
@@ -120,9 +121,58 @@ pub fn text(fixed: &[u8]) -> String {
     String::from_utf8_lossy(fixed.get(..end).unwrap_or_default()).into_owned()
 }
 
+/// An error of aya's with its causes, in one line. Most say their cause
+/// themselves; what is said already is left out.
+pub(crate) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// The kernel's own error inside aya's.
+pub(crate) fn errno<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        let found = inner.downcast_ref::<io::Error>();
+        if let Some(found) = found.filter(|found| found.raw_os_error().is_some()) {
+            return Some(found);
+        }
+        cause = inner.source();
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let inner = io::Error::from_raw_os_error(libc::EPERM);
+        let outer = loader::Error::Pin {
+            path: "/x".into(),
+            cause: inner,
+        };
+        assert_eq!(causes(&outer).matches("os error 1").count(), 1);
+    }
+
+    #[test]
+    fn the_errno_is_found_under_other_errors() {
+        let outer = aya::maps::MapError::from(aya::sys::SyscallError {
+            call: "bpf_obj_get",
+            io_error: io::Error::from_raw_os_error(libc::EPERM),
+        });
+        let found = errno(&outer).and_then(io::Error::raw_os_error);
+        assert_eq!(found, Some(libc::EPERM));
+        assert!(errno(&io::Error::other("no number")).is_none());
+    }
 
     #[test]
     fn instance_names_are_safe_as_pins() {

@@ -3,7 +3,6 @@
 use std::{io::Write as _, process::ExitCode, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use aya::maps::{Map, MapData, RingBuf};
 use firewall_common::{abi::maps, time::NS_PER_SEC};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -12,7 +11,13 @@ use tokio::{
 
 use super::program_log::{self, ProgramLog};
 use crate::{
-    bpf::{Instance, loader::Loaded, maps::Pinned, requests::Requests, sys},
+    bpf::{
+        Instance,
+        loader::{Loaded, pinned},
+        maps::Pinned,
+        requests::Requests,
+        sys,
+    },
     gc::Collector,
     helper::{self, Agent, MapTables, Settings},
     unload::{self, By},
@@ -59,7 +64,7 @@ pub(super) async fn serve(
     let collector = Collector::open(instance, requests.clone())?;
     let tables = MapTables::open(instance, requests)?;
     let agent = Agent::start(tables, settings, sys::monotonic_ns())?;
-    let ring = ring(instance)?;
+    let ring = pinned(instance, maps::EVENTS)?;
     ready(instance)?;
     tokio::select! {
         biased;
@@ -111,13 +116,6 @@ fn stopped(instance: &Instance) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn ring(instance: &Instance) -> anyhow::Result<RingBuf<MapData>> {
-    MapData::from_pin(instance.pin(maps::EVENTS))
-        .and_then(Map::from_map_data)
-        .and_then(TryInto::try_into)
-        .with_context(|| format!("map {} cannot be opened", maps::EVENTS))
 }
 
 async fn collect(instance: &Instance, mut collector: Collector) -> anyhow::Result<ExitCode> {

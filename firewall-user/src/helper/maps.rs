@@ -1,6 +1,6 @@
 //! [`Tables`] over the pinned maps and the loaded programs.
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap, MapData, MapError};
 use bytemuck::Zeroable as _;
 use firewall_common::{
     abi::{
@@ -11,7 +11,12 @@ use firewall_common::{
 };
 
 use super::tables::{FlowView, Result, TableError, Tables};
-use crate::bpf::{Instance, maps::all, requests::Requests};
+use crate::bpf::{
+    Instance, causes,
+    loader::{self, pinned},
+    maps::all,
+    requests::Requests,
+};
 
 /// The maps that the agent uses.
 pub struct MapTables {
@@ -24,25 +29,9 @@ pub struct MapTables {
     requests: Requests,
 }
 
-fn error(object: &'static str, error: &(dyn std::error::Error + 'static)) -> TableError {
-    // aya's errors keep the system call's own behind `source`.
-    let mut reason = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let text = next.to_string();
-        if !reason.contains(&text) {
-            reason = format!("{reason}: {text}");
-        }
-        cause = next.source();
-    }
+fn error(object: &'static str, error: &dyn std::error::Error) -> TableError {
+    let reason = causes(error);
     TableError { object, reason }
-}
-
-fn pinned<M: TryFrom<Map, Error = MapError>>(instance: &Instance, name: &'static str) -> Result<M> {
-    MapData::from_pin(instance.pin(name))
-        .and_then(Map::from_map_data)
-        .and_then(M::try_from)
-        .map_err(|e| error(name, &e))
 }
 
 impl MapTables {
@@ -50,7 +39,10 @@ impl MapTables {
     ///
     /// # Errors
     /// A map that cannot be opened or is of another shape.
-    pub fn open(instance: &Instance, requests: Requests) -> Result<Self> {
+    pub fn open(
+        instance: &Instance,
+        requests: Requests,
+    ) -> std::result::Result<Self, loader::Error> {
         Ok(Self {
             expectations: pinned(instance, maps::EXPECTATIONS)?,
             sessions: pinned(instance, maps::SESSIONS)?,
