@@ -25,6 +25,9 @@ use crate::{
 /// SYNs reported of one host pair within a second, held ones included.
 const REPORTS_PER_SECOND: u32 = 64;
 
+/// Lost swaps after which a flow is left unmarked.
+const BLIND_TRIES: usize = 4;
+
 /// A ring record of one size class.
 #[repr(C)]
 struct Record<const N: usize> {
@@ -65,7 +68,7 @@ pub(crate) fn payload<P: Packet, K: Family>(
         return established;
     };
     if !agent_lives(work) {
-        blind(entry);
+        blind(entry, word.incarnation());
         return Verdict::Pass(PassReason::Blind);
     }
     // A flow that was once blind stays so, but its end still ends its pinholes.
@@ -107,7 +110,7 @@ pub(crate) fn payload<P: Packet, K: Family>(
         Queued::Full => Verdict::Drop(DropReason::RingFull),
         Queued::TooLong => {
             stats::event(Event::ControlTooLong);
-            blind(entry);
+            blind(entry, word.incarnation());
             Verdict::Pass(PassReason::Blind)
         }
     }
@@ -133,15 +136,19 @@ fn flags_of<P: Packet>(h: &Headers, heading: Heading, direction: Direction) -> u
 
 /// Marks a flow whose payload the agent missed: it opens nothing more.
 #[inline(always)]
-fn blind(entry: *mut Flow) {
+fn blind(entry: *mut Flow, incarnation: u32) {
     let state = state_of(entry);
-    let word = state.load();
-    let blind = FlowState(word).with(flow_flags::BLIND).0;
-    // A lost swap means that another packet stepped the flow; this happens
-    // again with the next payload, and until then the agent sees the gap.
-    if blind != word {
-        let _ = state.swap(word, blind);
+    // A lost swap means that another packet stepped the flow.
+    for _ in 0..BLIND_TRIES {
+        let word = FlowState(state.load());
+        let blind = word.with(flow_flags::BLIND);
+        if word == blind || word.incarnation() != incarnation || state.swap(word.0, blind.0).is_ok()
+        {
+            return;
+        }
     }
+    // It happens again with the next payload, and until then the agent sees the gap.
+    stats::event(Event::Contention);
 }
 
 /// Tells the agent that the control flow in `work.flow` has proved itself, and
