@@ -126,6 +126,7 @@ outcomes! {
         ExpectationUsed = 11, "expectation-used", "Pinholes taken by their connection.";
         Reinjected = 12, "reinjected", "Held SYNs run again.";
         TupleReused = 13, "tuple-reused", "A SYN replaced a closed flow of the same addresses and ports.";
+        Recycled = 14, "recycled", "Entries that were reused for another flow while they were looked at.";
     }
 }
 

@@ -286,13 +286,14 @@ fn step<P: Packet, K: Family>(
     let h = &work.headers;
     let protocol = h.proto;
     let stepped = if protocol == proto::TCP {
-        step_tcp(h, entry, direction)
+        step_tcp(h, entry, direction, word.incarnation())
     } else {
-        step_generic(entry, direction)
+        step_generic(entry, direction, word.incarnation())
     };
     let (word, changed) = match stepped {
         Stepped::To(word, changed) => (word, changed),
         Stepped::Done(verdict) => return Some(verdict),
+        Stepped::Gone => return None,
         Stepped::Reopen(word) => {
             reopen(&*K::slot(work), entry, word, proved);
             return None;
@@ -300,6 +301,11 @@ fn step<P: Packet, K: Family>(
     };
     refresh(work, entry, word, changed);
     account(entry, direction, work.headers.l3_len);
+    // What was written just now may have gone to the node's next flow. It is
+    // one packet's worth, so it is counted and left.
+    if FlowState(state_of(entry).load()).incarnation() != word.incarnation() {
+        stats::event(Event::Recycled);
+    }
     if changed && word.has(flow_flags::RELATED) && is_there(word) {
         expect::served(work, direction);
     }
@@ -330,15 +336,39 @@ enum Stepped {
     Done(Verdict),
     /// The flow had this word, and the packet begins a new one.
     Reopen(FlowState),
+    /// The flow went away since it was found: a miss.
+    Gone,
+}
+
+/// What another CPU did to the entry since the flow of `incarnation` was found
+/// there, if that leaves nothing to step.
+///
+/// A doomed or promoting word must stay as it is, or the CPU that made it so
+/// could not take it back.
+#[inline(always)]
+fn overtaken(word: FlowState, incarnation: u32) -> Option<Stepped> {
+    if word.incarnation() != incarnation {
+        stats::event(Event::Recycled);
+        return Some(Stepped::Gone);
+    }
+    match word.phase() {
+        Phase::Live => None,
+        // As `Found::Moving`.
+        Phase::Promoting => Some(Stepped::Done(Verdict::Pass(PassReason::Established))),
+        Phase::Doomed => Some(Stepped::Gone),
+    }
 }
 
 #[inline(always)]
-fn step_tcp(h: &Headers, entry: *mut Flow, direction: Direction) -> Stepped {
+fn step_tcp(h: &Headers, entry: *mut Flow, direction: Direction, incarnation: u32) -> Stepped {
     let Some(segment) = Segment::of(h.tcp_flags) else {
         return Stepped::Done(Verdict::Drop(DropReason::TcpFlags));
     };
     for _ in 0..CAS_TRIES {
         let word = FlowState(state_of(entry).load());
+        if let Some(stepped) = overtaken(word, incarnation) {
+            return stepped;
+        }
         let Ok(state) = State::try_from(word.state()) else {
             return Stepped::Done(Verdict::Drop(DropReason::TcpInvalid));
         };
@@ -396,9 +426,12 @@ const fn marks(direction: Direction, fin: bool) -> u32 {
 }
 
 #[inline(always)]
-fn step_generic(entry: *mut Flow, direction: Direction) -> Stepped {
+fn step_generic(entry: *mut Flow, direction: Direction, incarnation: u32) -> Stepped {
     for _ in 0..CAS_TRIES {
         let word = FlowState(state_of(entry).load());
+        if let Some(stepped) = overtaken(word, incarnation) {
+            return stepped;
+        }
         let new = match direction {
             Direction::Original => word,
             Direction::Reply => word
@@ -518,6 +551,11 @@ fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowState) {
     // SAFETY: a map value; other CPUs stay away from it while it is promoting,
     // but for counters, of which the copy may miss the last packet.
     work.flow = unsafe { *entry };
+    // The half-open table may have evicted it under the copy, for another flow.
+    if state.load() != promoting.0 {
+        stats::event(Event::Recycled);
+        return;
+    }
     let proved = word.with(flow_flags::ASSURED);
     work.flow.state = proved.0;
     let key = *K::slot(work);
