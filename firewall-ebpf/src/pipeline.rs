@@ -12,7 +12,8 @@ use crate::{
     conntrack, log,
     maps::{CONFIG, CONTROL, IFACES},
     packet::Packet,
-    policy, stats,
+    policy::{self, is_link_local},
+    stats,
     work::{self, Slot, Work},
 };
 
@@ -119,24 +120,31 @@ const fn fragment_tail(work: &Work) -> Verdict {
 fn essential_packet<P: Packet>(packet: &P, work: &Work) -> Option<PassReason> {
     let h = &work.headers;
     let on = work.essentials;
-    match h.proto {
+    let reason = match h.proto {
         // Hop limit 255 proves that no router forwarded it (RFC 4861, section 3.1).
         proto::ICMPV6 if h.ttl == 255 && matches!(h.icmp_type, 133..=137) => {
             (on & essentials::NEIGHBOUR_DISCOVERY != 0).then_some(PassReason::NeighbourDiscovery)
         }
+        // Nor will one forward these.
         proto::ICMPV6 if h.ttl == 1 && matches!(h.icmp_type, 130..=132 | 143) => {
-            (on & essentials::MULTICAST_LISTENER != 0).then_some(PassReason::MulticastListener)
+            return (on & essentials::MULTICAST_LISTENER != 0)
+                .then_some(PassReason::MulticastListener);
         }
         proto::IGMP if h.ttl == 1 => {
-            (on & essentials::MULTICAST_LISTENER != 0).then_some(PassReason::MulticastListener)
+            return (on & essentials::MULTICAST_LISTENER != 0)
+                .then_some(PassReason::MulticastListener);
         }
-        proto::UDP => dhcp(packet, work),
+        proto::UDP => dhcp::<P>(work),
         _ => None,
-    }
+    };
+    // For the host itself: a gateway does not let it through to others.
+    let local =
+        || P::EGRESS || policy::destination_zone(packet, work).is_ok_and(|zone| zone == ZONE_HOST);
+    reason.filter(|_| local())
 }
 
 #[inline(always)]
-fn dhcp<P: Packet>(packet: &P, work: &Work) -> Option<PassReason> {
+fn dhcp<P: Packet>(work: &Work) -> Option<PassReason> {
     let h = &work.headers;
     let on = work.essentials;
     // At egress the host is the client, at ingress it gets the answers.
@@ -145,19 +153,11 @@ fn dhcp<P: Packet>(packet: &P, work: &Work) -> Option<PassReason> {
     } else {
         (h.dport, h.sport)
     };
-    let reason = if client == 68 && server == 67 && on & essentials::DHCP_CLIENT != 0 {
-        PassReason::DhcpClient
-    } else if client == 546 && server == 547 && on & essentials::DHCPV6_CLIENT != 0 {
-        // Answers come from a link-local address (RFC 8415, section 18.2.10 and 13.1).
-        if !P::EGRESS && u32::from_be(h.src[0]) >> 22 != 0xfe80 >> 6 {
-            return None;
-        }
-        PassReason::Dhcpv6Client
-    } else {
-        return None;
-    };
-    // Only to the host itself: a gateway does not let it through to others.
-    let local =
-        P::EGRESS || policy::destination_zone(packet, work).is_ok_and(|zone| zone == ZONE_HOST);
-    local.then_some(reason)
+    if client == 68 && server == 67 && on & essentials::DHCP_CLIENT != 0 {
+        return Some(PassReason::DhcpClient);
+    }
+    // Answers come from a link-local address (RFC 8415, section 18.2.10 and 13.1).
+    let near = P::EGRESS || is_link_local(&h.src);
+    (client == 546 && server == 547 && on & essentials::DHCPV6_CLIENT != 0 && near)
+        .then_some(PassReason::Dhcpv6Client)
 }

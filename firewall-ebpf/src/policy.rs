@@ -95,7 +95,7 @@ extern "C" fn try_rule(index: u32, scan: *mut c_void) -> i64 {
 /// new flows only: what it would not forward is the host's own.
 #[inline(always)]
 pub(crate) fn destination_zone<P: Packet>(packet: &P, work: &Work) -> Result<u8, DropReason> {
-    if work.flags & config_flags::GATEWAY == 0 {
+    if work.flags & config_flags::GATEWAY == 0 || stays_on_link(&work.headers) {
         return Ok(ZONE_HOST);
     }
     match route(packet, &work.headers) {
@@ -103,6 +103,26 @@ pub(crate) fn destination_zone<P: Packet>(packet: &P, work: &Work) -> Result<u8,
         Route::Via(ifindex) => Ok(pipeline::iface(ifindex).map_or(ZONE_HOST, |i| i.zone)),
         Route::Nowhere => Err(DropReason::NoRoute),
     }
+}
+
+/// Is the destination one that no router forwards to? A look-up would find the
+/// default route for some of them.
+#[inline(always)]
+fn stays_on_link(h: &Headers) -> bool {
+    if h.family as u8 == Family::V4 as u8 {
+        let dst = u32::from_be(h.dst[3]);
+        // 255.255.255.255 (RFC 919), 224.0.0.0/24 (RFC 5771, section 4).
+        return dst == u32::MAX || dst >> 8 == 0x00e0_0000;
+    }
+    // Multicast of interface and link scope (RFC 4291, section 2.7).
+    let first = u32::from_be(h.dst[0]) >> 16;
+    is_link_local(&h.dst) || first == 0xff01 || first == 0xff02
+}
+
+/// fe80::/10 (RFC 4291, section 2.5.6).
+#[inline(always)]
+pub(crate) fn is_link_local(address: &[u32; 4]) -> bool {
+    u32::from_be(address[0]) >> 22 == 0xfe80 >> 6
 }
 
 enum Route {

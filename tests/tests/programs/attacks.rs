@@ -1,14 +1,18 @@
 //! What somebody would try who wants a packet through.
 
+use std::process::Command;
+
 use firewall_common::{
-    abi::{ExpectKey, ExpectState, Expectation, maps},
+    abi::{ExpectKey, ExpectState, Expectation, Iface, config_flags, maps},
     verdict::{DropReason, PassReason},
 };
 
+use nix::sched::{CloneFlags, unshare};
+
 use crate::{
     control::with_pinhole,
-    packets::{End, HOST, PEER, echo, segment, tcp},
-    rig::{Rig, dropped, passed, tick},
+    packets::{End, HOST, HOST6, PEER, PEER6, echo, icmpv6, segment, tcp, udp},
+    rig::{OUTSIDE, Rig, dropped, passed, tick},
 };
 
 const KNOWN: PassReason = PassReason::Established;
@@ -87,4 +91,64 @@ fn a_refused_connection_may_be_tried_again() {
     let refusal = tcp(listener, data, &segment("RA", 0, 1001));
     assert_eq!(rig.egress(&refusal), passed(KNOWN));
     assert_eq!(rig.ingress(&syn), passed(PassReason::NewExpected));
+}
+
+/// A gateway in a network namespace of this thread, with routes to `HOST` and
+/// `HOST6` and a default route, through an interface of another zone.
+fn gateway() -> Rig {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let script = "set -e
+        sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+        ip link set lo up
+        ip link add gw0 index 77 type veth peer name gw1
+        ip link set gw1 up
+        ip link set gw0 up
+        ip addr add 10.0.0.1/24 dev gw0
+        ip addr add fd00::1/64 dev gw0 nodad
+        ip route add default via 10.0.0.9";
+    let status = Command::new("sh").args(["-c", script]).status().unwrap();
+    assert!(status.success());
+    // No rule admits anything.
+    let mut rig = Rig::with_rules(&[]);
+    let inside = Iface {
+        zone: OUTSIDE + 1,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    rig.hash::<u32, Iface>(maps::IFACES)
+        .insert(77, inside, 0)
+        .unwrap();
+    rig.configure(|config| config.flags |= config_flags::GATEWAY);
+    rig
+}
+
+/// Neighbour discovery is for the gateway itself; it has hop limit 255 before a
+/// router forwards it, not after.
+#[test]
+fn a_gateway_forwards_no_neighbour_discovery() {
+    let mut rig = gateway();
+    for kind in 133..=137 {
+        let through = icmpv6(End::V6(PEER6, 0), End::V6(HOST6, 0), kind, 255);
+        let outcome = rig.ingress(&through);
+        assert_eq!(outcome, dropped(DropReason::Policy), "{kind}");
+        let mut near = HOST6;
+        near[..2].copy_from_slice(&[0xfe, 0x80]);
+        let mut all = [0; 16];
+        (all[0], all[1], all[15]) = (0xff, 2, 1);
+        for dst in [near, all] {
+            let on_link = icmpv6(End::V6(PEER6, 0), End::V6(dst, 0), kind, 255);
+            let pass = passed(PassReason::NeighbourDiscovery);
+            assert_eq!(rig.ingress(&on_link), pass, "{kind}");
+        }
+    }
+}
+
+/// The answer of a DHCP server to a gateway goes to everybody on the link.
+#[test]
+fn a_gateway_gets_its_address_by_dhcp() {
+    let mut rig = gateway();
+    let offer = udp(End::V4(PEER, 67), End::V4([255; 4], 68), b"offer");
+    assert_eq!(rig.ingress(&offer), passed(PassReason::DhcpClient));
+    let elsewhere = udp(End::V4(PEER, 67), End::V4(HOST, 68), b"x");
+    let outcome = rig.ingress(&elsewhere);
+    assert_eq!(outcome, dropped(DropReason::Policy));
 }
