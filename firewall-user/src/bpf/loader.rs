@@ -265,6 +265,12 @@ fn ensure_bpffs(path: &Path) -> Result<(), Error> {
     if sys::is_bpffs(path).map_err(Error::Bpffs)? {
         return Ok(());
     }
+    // Of two runs at once, the second would mount over the first one's pins.
+    let directory = fs::File::open(path).map_err(Error::Bpffs)?;
+    directory.lock().map_err(Error::Bpffs)?;
+    if sys::is_bpffs(path).map_err(Error::Bpffs)? {
+        return Ok(());
+    }
     sys::mount_bpffs(path).map_err(Error::Bpffs)?;
     log::info!("mounted a bpffs at {}", path.display());
     Ok(())
