@@ -16,7 +16,7 @@ use firewall_common::{
         Config, Flow, FlowKey4, FlowKey6, FlowState, RULE_NONE, Rule, TIER_COUNTS_LEN, TcpSide,
         Tier, ZONE_HOST, flow_flags, maps, rule_flags, timeout,
     },
-    key::{FlowKey, Heading, map_v4},
+    key::{FlowKey, Heading},
     policy,
     tcp::{State, generic},
     time::Tick,
@@ -24,7 +24,10 @@ use firewall_common::{
 };
 
 use crate::{
-    bpf::loader::{Error, Loaded, map_mut},
+    bpf::{
+        loader::{Error, Loaded, map_mut},
+        words,
+    },
     netlink::{
         conntrack::{self, Tracked},
         diag::{self, Connection, state},
@@ -318,22 +321,16 @@ fn is_control(rules: &[Rule], headers: &Headers, from: u8, to: u8) -> bool {
 
 /// Headers as those of the first packet.
 fn headers(found: &Found) -> Option<Headers> {
-    let (family, src, dst) = match (found.originator.ip(), found.replier.ip()) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let word = |address: std::net::Ipv4Addr| u32::from_ne_bytes(address.octets());
-            (Family::V4, map_v4(word(src)), map_v4(word(dst)))
-        }
-        (IpAddr::V6(src), IpAddr::V6(dst)) => (
-            Family::V6,
-            bytemuck::cast(src.octets()),
-            bytemuck::cast(dst.octets()),
-        ),
+    let (src, dst) = (found.originator.ip(), found.replier.ip());
+    let family = match (src, dst) {
+        (IpAddr::V4(_), IpAddr::V4(_)) => Family::V4,
+        (IpAddr::V6(_), IpAddr::V6(_)) => Family::V6,
         _ => return None,
     };
     Some(Headers {
         family,
-        src,
-        dst,
+        src: words(src),
+        dst: words(dst),
         proto: found.protocol,
         sport: found.originator.port(),
         dport: found.replier.port(),

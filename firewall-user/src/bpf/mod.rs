@@ -14,9 +14,12 @@ pub mod vlan;
 use std::{
     error::Error,
     fmt, fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     str::FromStr,
 };
+
+use firewall_common::key::{is_v4_mapped, map_v4};
 
 /// Where bpffs is mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -121,6 +124,26 @@ pub fn text(fixed: &[u8]) -> String {
     String::from_utf8_lossy(fixed.get(..end).unwrap_or_default()).into_owned()
 }
 
+/// An address of the maps (network byte order, IPv4 in mapped form) in its own form.
+#[must_use]
+pub fn address(words: [u32; 4]) -> IpAddr {
+    if is_v4_mapped(&words) {
+        let [_, _, _, v4] = words;
+        IpAddr::V4(Ipv4Addr::from(v4.to_ne_bytes()))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(bytemuck::cast::<_, [u8; 16]>(words)))
+    }
+}
+
+/// The reverse of [`address`].
+#[must_use]
+pub fn words(address: IpAddr) -> [u32; 4] {
+    match address {
+        IpAddr::V4(v4) => map_v4(u32::from_ne_bytes(v4.octets())),
+        IpAddr::V6(v6) => bytemuck::cast(v6.octets()),
+    }
+}
+
 /// An error of aya's with its causes, in one line. Most say their cause
 /// themselves; what is said already is left out.
 pub(crate) fn causes(error: &dyn Error) -> String {
@@ -152,6 +175,16 @@ pub(crate) fn errno<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Erro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_survive_the_map() {
+        for text in ["192.0.2.1", "2001:db8::1"] {
+            let parsed: IpAddr = text.parse().unwrap();
+            assert_eq!(address(words(parsed)), parsed);
+        }
+        let mapped = map_v4(u32::from_ne_bytes([192, 0, 2, 1]));
+        assert_eq!(address(mapped).to_string(), "192.0.2.1");
+    }
 
     #[test]
     fn causes_are_told_once() {

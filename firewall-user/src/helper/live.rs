@@ -3,40 +3,23 @@
 use std::{
     collections::VecDeque,
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 use bytemuck::Zeroable as _;
 use firewall_common::{
     abi::{DroppedSyn, ExpectKey, FlowKey6, PairKey, Session, SessionPhase},
-    key::{Heading, is_v4_mapped, map_v4},
+    key::Heading,
 };
 
 use super::{
     reassembly::{Outcome, Reassembler},
     ring::Record,
 };
-use crate::ftp::{Action, Config, Conversation, Side};
-
-/// An address of the maps (network byte order, IPv4 in mapped form) in its own form.
-#[must_use]
-pub fn address(words: [u32; 4]) -> IpAddr {
-    if is_v4_mapped(&words) {
-        let [_, _, _, v4] = words;
-        IpAddr::V4(Ipv4Addr::from(v4.to_ne_bytes()))
-    } else {
-        IpAddr::V6(Ipv6Addr::from(bytemuck::cast::<_, [u8; 16]>(words)))
-    }
-}
-
-/// The reverse of [`address`].
-#[must_use]
-pub fn words(address: IpAddr) -> [u32; 4] {
-    match address {
-        IpAddr::V4(v4) => map_v4(u32::from_ne_bytes(v4.octets())),
-        IpAddr::V6(v6) => bytemuck::cast(v6.octets()),
-    }
-}
+use crate::{
+    bpf::{address, words},
+    ftp::{Action, Config, Conversation, Side},
+};
 
 /// Who began the flow, and with whom.
 fn endpoints(key: &FlowKey6, first: Heading) -> (SocketAddr, SocketAddr) {

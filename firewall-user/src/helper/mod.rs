@@ -16,6 +16,5 @@ pub mod ring;
 pub mod tables;
 
 pub use agent::{Agent, Settings, run};
-pub use live::{address, words};
 pub use maps::MapTables;
 pub use tables::{TableError, Tables};

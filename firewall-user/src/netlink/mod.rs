@@ -146,12 +146,6 @@ pub(crate) fn nested<'a>(bytes: &'a [u8], path: &[u16]) -> Option<&'a [u8]> {
         .try_fold(bytes, |inner, kind| attr(inner, *kind))
 }
 
-/// A NUL-terminated string.
-pub(crate) fn text(value: &[u8]) -> String {
-    let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
-}
-
 /// Two bytes at `offset`, host order.
 pub(crate) fn read_u16(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(array(bytes, offset)?))
@@ -193,7 +187,7 @@ mod tests {
         assert_eq!(read_u16(&bytes, 4), Some(18));
         let found: Vec<_> = attrs(&bytes[24..]).collect();
         assert_eq!(found, [(3, b"eth0\0".as_slice())]);
-        assert_eq!(text(found[0].1), "eth0");
+        assert_eq!(crate::bpf::text(found[0].1), "eth0");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{Message, Socket, array, attr, text};
+use super::{Message, Socket, array, attr};
+use crate::bpf::text;
 
 const NFT_GETCHAIN: u16 = (10 << 8) | 4;
 const NFT_NEWCHAIN: u16 = (10 << 8) | 3;

@@ -2,7 +2,8 @@
 
 use std::{io, net::IpAddr};
 
-use super::{Message, Socket, attr, nested, read_u16, read_u32, text};
+use super::{Message, Socket, attr, nested, read_u16, read_u32};
+use crate::bpf::text;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;

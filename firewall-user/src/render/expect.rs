@@ -8,8 +8,8 @@ use firewall_common::{
 };
 use serde::Serialize;
 
-use super::{Now, Paint, Row, Table, ZonesView, addr, endpoint, proto_name, short_time};
-use crate::bpf::maps::Names;
+use super::{Now, Paint, Row, Table, ZonesView, endpoint, proto_name, short_time};
+use crate::bpf::{address, maps::Names};
 
 /// An expected connection: a pinhole.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -61,9 +61,9 @@ impl ParentView {
         };
         let (client, cport, server, sport) = key.endpoints(heading);
         Self {
-            client: addr(client),
+            client: address(client),
             cport,
-            server: addr(server),
+            server: address(server),
             sport,
         }
     }
@@ -89,8 +89,8 @@ impl ExpectView {
             None => client_by_command(key, expectation, via.ok()),
         };
         Self {
-            src: addr(key.src),
-            dst: addr(key.dst),
+            src: address(key.src),
+            dst: address(key.dst),
             dport: key.dport,
             proto: proto_name(key.proto),
             via: via.map_or("unknown", ExpectVia::name),

@@ -9,8 +9,11 @@ use firewall_common::{
 };
 use serde::Serialize;
 
-use super::{Now, Paint, Row, Table, addr, endpoint, proto_name, short_bytes, short_time};
-use crate::bpf::maps::{FlowRow, FlowTier, Names};
+use super::{Now, Paint, Row, Table, endpoint, proto_name, short_bytes, short_time};
+use crate::bpf::{
+    address,
+    maps::{FlowRow, FlowTier, Names},
+};
 
 /// A flow.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -141,9 +144,9 @@ impl OriginalView {
         let has_ports = matches!(row.key.proto(), proto::TCP | proto::UDP);
         let is_echo = matches!(row.key.proto(), proto::ICMP | proto::ICMPV6);
         Self {
-            src: addr(src),
+            src: address(src),
             sport: has_ports.then_some(sport),
-            dst: addr(dst),
+            dst: address(dst),
             dport: has_ports.then_some(dport),
             id: is_echo.then_some(sport),
             packets: row.flow.packets[0],

@@ -9,9 +9,10 @@ use log::info;
 
 use super::{Agent, checked};
 use crate::{
+    bpf::words,
     ftp::{Opening, Side},
     helper::{
-        live::{Live, words},
+        live::Live,
         tables::{Result, TableError, Tables},
     },
 };

@@ -9,7 +9,10 @@ use firewall_common::{
 use log::{debug, info};
 
 use super::{Agent, REINJECT_NS, STALE_NS, Tuple, checked};
-use crate::helper::{frame::complete_checksum, live::address, ring::Record, tables::Tables};
+use crate::{
+    bpf::address,
+    helper::{frame::complete_checksum, ring::Record, tables::Tables},
+};
 
 impl<T: Tables> Agent<T> {
     /// A SYN between the hosts of a session was dropped, or is held.

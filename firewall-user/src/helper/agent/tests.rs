@@ -13,11 +13,9 @@ use firewall_common::{
 
 use super::*;
 use crate::{
+    bpf::{address, words},
     ftp::Side,
-    helper::{
-        live::{address, words},
-        tables::TableError,
-    },
+    helper::tables::TableError,
 };
 use fake::{CLIENT, Flow, NOW, SERVER, World};
 
