@@ -150,7 +150,7 @@ pub enum TcKind {
 /// `pinhole flows`.
 #[derive(Debug, Subcommand)]
 pub enum FlowsCommand {
-    /// List them, oldest first
+    /// List the tracked flows, oldest first
     ///
     /// Half-open flows (not yet proved by two-way traffic) are among them.
     #[command(after_help = "\
@@ -167,7 +167,7 @@ idle_s, expires_s}]")]
 /// `pinhole expect`.
 #[derive(Debug, Subcommand)]
 pub enum ExpectCommand {
-    /// List them, oldest first
+    /// List the expected connections, oldest first
     #[command(after_help = "\
 Examples:
   sudo pinhole expect list
@@ -181,7 +181,7 @@ server, sport}, zone: {from, to}, age_s, expires_s}]")]
 /// `pinhole ftp`.
 #[derive(Debug, Subcommand)]
 pub enum FtpCommand {
-    /// List them, oldest first, with the data connections dropped between their hosts
+    /// List the FTP sessions, oldest first, with the data connections dropped between their hosts
     #[command(after_help = "\
 Examples:
   sudo pinhole ftp list
