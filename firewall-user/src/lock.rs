@@ -26,7 +26,10 @@ pub enum Error {
         pid: u32,
     },
     /// The socket fails.
-    #[error("the agent's lock of instance {instance}: {cause}")]
+    #[error(
+        "the agent's lock of instance {instance}, an abstract Unix socket, cannot be had: {cause}; \
+         if a sandbox of the service forbids such sockets, allow them"
+    )]
     Socket {
         /// The instance.
         instance: String,

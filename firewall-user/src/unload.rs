@@ -35,7 +35,9 @@ pub enum Error {
     #[error(transparent)]
     Maps(#[from] maps::Error),
     /// The agent does not end.
-    #[error("the agent (pid {pid}) does not end: {cause}")]
+    #[error(
+        "the agent (pid {pid}) does not end: {cause}; end it (`kill -9 {pid}`), then unload again"
+    )]
     Agent {
         /// Its process id.
         pid: u32,
@@ -54,7 +56,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// The kernel does not answer, or the pins cannot be locked.
-    #[error("{what}: {cause}")]
+    #[error("cannot look at {what}: {cause}; try again as root")]
     Io {
         /// What was tried.
         what: &'static str,

@@ -87,7 +87,7 @@ pub enum Error {
     #[error(transparent)]
     Load(#[from] loader::Error),
     /// Something around it.
-    #[error("interface {interface}: {what}: {cause}")]
+    #[error("interface {interface}: {what}: {cause}; try `pinhole unload`, then run again")]
     Io {
         /// The interface.
         interface: String,
@@ -135,7 +135,7 @@ pub fn attach(
     mut seed: impl FnMut(&mut Loaded) -> Result<(), Error>,
     commit: impl FnOnce(&mut Loaded) -> Result<(), Error>,
 ) -> Result<Vec<Attached>, Error> {
-    let links = route::links().map_err(|e| failed("all", "links")(e))?;
+    let links = route::links().map_err(|e| failed("(any)", "the list cannot be read")(e))?;
     let before = recorded(loaded)?;
     let mut plans = Vec::with_capacity(targets.len());
     for (guarded, link) in targets {
@@ -225,7 +225,8 @@ fn plan(
 /// The XDP program of an earlier run, if it is still there. Refuses anybody else's.
 fn ours(instance: &Instance, link: &Link) -> Result<Option<XdpState>, Error> {
     let pin = instance.pin(&xdp_pin(&link.name));
-    let pinned = detach::pinned_program(&pin).map_err(failed(&link.name, "pinned XDP link"))?;
+    let pinned = detach::pinned_program(&pin)
+        .map_err(failed(&link.name, "its pinned XDP link cannot be read"))?;
     match link.xdp {
         Some(state) if Some(state.program) == pinned => Ok(Some(state)),
         Some(state) => Err(Error::Occupied {
@@ -235,7 +236,8 @@ fn ours(instance: &Instance, link: &Link) -> Result<Option<XdpState>, Error> {
         }),
         // The interface was removed and made again: the link is dead.
         None => {
-            detach::pinned_link(&pin).map_err(failed(&link.name, "dead XDP link"))?;
+            detach::pinned_link(&pin)
+                .map_err(failed(&link.name, "its dead XDP link cannot be removed"))?;
             Ok(None)
         }
     }
@@ -304,16 +306,19 @@ fn has_tcx() -> bool {
 
 fn existing_tc(instance: &Instance, link: &Link) -> Result<Option<TcKind>, Error> {
     let pin = instance.pin(&tcx_pin(&link.name));
-    let pinned = detach::pinned_program(&pin).map_err(failed(&link.name, "pinned TCX link"))?;
+    let pinned = detach::pinned_program(&pin)
+        .map_err(failed(&link.name, "its pinned TCX link cannot be read"))?;
     if let Some(program) = pinned {
         let alive = SchedClassifier::query_tcx(&link.name, TcAttachType::Egress)
             .is_ok_and(|(_, found)| found.iter().any(|info| info.id() == program));
         if alive {
             return Ok(Some(TcKind::Tcx));
         }
-        detach::pinned_link(&pin).map_err(failed(&link.name, "dead TCX link"))?;
+        detach::pinned_link(&pin)
+            .map_err(failed(&link.name, "its dead TCX link cannot be removed"))?;
     }
-    let filter = detach::has_filter(link.index).map_err(failed(&link.name, "TC filters"))?;
+    let filter = detach::has_filter(link.index)
+        .map_err(failed(&link.name, "its TC filters cannot be listed"))?;
     Ok(filter.then_some(TcKind::Clsact))
 }
 
@@ -377,7 +382,7 @@ fn remove_others(
         // just written.
         if !plans.iter().any(|plan| plan.link.name == name) {
             detach::interface(&loaded.instance, *index, iface, links)
-                .map_err(failed(&name, "detaching"))?;
+                .map_err(failed(&name, "it cannot be detached"))?;
         }
         map.remove(index)
             .map_err(loader::Error::map(maps::IFACES))?;

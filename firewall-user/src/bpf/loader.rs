@@ -1,11 +1,6 @@
 //! From the embedded object to loaded programs over pinned maps.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -44,6 +39,8 @@ const MAPS: [&str; 20] = [
     maps::EVENTS,
 ];
 
+const NETNS: &str = "/proc/self/ns/net";
+
 /// Lines of the verifier's log that an error shows: the last ones hold the reason.
 const VERIFIER_LINES: usize = 20;
 
@@ -78,19 +75,17 @@ pub enum Error {
         /// Inode of the namespace that it guards.
         found: u64,
     },
-    /// A pin or its directory fails.
-    #[error("{path}: {cause}")]
-    Pin {
-        /// Of the pin.
-        path: PathBuf,
-        /// What the kernel says.
-        cause: io::Error,
-    },
+    /// /proc does not tell the network namespace.
+    #[error("{NETNS} cannot be read: {0}; mount /proc, or run where it can be seen")]
+    Netns(io::Error),
     /// The pin directory is not to be trusted, or not to be had.
     #[error(transparent)]
     Pins(#[from] pins::Error),
     /// aya cannot make the maps.
-    #[error("the maps cannot be created: {}", causes(.0))]
+    #[error(
+        "the maps cannot be created: {}; if memory is short, make `[tables]` of the policy smaller",
+        causes(.0)
+    )]
     Object(EbpfError),
     /// The kernel refuses a program.
     #[error("the kernel refuses program {program}: {reason}")]
@@ -101,7 +96,7 @@ pub enum Error {
         reason: String,
     },
     /// A map cannot be read or written.
-    #[error("map {map}: {reason}")]
+    #[error("map {map} cannot be used: {reason}; run as root, or `pinhole unload` and run again")]
     Map {
         /// Its name.
         map: &'static str,
@@ -252,13 +247,9 @@ pub fn remove_pins(instance: &Instance) {
 ///
 /// If /proc cannot be read.
 pub fn netns_inode() -> Result<u64, Error> {
-    let path = Path::new("/proc/self/ns/net");
-    fs::metadata(path)
+    fs::metadata(NETNS)
         .map(|meta| meta.ino())
-        .map_err(|cause| Error::Pin {
-            path: path.into(),
-            cause,
-        })
+        .map_err(Error::Netns)
 }
 
 fn ensure_bpffs(path: &Path) -> Result<(), Error> {

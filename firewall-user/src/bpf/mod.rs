@@ -189,10 +189,7 @@ mod tests {
     #[test]
     fn causes_are_told_once() {
         let inner = io::Error::from_raw_os_error(libc::EPERM);
-        let outer = loader::Error::Pin {
-            path: "/x".into(),
-            cause: inner,
-        };
+        let outer = loader::Error::Netns(inner);
         assert_eq!(causes(&outer).matches("os error 1").count(), 1);
     }
 
