@@ -218,12 +218,21 @@ pub fn leave_terminal() -> io::Result<()> {
     check(unsafe { libc::setsid() }.min(0))
 }
 
-/// Process at the other end of a Unix socket (`SO_PEERCRED`).
+/// A process at the other end of a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub pid: u32,
+    /// The user whose rights it has.
+    pub uid: u32,
+}
+
+/// Who is at the other end of a Unix socket (`SO_PEERCRED`).
 ///
 /// # Errors
 ///
 /// What the kernel says.
-pub fn peer_pid(socket: impl AsFd) -> io::Result<u32> {
+pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
     let mut cred = libc::ucred {
         pid: 0,
         uid: 0,
@@ -240,7 +249,10 @@ pub fn peer_pid(socket: impl AsFd) -> io::Result<u32> {
             &raw mut len,
         )
     })?;
-    Ok(cred.pid as u32)
+    Ok(Peer {
+        pid: cred.pid as u32,
+        uid: cred.uid,
+    })
 }
 
 /// Offload flags of an interface, `ETH_FLAG_*` of `linux/ethtool.h`.

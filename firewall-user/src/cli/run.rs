@@ -55,7 +55,7 @@ async fn attached(
     }
     // From here on a signal waits until attaching is done or undone.
     let mut stop = Stop::new()?;
-    let _lock = AgentLock::take(instance)?;
+    let lock = AgentLock::take(instance)?;
     let log = if args.verbose {
         ProgramLog::On
     } else {
@@ -82,6 +82,7 @@ async fn attached(
     }
     serve::serve(
         instance,
+        &lock,
         args.verbose,
         loaded,
         settings(&compiled),

@@ -20,6 +20,7 @@ use crate::{
     },
     gc::Collector,
     helper::{self, Agent, MapTables, Settings},
+    lock::AgentLock,
     unload::{self, By},
 };
 
@@ -52,6 +53,7 @@ impl Stop {
 /// Runs agent, collector and log until a signal comes or the instance goes.
 pub(super) async fn serve(
     instance: &Instance,
+    lock: &AgentLock,
     verbose: bool,
     mut loaded: Loaded,
     settings: Settings,
@@ -72,7 +74,7 @@ pub(super) async fn serve(
         ended = helper::run(agent, ring, std::future::pending()) => {
             ended.map(|()| ExitCode::SUCCESS)
         }
-        ended = collect(instance, collector) => ended,
+        ended = collect(instance, lock, collector) => ended,
         ended = log_lines(logger) => ended,
     }
 }
@@ -118,11 +120,16 @@ fn stopped(instance: &Instance) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn collect(instance: &Instance, mut collector: Collector) -> anyhow::Result<ExitCode> {
+async fn collect(
+    instance: &Instance,
+    lock: &AgentLock,
+    mut collector: Collector,
+) -> anyhow::Result<ExitCode> {
     let mut every = interval(COLLECT);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
+        lock.drain();
         if !instance.pin_dir().exists() {
             bail!("instance {instance} was removed: nothing is guarded any more; run it again");
         }
