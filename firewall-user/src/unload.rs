@@ -86,6 +86,8 @@ pub enum By {
     Agent,
     /// Another process: the agent is to be stopped first.
     Other,
+    /// The watchdog of the attachment with this deadline (`CLOCK_MONOTONIC` ns).
+    Watchdog(u64),
 }
 
 /// What was removed.
@@ -107,7 +109,7 @@ pub struct Removed {
 pub fn unload(instance: &Instance, by: By) -> Result<Removed, Error> {
     let here = is_here(instance)?;
     let mut removed = Removed::default();
-    if by == By::Other && here {
+    if by != By::Agent && here {
         removed.agent = stop_agent(instance)?;
     }
     let _guard = match guard(instance) {
@@ -121,10 +123,16 @@ pub fn unload(instance: &Instance, by: By) -> Result<Removed, Error> {
             });
         }
     };
+    // While its agent ended, another may have taken the instance over.
+    if let By::Watchdog(deadline) = by
+        && Pinned::open(instance)?.control()?.confirm_deadline_ns != deadline
+    {
+        return Ok(removed);
+    }
     let programs = programs(instance);
     let result = detach_all(instance, here, &mut removed);
     loader::remove_pins(instance);
-    if by == By::Other {
+    if by != By::Agent {
         await_gone(&programs);
     }
     result.map(|()| removed)

@@ -57,7 +57,7 @@ pub fn watch(instance: &Instance, deadline_ns: u64) -> Result<(), unload::Error>
         std::thread::sleep(POLL);
     }
     if is_pending(instance, deadline_ns) {
-        unload::unload(instance, By::Other)?;
+        unload::unload(instance, By::Watchdog(deadline_ns))?;
     }
     Ok(())
 }
