@@ -4,7 +4,7 @@ use std::{collections::HashSet, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use firewall_common::{
-    abi::{config_flags, iface_flags},
+    abi::{Iface, config_flags, iface_flags},
     time::Tick,
 };
 
@@ -16,7 +16,7 @@ use crate::{
     bpf::{
         Instance,
         attach::{self, Attached, Wish},
-        fill,
+        detach, fill,
         loader::{Loaded, ProgramLog},
         maps::Pinned,
         sys, text,
@@ -134,12 +134,17 @@ fn renumber(loaded: &Loaded, compiled: &mut Compiled) -> anyhow::Result<HashSet<
     if !loaded.taken_over {
         return Ok(HashSet::new());
     }
-    let (guarded, pinned): (_, Vec<_>) = Pinned::open(&loaded.instance)?
-        .ifaces()?
-        .into_iter()
-        .unzip();
+    let entries = Pinned::open(&loaded.instance)?.ifaces()?;
+    let pinned: Vec<_> = entries.iter().map(|(_, iface)| *iface).collect();
     fill::renumber(compiled, &pinned);
-    Ok(guarded)
+    // The entry is written first, XDP comes last: a run that was killed in
+    // between has judged nothing yet, and may have seeded nothing.
+    let judged = |iface: &Iface| {
+        let pin = loaded.instance.pin(&detach::xdp_pin(&text(&iface.name)));
+        pin.exists()
+    };
+    let judged = entries.iter().filter(|(_, iface)| judged(iface));
+    Ok(judged.map(|(index, _)| *index).collect())
 }
 
 fn attach(
@@ -150,7 +155,8 @@ fn attach(
     args: &RunArgs,
 ) -> anyhow::Result<()> {
     let config = fill::stage(loaded, compiled)?;
-    if !loaded.taken_over {
+    // Egress follows this policy from its first packet, unless another is in force.
+    if guarded.is_empty() {
         fill::commit(loaded, &config)?;
     }
     let wish = Wish {
