@@ -108,16 +108,20 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
     }
     let (key, heading) = K::of(&work.headers);
     *K::slot(work) = key;
-    // Without ports its key would be that of an echo flow with identifier 0.
-    if !is_tracked(&work.headers) {
-        return begin::<P, K>(packet, work, heading);
-    }
     let now = work.now;
-    let verdict = match find(&*K::slot(work), now) {
+    // Without ports its key would be that of an echo flow with identifier 0.
+    let found = if is_tracked(&work.headers) {
+        find(&*K::slot(work), now)
+    } else {
+        Found::Nothing
+    };
+    let verdict = match found {
         Found::Flow(entry, proved) => step::<P, K>(packet, work, heading, entry, proved),
         Found::Moving => Some(Verdict::Pass(PassReason::Established)),
         Found::Nothing => None,
     };
+    // The only call: inlined in two places, it would take more of the stack than
+    // kernel 6.1 leaves to the functions that it calls.
     match verdict {
         Some(verdict) => verdict,
         None => begin::<P, K>(packet, work, heading),
