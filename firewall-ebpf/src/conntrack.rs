@@ -52,6 +52,11 @@ pub(crate) trait Family: FlowKey + 'static {
     fn flows() -> &'static Self::Proved;
     /// The key of the packet at hand.
     fn slot(work: &mut Work) -> &mut Self;
+    /// That key, and the flow to insert under it. In place: every copy of a key
+    /// is 40 bytes of a stack that has 512.
+    fn to_insert(work: &Work) -> (&Self, &Flow);
+    /// Copies that key to the ring record.
+    fn into_event(work: &mut Work);
     /// The half-open table of flows that began inside, or outside.
     fn half_open(inside: bool) -> &'static Self::HalfOpen;
 }
@@ -72,6 +77,16 @@ macro_rules! family {
             #[inline(always)]
             fn slot(work: &mut Work) -> &mut Self {
                 &mut work.$slot
+            }
+
+            #[inline(always)]
+            fn to_insert(work: &Work) -> (&Self, &Flow) {
+                (&work.$slot, &work.flow)
+            }
+
+            #[inline(always)]
+            fn into_event(work: &mut Work) {
+                work.event.key = work.$slot.widen();
             }
 
             #[inline(always)]
@@ -562,10 +577,10 @@ fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowState) {
     }
     let proved = word.with(flow_flags::ASSURED);
     work.flow.state = proved.0;
-    let key = *K::slot(work);
-    match K::flows().create(&key, &work.flow) {
+    let (key, flow) = K::to_insert(work);
+    match K::flows().create(key, flow) {
         Ok(()) => {
-            count_tier(&key, 1);
+            count_tier(key, 1);
             stats::event(Event::FlowPromoted);
         }
         Err(EEXIST) => stats::event(Event::CreateRaced),
@@ -575,9 +590,9 @@ fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowState) {
             return;
         }
     }
-    K::half_open(word.has(flow_flags::FROM_INSIDE)).delete(&key);
+    K::half_open(word.has(flow_flags::FROM_INSIDE)).delete(key);
     if proved.has(flow_flags::HELPER_FTP) {
-        control::opened(work, &key.widen(), proved);
+        control::opened::<K>(work, proved);
     }
 }
 
@@ -696,8 +711,8 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         rule,
         tcp: [TcpSide { end, ..silent }, silent],
     };
-    let key = *K::slot(work);
-    match K::half_open(work.from_inside).create(&key, &work.flow) {
+    let (key, flow) = K::to_insert(work);
+    match K::half_open(work.from_inside).create(key, flow) {
         Ok(()) => stats::event(Event::FlowCreated),
         // Another CPU was faster with a packet of the same flow. That packet's
         // entry stands; this one was admitted too, and its step would be the

@@ -5,8 +5,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use firewall_common::{
     abi::{
-        EVENT_CLASSES, EventHeader, EventKind, Flow, FlowKey6, FlowState, PairKey, event_flags,
-        flow_flags, heartbeat,
+        EVENT_CLASSES, EventHeader, EventKind, Flow, FlowState, PairKey, event_flags, flow_flags,
+        heartbeat,
     },
     key::{Direction, Heading},
     verdict::{DropReason, Event, PassReason, Verdict},
@@ -75,31 +75,29 @@ pub(crate) fn payload<P: Packet, K: Family>(
     if word.has(flow_flags::BLIND) && matches!(kind, EventKind::Payload) {
         return Verdict::Pass(PassReason::Blind);
     }
-    let key = K::slot(work).widen();
+    K::into_event(work);
     // SAFETY: a map value; the zones are written at creation only.
     let flow = unsafe { &*entry.cast_const() };
     let h = &work.headers;
     let offset = h.payload_offset as u32;
-    work.event = EventHeader {
-        at_ns: work.now_ns,
-        key,
-        incarnation: word.incarnation(),
-        ifindex: packet.ifindex(),
-        seq: h.seq,
-        ack: h.ack,
-        len: if matches!(kind, EventKind::Rst) {
-            0
-        } else {
-            len
-        },
-        kind: kind as u16,
-        flags: flags_of::<P>(h, heading, Direction::of(heading, word.first_heading())),
-        from_zone: flow.from_zone,
-        to_zone: flow.to_zone,
-        reason: 0,
-        tcp_flags: h.tcp_flags,
-        reserved: 0,
+    let event = &mut work.event;
+    event.at_ns = work.now_ns;
+    event.incarnation = word.incarnation();
+    event.ifindex = packet.ifindex();
+    event.seq = h.seq;
+    event.ack = h.ack;
+    event.len = if matches!(kind, EventKind::Rst) {
+        0
+    } else {
+        len
     };
+    event.kind = kind as u16;
+    event.flags = flags_of::<P>(h, heading, Direction::of(heading, word.first_heading()));
+    event.from_zone = flow.from_zone;
+    event.to_zone = flow.to_zone;
+    event.reason = 0;
+    event.tcp_flags = h.tcp_flags;
+    event.reserved = 0;
     match queue(packet, &work.event, offset) {
         Queued::Yes => {
             stats::event(Event::ControlQueued);
@@ -154,31 +152,30 @@ fn blind(entry: *mut Flow, incarnation: u32) {
 /// Tells the agent that the control flow in `work.flow` has proved itself, and
 /// where its streams begin.
 #[inline(always)]
-pub(crate) fn opened(work: &mut Work, key: &FlowKey6, word: FlowState) {
+pub(crate) fn opened<K: Family>(work: &mut Work, word: FlowState) {
     if !agent_lives(work) {
         return;
     }
+    K::into_event(work);
     let first_down = word.has(flow_flags::FIRST_DOWN);
-    work.event = EventHeader {
-        at_ns: work.now_ns,
-        key: *key,
-        incarnation: word.incarnation(),
-        ifindex: 0,
-        seq: work.flow.tcp[0].end,
-        ack: work.flow.tcp[1].end,
-        len: 0,
-        kind: EventKind::Open as u16,
-        flags: if first_down {
-            event_flags::HEADING_DOWN
-        } else {
-            0
-        },
-        from_zone: work.flow.from_zone,
-        to_zone: work.flow.to_zone,
-        reason: 0,
-        tcp_flags: 0,
-        reserved: 0,
+    let event = &mut work.event;
+    event.at_ns = work.now_ns;
+    event.incarnation = word.incarnation();
+    event.ifindex = 0;
+    event.seq = work.flow.tcp[0].end;
+    event.ack = work.flow.tcp[1].end;
+    event.len = 0;
+    event.kind = EventKind::Open as u16;
+    event.flags = if first_down {
+        event_flags::HEADING_DOWN
+    } else {
+        0
     };
+    event.from_zone = work.flow.from_zone;
+    event.to_zone = work.flow.to_zone;
+    event.reason = 0;
+    event.tcp_flags = 0;
+    event.reserved = 0;
     // Without this record the agent adopts the session at its first payload,
     // and is then more careful with it.
     let _ = submit_bare(&work.event);
@@ -194,7 +191,8 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
     reason: DropReason,
 ) -> Verdict {
     let refused = Verdict::Drop(reason);
-    let pair = PairKey::new(work.headers.src, work.headers.dst);
+    work.pair = PairKey::new(work.headers.src, work.headers.dst);
+    let pair = &work.pair;
     let Some(pair) = PAIRS.get_ptr_mut(pair) else {
         return refused;
     };
@@ -218,28 +216,26 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
         && spent < config.hold_per_pair
         && frame <= EVENT_CLASSES[0] as u32
         && ring_fill() < config.hold_ring_limit as u64;
-    let key = K::slot(work).widen();
+    K::into_event(work);
     let h = &work.headers;
-    work.event = EventHeader {
-        at_ns: work.now_ns,
-        key,
-        incarnation: 0,
-        ifindex: packet.ifindex(),
-        seq: h.seq,
-        ack: h.ack,
-        len: if hold { frame } else { 0 },
-        kind: if hold {
-            EventKind::SynHeld
-        } else {
-            EventKind::SynDropped
-        } as u16,
-        flags: flags_of::<P>(h, heading, Direction::Original),
-        from_zone: work.from_zone,
-        to_zone: work.to_zone,
-        reason: reason as u8,
-        tcp_flags: h.tcp_flags,
-        reserved: 0,
-    };
+    let event = &mut work.event;
+    event.at_ns = work.now_ns;
+    event.incarnation = 0;
+    event.ifindex = packet.ifindex();
+    event.seq = h.seq;
+    event.ack = h.ack;
+    event.len = if hold { frame } else { 0 };
+    event.kind = if hold {
+        EventKind::SynHeld
+    } else {
+        EventKind::SynDropped
+    } as u16;
+    event.flags = flags_of::<P>(h, heading, Direction::Original);
+    event.from_zone = work.from_zone;
+    event.to_zone = work.to_zone;
+    event.reason = reason as u8;
+    event.tcp_flags = h.tcp_flags;
+    event.reserved = 0;
     if !matches!(queue(packet, &work.event, 0), Queued::Yes) {
         return refused;
     }

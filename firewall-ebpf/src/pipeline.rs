@@ -90,14 +90,13 @@ const fn essential(work: &Work, which: u32, reason: PassReason) -> Verdict {
 
 #[inline(always)]
 fn judge_ip<P: Packet>(packet: &P, work: &mut Work) -> Verdict {
-    let h = &work.headers;
-    if h.fragment as u8 == Fragment::Tail as u8 {
+    if work.headers.fragment as u8 == Fragment::Tail as u8 {
         return fragment_tail(work);
     }
     if let Some(reason) = essential_packet(packet, work) {
         return Verdict::Pass(reason);
     }
-    if h.family as u8 == Family::V4 as u8 {
+    if work.headers.family as u8 == Family::V4 as u8 {
         conntrack::track::<P, FlowKey4>(packet, work)
     } else {
         conntrack::track::<P, FlowKey6>(packet, work)
@@ -117,7 +116,7 @@ const fn fragment_tail(work: &Work) -> Verdict {
 
 /// What a host needs to have a network at all passes without a flow.
 #[inline(always)]
-fn essential_packet<P: Packet>(packet: &P, work: &Work) -> Option<PassReason> {
+fn essential_packet<P: Packet>(packet: &P, work: &mut Work) -> Option<PassReason> {
     let h = &work.headers;
     let on = work.essentials;
     let reason = match h.proto {
@@ -137,10 +136,11 @@ fn essential_packet<P: Packet>(packet: &P, work: &Work) -> Option<PassReason> {
         proto::UDP => dhcp::<P>(work),
         _ => None,
     };
+    let reason = reason?;
     // For the host itself: a gateway does not let it through to others.
     let local =
-        || P::EGRESS || policy::destination_zone(packet, work).is_ok_and(|zone| zone == ZONE_HOST);
-    reason.filter(|_| local())
+        P::EGRESS || policy::destination_zone(packet, work).is_ok_and(|zone| zone == ZONE_HOST);
+    local.then_some(reason)
 }
 
 #[inline(always)]

@@ -94,11 +94,11 @@ extern "C" fn try_rule(index: u32, scan: *mut c_void) -> i64 {
 /// In host mode there is but one answer. A gateway asks the routing table, for
 /// new flows only: what it would not forward is the host's own.
 #[inline(always)]
-pub(crate) fn destination_zone<P: Packet>(packet: &P, work: &Work) -> Result<u8, DropReason> {
+pub(crate) fn destination_zone<P: Packet>(packet: &P, work: &mut Work) -> Result<u8, DropReason> {
     if work.flags & config_flags::GATEWAY == 0 || stays_on_link(&work.headers) {
         return Ok(ZONE_HOST);
     }
-    match route(packet, &work.headers) {
+    match route(packet, work) {
         Route::Local => Ok(ZONE_HOST),
         Route::Via(ifindex) => Ok(pipeline::iface(ifindex).map_or(ZONE_HOST, |i| i.zone)),
         Route::Nowhere => Err(DropReason::NoRoute),
@@ -132,7 +132,7 @@ enum Route {
 }
 
 #[inline(always)]
-fn route<P: Packet>(packet: &P, h: &Headers) -> Route {
+fn route<P: Packet>(packet: &P, work: &mut Work) -> Route {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
     const SUCCESS: i64 = 0;
@@ -140,8 +140,9 @@ fn route<P: Packet>(packet: &P, h: &Headers) -> Route {
     const PROHIBIT: i64 = 3;
     const NO_NEIGHBOUR: i64 = 7;
     const FRAGMENTATION_NEEDED: i64 = 8;
+    let (h, params) = (&work.headers, &mut work.route);
     // SAFETY: all zero is a valid value: integers, arrays and unions of them.
-    let mut params: FibParams = unsafe { core::mem::zeroed() };
+    *params = unsafe { core::mem::zeroed() };
     params.l4_protocol = h.proto;
     params.sport = h.sport.to_be();
     params.dport = h.dport.to_be();
@@ -159,7 +160,7 @@ fn route<P: Packet>(packet: &P, h: &Headers) -> Route {
     let found = unsafe {
         bpf_fib_lookup(
             packet.as_ptr(),
-            &raw mut params,
+            &raw mut *params,
             size_of::<FibParams>() as i32,
             0,
         )

@@ -5,9 +5,9 @@
 //! memory it asks nothing but bounds. Each hook has an element of its own, so a
 //! run that interrupts another never meets its data.
 
-use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
+use aya_ebpf::{bindings::bpf_fib_lookup as FibParams, btf_maps::PerCpuArray, macros::btf_map};
 use firewall_common::{
-    abi::{EventHeader, ExpectKey, Flow, FlowKey4, FlowKey6},
+    abi::{EventHeader, ExpectKey, Flow, FlowKey4, FlowKey6, PairKey},
     time::Tick,
     wire::Headers,
 };
@@ -63,6 +63,10 @@ pub(crate) struct Work {
     pub key6: FlowKey6,
     /// Expectation key.
     pub expect: ExpectKey,
+    /// Host pair key.
+    pub pair: PairKey,
+    /// A route look-up.
+    pub route: FibParams,
     /// A flow entry to insert.
     pub flow: Flow,
     /// A ring record's header.
