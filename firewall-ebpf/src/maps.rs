@@ -56,6 +56,9 @@ pub(crate) static TIER_COUNTS: Array<u64, TIER_COUNTS_LEN> = Array::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<u8, EVENTS_BYTES> = RingBuf::new();
 
+/// What [`Table::create`] says when the entry is there already.
+pub(crate) const EEXIST: i32 = -17;
+
 /// The shape of the proved and half-open tables, one pair a family.
 pub(crate) trait Table<K> {
     /// The entry for `key`. The pointer stays valid for the whole run, but its

@@ -1,0 +1,144 @@
+//! The first packet of a flow: whether it may begin one, and the entry that it makes.
+
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use firewall_common::{
+    abi::{Flow, FlowState, RULE_NONE, TcpSide, action, flow_flags, rule_flags},
+    key::Heading,
+    tcp::{Segment, State, generic},
+    verdict::{DropReason, Event, PassReason, Verdict},
+    wire::{Headers, proto},
+};
+
+use super::{entry::timeout_of, tiers::Family};
+use crate::{
+    control,
+    expect::{self, Taken},
+    maps::{CONFIG, EEXIST, Table as _},
+    packet::Packet,
+    policy, stats,
+    work::Work,
+};
+
+/// Judges a packet without a flow: may it begin one?
+#[inline(always)]
+pub(super) fn begin<P: Packet, K: Family>(
+    packet: &P,
+    work: &mut Work,
+    heading: Heading,
+) -> Verdict {
+    if let Some(reason) = cannot_begin(&work.headers) {
+        return Verdict::Drop(reason);
+    }
+    work.to_zone = if P::EGRESS {
+        work.iface_zone
+    } else {
+        match policy::destination_zone(packet, work) {
+            Ok(zone) => zone,
+            Err(reason) => return Verdict::Drop(reason),
+        }
+    };
+    let mut refusal = DropReason::Policy;
+    if work.headers.proto == proto::TCP {
+        match expect::take(work) {
+            Taken::No => {}
+            Taken::Yes => return create::<K>(work, heading, flow_flags::RELATED, RULE_NONE),
+            Taken::Refused(reason) => refusal = reason,
+        }
+    }
+    let Some(config) = CONFIG.get(0) else {
+        return Verdict::Drop(DropReason::TableError);
+    };
+    let decision = policy::decide(config, work);
+    match decision.action {
+        action::ACCEPT if is_tracked(&work.headers) => {
+            let flags = if decision.flags & rule_flags::HELPER_FTP != 0 {
+                flow_flags::HELPER_FTP
+            } else {
+                0
+            };
+            return create::<K>(work, heading, flags, decision.id);
+        }
+        action::ACCEPT => return Verdict::Pass(PassReason::NewByRule),
+        policy::NO_MATCH => {}
+        _ => refusal = DropReason::Rule,
+    }
+    if work.headers.proto == proto::TCP {
+        return control::refused_syn::<P, K>(packet, work, heading, refusal);
+    }
+    Verdict::Drop(refusal)
+}
+
+/// Why a packet can never be the first of a flow.
+#[inline(always)]
+const fn cannot_begin(h: &Headers) -> Option<DropReason> {
+    match h.proto {
+        proto::TCP => match Segment::of(h.tcp_flags) {
+            Some(Segment::Syn) => None,
+            Some(_) => Some(DropReason::TcpNoFlow),
+            None => Some(DropReason::TcpFlags),
+        },
+        proto::ICMP | proto::ICMPV6 if h.is_echo_reply() => Some(DropReason::IcmpUnsolicited),
+        _ => None,
+    }
+}
+
+/// Does an accepted packet of this kind begin a flow? Other ICMP has no answer to wait for.
+#[inline(always)]
+pub(super) const fn is_tracked(h: &Headers) -> bool {
+    match h.proto {
+        proto::ICMP | proto::ICMPV6 => h.is_echo(),
+        _ => true,
+    }
+}
+
+#[inline(always)]
+fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -> Verdict {
+    let mut flags = flags;
+    if matches!(heading, Heading::Down) {
+        flags |= flow_flags::FIRST_DOWN;
+    }
+    if work.from_inside {
+        flags |= flow_flags::FROM_INSIDE;
+    }
+    let h = &work.headers;
+    let (state, end) = if h.proto == proto::TCP {
+        (State::SynSent as u8, h.seq.wrapping_add(1))
+    } else {
+        (generic::UNREPLIED, 0)
+    };
+    // SAFETY: a helper without arguments.
+    let incarnation = unsafe { bpf_get_prandom_u32() };
+    let silent = TcpSide {
+        end: 0,
+        reserved: [0; 3],
+    };
+    work.flow = Flow {
+        state: FlowState::new(state, flags, incarnation).0,
+        expires: work.now.plus(timeout_of(h.proto, state)).0,
+        seen: work.now.0,
+        bytes: [h.l3_len as u64, 0],
+        packets: [1, 0],
+        created: work.now.0,
+        from_zone: work.from_zone,
+        to_zone: work.to_zone,
+        rule,
+        tcp: [TcpSide { end, ..silent }, silent],
+    };
+    let (key, flow) = K::to_insert(work);
+    match K::half_open(work.from_inside).create(key, flow) {
+        Ok(()) => stats::event(Event::FlowCreated),
+        // Another CPU was faster with a packet of the same flow. That packet's
+        // entry stands; this one was admitted too, and its step would be the
+        // same (a TCP flow begins with a SYN only).
+        Err(EEXIST) => stats::event(Event::CreateRaced),
+        Err(_) => {
+            stats::event(Event::CreateFailed);
+            return Verdict::Drop(DropReason::TableError);
+        }
+    }
+    Verdict::Pass(if flags & flow_flags::RELATED != 0 {
+        PassReason::NewExpected
+    } else {
+        PassReason::NewByRule
+    })
+}

@@ -1,0 +1,274 @@
+//! The tables of both tiers: looking up, moving up, deleting.
+
+use aya_ebpf::btf_maps::LruHashMap;
+use firewall_common::{
+    abi::{Flow, FlowKey4, FlowKey6, FlowState, Phase, Tier, flow_flags},
+    key::FlowKey,
+    time::Tick,
+    verdict::Event,
+    wire::proto,
+};
+
+use super::entry::{expires_of, seen_of, state_of};
+use crate::{
+    atomic::Shared,
+    control,
+    maps::{
+        CONFIG, EEXIST, FLOWS, FLOWS4, FLOWS6, HALF_OPEN, HALF_OPEN4_IN, HALF_OPEN4_OUT,
+        HALF_OPEN6_IN, HALF_OPEN6_OUT, TIER_COUNTS, Table,
+    },
+    stats,
+    work::Work,
+};
+
+/// Ticks for which an entry in promotion counts as present.
+const PROMOTION_TICKS: u32 = 4;
+
+/// The tables of a family.
+pub(crate) trait Family: FlowKey + 'static {
+    /// The proved table's type.
+    type Proved: Table<Self> + 'static;
+    /// The half-open tables' type.
+    type HalfOpen: Table<Self> + 'static;
+    /// Admission class of TCP.
+    const TCP: Tier;
+    /// Admission class of everything else.
+    const OTHER: Tier;
+
+    /// The proved table.
+    fn flows() -> &'static Self::Proved;
+    /// The key of the packet at hand.
+    fn slot(work: &mut Work) -> &mut Self;
+    /// That key, and the flow to insert under it. In place: every copy of a key
+    /// is 40 bytes of a stack that has 512.
+    fn to_insert(work: &Work) -> (&Self, &Flow);
+    /// Copies that key to the ring record.
+    fn into_event(work: &mut Work);
+    /// The half-open table of flows that began inside, or outside.
+    fn half_open(inside: bool) -> &'static Self::HalfOpen;
+}
+
+macro_rules! family {
+    ($key:ty, $slot:ident, $flows:ident, $inside:ident, $outside:ident, $tcp:ident, $other:ident) => {
+        impl Family for $key {
+            type Proved = LruHashMap<$key, Flow, FLOWS>;
+            type HalfOpen = LruHashMap<$key, Flow, HALF_OPEN>;
+            const TCP: Tier = Tier::$tcp;
+            const OTHER: Tier = Tier::$other;
+
+            #[inline(always)]
+            fn flows() -> &'static Self::Proved {
+                &$flows
+            }
+
+            #[inline(always)]
+            fn slot(work: &mut Work) -> &mut Self {
+                &mut work.$slot
+            }
+
+            #[inline(always)]
+            fn to_insert(work: &Work) -> (&Self, &Flow) {
+                (&work.$slot, &work.flow)
+            }
+
+            #[inline(always)]
+            fn into_event(work: &mut Work) {
+                work.event.key = work.$slot.widen();
+            }
+
+            #[inline(always)]
+            fn half_open(inside: bool) -> &'static Self::HalfOpen {
+                if inside { &$inside } else { &$outside }
+            }
+        }
+    };
+}
+family!(
+    FlowKey4,
+    key4,
+    FLOWS4,
+    HALF_OPEN4_IN,
+    HALF_OPEN4_OUT,
+    Tcp4,
+    Other4
+);
+family!(
+    FlowKey6,
+    key6,
+    FLOWS6,
+    HALF_OPEN6_IN,
+    HALF_OPEN6_OUT,
+    Tcp6,
+    Other6
+);
+
+/// Where a flow was found.
+pub(super) enum Found {
+    /// A live entry, and whether it is in the proved table.
+    Flow(*mut Flow, bool),
+    /// On its way from one table to the other, on another CPU, right now.
+    Moving,
+    Nothing,
+}
+
+/// Looks a flow up: proved first, where an established packet is done.
+#[inline(always)]
+pub(super) fn find<K: Family>(key: &K, now: Tick) -> Found {
+    if let Some(entry) = look(K::flows(), key, now, true) {
+        return entry;
+    }
+    let half = match look(K::half_open(true), key, now, false) {
+        Some(found) => Some(found),
+        None => look(K::half_open(false), key, now, false),
+    };
+    match half {
+        // The winner may have arrived in the proved table meanwhile.
+        Some(Found::Moving) => look(K::flows(), key, now, true).unwrap_or(Found::Moving),
+        Some(found) => found,
+        None => Found::Nothing,
+    }
+}
+
+#[inline(always)]
+fn look<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, proved: bool) -> Option<Found> {
+    let entry = table.entry(key)?;
+    if now.is_after(Tick(expires_of(entry).load())) {
+        // Expired counts as absent, whether or not the collector has been here.
+        delete_expired(table, key, entry, now, proved);
+        return None;
+    }
+    match FlowState(state_of(entry).load()).phase() {
+        Phase::Live => Some(Found::Flow(entry, proved)),
+        // A left-over is a miss; a fresh one is a flow whose step another CPU
+        // is taking at this moment.
+        Phase::Promoting if now.since(Tick(seen_of(entry).load())) <= PROMOTION_TICKS => {
+            Some(Found::Moving)
+        }
+        _ => None,
+    }
+}
+
+/// Deletes an expired entry; true if this call did.
+///
+/// Only the winner of the swap to doomed deletes. A packet on another CPU may
+/// have refreshed the entry between the look and the swap: then the swap is
+/// taken back, so that nothing alive is deleted.
+#[inline(always)]
+pub(crate) fn delete_expired<K: Family, T: Table<K>>(
+    table: &T,
+    key: &K,
+    entry: *mut Flow,
+    now: Tick,
+    proved: bool,
+) -> bool {
+    let state = state_of(entry);
+    let word = state.load();
+    if !now.is_after(Tick(expires_of(entry).load()))
+        || FlowState(word).phase() as u8 == Phase::Doomed as u8
+        || !doom(state, word)
+    {
+        return false;
+    }
+    if !now.is_after(Tick(expires_of(entry).load())) {
+        let doomed = FlowState(word).with_phase(Phase::Doomed).0;
+        let _ = state.swap(doomed, word);
+        return false;
+    }
+    remove(table, key, proved);
+    true
+}
+
+#[inline(always)]
+fn doom(state: Shared<u64>, word: u64) -> bool {
+    let doomed = FlowState(word).with_phase(Phase::Doomed).0;
+    state.swap(word, doomed).is_ok()
+}
+
+#[inline(always)]
+fn remove<K: Family, T: Table<K>>(table: &T, key: &K, proved: bool) {
+    table.delete(key);
+    if proved {
+        count_tier::<K>(key, -1);
+    }
+}
+
+#[inline(always)]
+fn tier_of<K: Family>(key: &K) -> Tier {
+    if key.widen().proto() == proto::TCP {
+        K::TCP
+    } else {
+        K::OTHER
+    }
+}
+
+#[inline(always)]
+fn count_tier<K: Family>(key: &K, by: i64) {
+    if let Some(count) = TIER_COUNTS.get_ptr_mut(tier_of(key) as u32) {
+        // SAFETY: an array element, eight bytes, aligned, changed atomically only.
+        let count = unsafe { Shared::new(count) };
+        count.add(by as u64);
+    }
+}
+
+/// Moves a flow to the proved table, unless that is at its limit.
+///
+/// The swap to promoting elects one CPU; it inserts, then deletes the half-open
+/// entry. The others meet `Found::Moving`.
+#[inline(always)]
+pub(super) fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowState) {
+    let tier = tier_of(&*K::slot(work)) as u32;
+    let count = TIER_COUNTS.get(tier).copied().unwrap_or(0);
+    let limit = CONFIG
+        .get(0)
+        .map_or(0, |config| config.tier_limits[tier as usize & 3]);
+    if count as i64 >= limit as i64 {
+        stats::event(Event::TableFull);
+        return;
+    }
+    let state = state_of(entry);
+    let promoting = word.with_phase(Phase::Promoting);
+    if state.swap(word.0, promoting.0).is_err() {
+        return;
+    }
+    // SAFETY: a map value; other CPUs stay away from it while it is promoting,
+    // but for counters, of which the copy may miss the last packet.
+    work.flow = unsafe { *entry };
+    // The half-open table may have evicted it under the copy, for another flow.
+    if state.load() != promoting.0 {
+        stats::event(Event::Recycled);
+        return;
+    }
+    let proved = word.with(flow_flags::ASSURED);
+    work.flow.state = proved.0;
+    let (key, flow) = K::to_insert(work);
+    match K::flows().create(key, flow) {
+        Ok(()) => {
+            count_tier(key, 1);
+            stats::event(Event::FlowPromoted);
+        }
+        Err(EEXIST) => stats::event(Event::CreateRaced),
+        Err(_) => {
+            stats::event(Event::CreateFailed);
+            let _ = state.swap(promoting.0, word.0);
+            return;
+        }
+    }
+    K::half_open(word.has(flow_flags::FROM_INSIDE)).delete(key);
+    if proved.has(flow_flags::HELPER_FTP) {
+        control::opened::<K>(work, proved);
+    }
+}
+
+/// Makes room for a new flow of the same addresses and ports.
+#[inline(always)]
+pub(super) fn reopen<K: Family>(key: &K, entry: *mut Flow, word: FlowState, proved: bool) {
+    if !doom(state_of(entry), word.0) {
+        return;
+    }
+    stats::event(Event::TupleReused);
+    if proved {
+        remove(K::flows(), key, true);
+    } else {
+        remove(K::half_open(word.has(flow_flags::FROM_INSIDE)), key, false);
+    }
+}
