@@ -23,7 +23,9 @@ use self::openings::expect_key;
 use super::{
     book::Book,
     live::Live,
+    reassembly::BUDGET,
     ring::{Events, Record, RecordError},
+    seldom::Seldom,
     tables::{FlowView, Result, Tables},
 };
 use crate::{
@@ -74,6 +76,9 @@ pub struct Agent<T> {
     pairs: HashMap<PairKey, Vec<FlowKey6>>,
     book: Book,
     reinjected: HashMap<Tuple, u64>,
+    /// Bytes that wait for their turn in the streams of all sessions.
+    held: usize,
+    out_of_memory: Seldom,
 }
 
 impl<T: Tables> Agent<T> {
@@ -92,6 +97,8 @@ impl<T: Tables> Agent<T> {
             pairs: HashMap::new(),
             book: Book::default(),
             reinjected: HashMap::new(),
+            held: 0,
+            out_of_memory: Seldom::default(),
         };
         agent.resume(now_ns)?;
         agent.tables.heartbeat(now_ns, std::process::id())?;
@@ -222,13 +229,22 @@ impl<T: Tables> Agent<T> {
             return;
         }
         let stale = record.header.at_ns.saturating_add(STALE_NS) < self.started_ns;
+        let room = BUDGET.saturating_sub(self.held);
+        let mut fits = true;
         self.with(&record.header.key, now_ns, |live, out| {
             if stale {
                 live.talk.miss(out);
-            } else {
-                live.payload(record, out);
+            } else if live.talk.is_read() {
+                fits = live.payload(record, room, out);
             }
         });
+        if !fits && let Some(count) = self.out_of_memory.say(now_ns) {
+            warn!(
+                "{} bytes of control payload wait for earlier ones, and no more may: \
+                 a session whose payload came out of order is not helped any more ({count} so far)",
+                self.held
+            );
+        }
     }
 
     /// Lets `change` loose on a session, and does what follows from it.
@@ -244,6 +260,7 @@ impl<T: Tables> Agent<T> {
         };
         let mut actions = Vec::new();
         let was_read = live.talk.is_read();
+        let held = live.held();
         change(&mut live, &mut actions);
         for action in actions {
             self.act(key, &mut live, action, now_ns);
@@ -252,6 +269,10 @@ impl<T: Tables> Agent<T> {
             // Nothing that it says matters any more; its FIN still comes.
             checked("mark a flow blind", self.tables.blind(key));
         }
+        if !live.talk.is_read() {
+            live.discard();
+        }
+        self.held = self.held.saturating_sub(held).saturating_add(live.held());
         live.update_record();
         checked(
             "write a session",
@@ -321,6 +342,7 @@ impl<T: Tables> Agent<T> {
         let Some(mut live) = self.sessions.remove(key) else {
             return;
         };
+        self.held = self.held.saturating_sub(live.held());
         self.close_all(key, &mut live);
         checked("remove a session", self.tables.drop_session(key));
         self.leave(live.pair(), key);

@@ -115,24 +115,46 @@ impl Live {
     }
 
     /// Reads the payload of a record; what it brings about goes to `out`.
-    pub(super) fn payload(&mut self, record: &Record<'_>, out: &mut Vec<Action>) {
+    /// [`Self::held`] grows by no more than `room`; false if that was too little.
+    pub(super) fn payload(
+        &mut self,
+        record: &Record<'_>,
+        room: usize,
+        out: &mut Vec<Action>,
+    ) -> bool {
         let side = side_of(record);
         let header = &record.header;
         self.record.last_ns = header.at_ns;
         let other = &self.streams[side.other().index()];
         if other.missed(header.ack) {
-            return self.talk.miss(out);
+            self.talk.miss(out);
+            return true;
         }
         let talk = &mut self.talk;
         let stream = &mut self.streams[side.index()];
-        let outcome = stream.push(header.seq, record.data, |bytes| talk.feed(side, bytes, out));
+        let outcome = stream.push(header.seq, record.data, room, |bytes| {
+            talk.feed(side, bytes, out);
+        });
         let unmet = &mut self.unmet[side.index()];
         match outcome {
             Outcome::Delivered => *unmet = false,
             // While nobody was there to see them, bytes went by.
             Outcome::Waiting | Outcome::NoRoom if *unmet => self.talk.miss(out),
+            // The packet has passed already, so its bytes will not come again.
+            Outcome::OverBudget => self.talk.miss(out),
             _ => {}
         }
+        outcome != Outcome::OverBudget
+    }
+
+    /// Memory of its segments that wait for their turn, in bytes.
+    pub(super) fn held(&self) -> usize {
+        self.streams.iter().map(Reassembler::held).sum()
+    }
+
+    /// Gives back what no session needs that is not read any more.
+    pub(super) fn discard(&mut self) {
+        self.streams.iter_mut().for_each(Reassembler::discard);
     }
 
     /// Can the FIN or RST of `record` be of this flow?

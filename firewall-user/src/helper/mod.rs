@@ -5,6 +5,12 @@
 //! - [`agent`] follows the sessions and keeps the tables
 //! - [`tables`] is what it does to them, [`maps`] how, over the pinned maps
 //! - [`frame`] makes a held frame fit to be run again; pure
+//!
+//! # Memory
+//! A session holds at most 136 kB of payload that came out of order, and an
+//! unfinished line of [`MAX_LINE`](crate::ftp::line::MAX_LINE) bytes for each
+//! direction. All sessions together hold at most [`reassembly::BUDGET`] of the
+//! former, so the default 4096 sessions stay below 16 + 32 MiB.
 
 pub mod agent;
 mod book;
@@ -13,6 +19,7 @@ mod live;
 pub mod maps;
 pub mod reassembly;
 pub mod ring;
+mod seldom;
 pub mod tables;
 
 pub use agent::{Agent, Settings, run};

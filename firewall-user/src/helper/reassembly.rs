@@ -1,8 +1,14 @@
 //! One direction of a TCP stream, put in order by sequence number. Pure.
 //!
 //! The first bytes that are seen for a sequence number win, as they were the
-//! first to be let through. Memory is bounded; what does not fit is left to
-//! show as missed, when the receiver acknowledges what was never seen here.
+//! first to be let through.
+//!
+//! Memory is bounded. A stream holds at most [`WINDOW`] bytes in [`MAX_SEGMENTS`]
+//! segments, with [`SEGMENT_COST`] for each: 68 kB, 136 kB a session. All
+//! streams together hold at most [`BUDGET`], for which the caller answers
+//! through the `room` of [`Reassembler::push`]. What does not fit in a stream is
+//! left to show as missed, when the receiver acknowledges what was never seen
+//! here; what does not fit in the budget is [`Outcome::OverBudget`].
 
 use std::collections::VecDeque;
 
@@ -11,6 +17,15 @@ use std::collections::VecDeque;
 pub const WINDOW: u32 = 64 * 1024;
 /// Segments kept that wait for an earlier one.
 pub const MAX_SEGMENTS: usize = 32;
+/// What a waiting segment costs beside its bytes: its place in the queue, which
+/// grows by doubling, and what the allocator adds to it.
+pub const SEGMENT_COST: usize = 128;
+/// What may wait in all streams of all sessions together.
+///
+/// Control lines are short and seldom out of order, so this is more than honest
+/// peers need by far (120 sessions with both windows full), and little enough
+/// for the smallest router. Without it 4096 sessions could hold half a gigabyte.
+pub const BUDGET: usize = 16 * 1024 * 1024;
 
 /// What became of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +38,8 @@ pub enum Outcome {
     Waiting,
     /// It is ahead of an earlier one, and there is no room to keep it.
     NoRoom,
+    /// As [`Self::NoRoom`], because the caller has no room left for any stream.
+    OverBudget,
     /// It does not belong to the stream.
     OutOfWindow,
 }
@@ -36,6 +53,10 @@ struct Segment {
 impl Segment {
     fn end(&self) -> u32 {
         after(self.seq, &self.bytes)
+    }
+
+    const fn cost(&self) -> usize {
+        self.bytes.len() + SEGMENT_COST
     }
 }
 
@@ -84,6 +105,17 @@ impl Reassembler {
         self.next
     }
 
+    /// Memory of what waits, in bytes, as [`BUDGET`] counts it.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.waiting.iter().map(Segment::cost).sum()
+    }
+
+    /// Gives back the memory of what waits; it will not be delivered.
+    pub fn discard(&mut self) {
+        self.waiting = VecDeque::new();
+    }
+
     /// Is `seq` where a segment of this stream, or its end, can stand?
     #[must_use]
     pub fn is_in_window(&self, seq: u32) -> bool {
@@ -112,7 +144,14 @@ impl Reassembler {
     }
 
     /// Takes a segment and hands every byte that is now in order to `deliver`, once.
-    pub fn push(&mut self, seq: u32, bytes: &[u8], mut deliver: impl FnMut(&[u8])) -> Outcome {
+    /// [`Self::held`] grows by no more than `room`.
+    pub fn push(
+        &mut self,
+        seq: u32,
+        bytes: &[u8],
+        room: usize,
+        mut deliver: impl FnMut(&[u8]),
+    ) -> Outcome {
         if bytes.is_empty() {
             return Outcome::Duplicate;
         }
@@ -122,7 +161,7 @@ impl Reassembler {
             return Outcome::OutOfWindow;
         }
         if offset > 0 {
-            return self.keep(seq, bytes);
+            return self.keep(seq, bytes, room);
         }
         let Some(fresh) = bytes.get(offset.unsigned_abs() as usize..) else {
             return Outcome::Duplicate;
@@ -168,11 +207,14 @@ impl Reassembler {
             next = segment.end();
             self.waiting.pop_front();
         }
+        if self.waiting.is_empty() {
+            self.discard();
+        }
         next
     }
 
     /// Keeps the parts of a segment ahead of its turn that are new.
-    fn keep(&mut self, mut seq: u32, mut bytes: &[u8]) -> Outcome {
+    fn keep(&mut self, mut seq: u32, mut bytes: &[u8], mut room: usize) -> Outcome {
         let next = self.next.unwrap_or(seq);
         let end = distance(after(seq, bytes), next);
         if bytes.len() > WINDOW as usize || end > WINDOW.cast_signed() {
@@ -192,7 +234,12 @@ impl Reassembler {
                     return Outcome::NoRoom;
                 }
                 let bytes = head.to_vec();
-                self.waiting.insert(index, Segment { seq, bytes });
+                let segment = Segment { seq, bytes };
+                let Some(left) = room.checked_sub(segment.cost()) else {
+                    return Outcome::OverBudget;
+                };
+                room = left;
+                self.waiting.insert(index, segment);
                 kept = true;
                 index += 1;
             }
@@ -225,7 +272,8 @@ mod tests {
         }
 
         fn push(&mut self, seq: u32, bytes: &[u8]) -> Outcome {
-            self.0.push(seq, bytes, |b| self.1.extend_from_slice(b))
+            self.0
+                .push(seq, bytes, BUDGET, |b| self.1.extend_from_slice(b))
         }
 
         fn text(&self) -> &str {
@@ -287,6 +335,25 @@ mod tests {
             Stream::at(0).push(1, &vec![0; WINDOW as usize]),
             Outcome::NoRoom
         );
+        let full = MAX_SEGMENTS * SEGMENT_COST;
+        assert!(s.0.held() <= WINDOW as usize + full && s.0.held() > full);
+        s.0.discard();
+        assert_eq!(s.0.held(), 0);
+    }
+
+    #[test]
+    fn nothing_is_kept_beyond_the_callers_room() {
+        let mut s = Reassembler::at(0);
+        let room = SEGMENT_COST + 4;
+        assert_eq!(s.push(1, b"12345", room, |_| {}), Outcome::OverBudget);
+        assert_eq!(s.held(), 0);
+        assert_eq!(s.push(1, b"1234", room, |_| {}), Outcome::Waiting);
+        assert_eq!(s.held(), room);
+        // What was seen before, and what is in order, needs none.
+        assert_eq!(s.push(2, b"23", 0, |_| {}), Outcome::Duplicate);
+        assert_eq!(s.push(4, b"45", 0, |_| {}), Outcome::OverBudget);
+        assert_eq!(s.push(0, b"0", 0, |_| {}), Outcome::Delivered);
+        assert_eq!((s.held(), s.next()), (0, Some(5)));
     }
 
     #[test]

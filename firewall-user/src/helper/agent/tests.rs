@@ -1,6 +1,7 @@
 //! Scenarios over tables in memory.
 
 mod fake;
+mod limits;
 mod restart;
 mod syn;
 
