@@ -5,6 +5,7 @@
 
 mod openings;
 mod resume;
+mod roster;
 mod syn;
 
 use std::{collections::HashMap, future::Future, pin::pin, time::Duration};
@@ -22,6 +23,7 @@ use tokio::time::MissedTickBehavior;
 use self::openings::expect_key;
 use super::{
     book::Book,
+    crowd::Crowd,
     live::Live,
     reassembly::BUDGET,
     ring::{Events, Record, RecordError},
@@ -56,7 +58,8 @@ pub struct Settings {
     pub per_session: usize,
     /// Expectations in all; no more than the map holds.
     pub max_expectations: usize,
-    /// Sessions in all; no more than the map holds.
+    /// Sessions in all; no more than the map holds. One client has an eighth of
+    /// them at most, or 16 if that is more.
     pub max_sessions: usize,
     /// How sessions are read.
     pub ftp: ftp::Config,
@@ -79,6 +82,8 @@ pub struct Agent<T> {
     /// Bytes that wait for their turn in the streams of all sessions.
     held: usize,
     out_of_memory: Seldom,
+    crowd: Crowd,
+    crowded: Seldom,
 }
 
 impl<T: Tables> Agent<T> {
@@ -99,6 +104,8 @@ impl<T: Tables> Agent<T> {
             reinjected: HashMap::new(),
             held: 0,
             out_of_memory: Seldom::default(),
+            crowd: Crowd::default(),
+            crowded: Seldom::default(),
         };
         agent.resume(now_ns)?;
         agent.tables.heartbeat(now_ns, std::process::id())?;
@@ -157,52 +164,10 @@ impl<T: Tables> Agent<T> {
             return;
         }
         self.end(&key, "replaced by a new connection");
-        if self.begin(key, Live::begun(record, self.settings.ftp)) {
+        if self.begin(key, Live::begun(record, self.settings.ftp), now_ns) {
             debug!("{}: session begins", self.name(&key));
             self.payload(record, now_ns);
         }
-    }
-
-    /// Enters a session; false if there are too many.
-    fn begin(&mut self, key: FlowKey6, live: Live) -> bool {
-        if self.sessions.len() >= self.settings.max_sessions {
-            warn!(
-                "{live}: not helped, there are {} sessions already; raise [tables] sessions",
-                self.sessions.len()
-            );
-            checked("take the helper away", self.tables.unhelp(&key));
-            return false;
-        }
-        let pair = live.pair();
-        checked(
-            "write a session",
-            self.tables.put_session(&key, &live.record),
-        );
-        self.sessions.insert(key, live);
-        self.join(pair, key);
-        true
-    }
-
-    fn join(&mut self, pair: PairKey, key: FlowKey6) {
-        let members = self.pairs.entry(pair).or_default();
-        members.push(key);
-        let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        checked("write a host pair", self.tables.put_pair(&pair, count));
-    }
-
-    fn leave(&mut self, pair: PairKey, key: &FlowKey6) {
-        let Some(members) = self.pairs.get_mut(&pair) else {
-            return;
-        };
-        members.retain(|member| member != key);
-        let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        let done = if count == 0 {
-            self.pairs.remove(&pair);
-            self.tables.drop_pair(&pair)
-        } else {
-            self.tables.put_pair(&pair, count)
-        };
-        checked("write a host pair", done);
     }
 
     /// Makes sure that the record's flow has a session; false if it cannot have one.
@@ -217,7 +182,7 @@ impl<T: Tables> Agent<T> {
         if self.standing(&key, record.header.incarnation, now_ns) != Standing::Open {
             return false;
         }
-        let begun = self.begin(key, Live::adopted(record, self.settings.ftp));
+        let begun = self.begin(key, Live::adopted(record, self.settings.ftp), now_ns);
         if begun {
             info!("{}: session adopted in mid-life", self.name(&key));
         }
@@ -345,7 +310,7 @@ impl<T: Tables> Agent<T> {
         self.held = self.held.saturating_sub(live.held());
         self.close_all(key, &mut live);
         checked("remove a session", self.tables.drop_session(key));
-        self.leave(live.pair(), key);
+        self.leave(&live, key);
         let Session {
             opened,
             refused,

@@ -14,6 +14,7 @@
 
 pub mod agent;
 mod book;
+mod crowd;
 pub mod frame;
 mod live;
 pub mod maps;

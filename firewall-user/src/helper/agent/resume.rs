@@ -21,9 +21,7 @@ impl<T: Tables> Agent<T> {
                 continue;
             };
             info!("{live}: session resumed, {}", live.phase().name());
-            let pair = live.pair();
-            self.sessions.insert(key, live);
-            self.join(pair, key);
+            self.enter(key, live);
         }
         self.resume_expectations()?;
         for (pair, _) in self.tables.pairs()? {

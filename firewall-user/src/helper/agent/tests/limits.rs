@@ -60,3 +60,28 @@ fn memory_is_given_back() {
     assert_eq!(w.session(&f).phase, SessionPhase::Poisoned as u8);
     assert_eq!(w.agent.held, 0);
 }
+
+#[test]
+fn one_client_cannot_have_all_sessions() {
+    let mut w = World::new();
+    let flows: Vec<_> = (0..17)
+        .map(|i| Flow::new(CLIENT, 41_000 + i, SERVER))
+        .collect();
+    for flow in &flows {
+        w.open(flow);
+    }
+    assert_eq!(w.sessions().len(), 16);
+    assert_eq!(w.agent.tables.unhelped, [flows[16].key()]);
+    // Nor by its payload, nor after a restart.
+    let mut over = flows[16].clone();
+    w.client(&mut over, "NOOP\r\n");
+    let mut w = w.restart(NS_PER_SEC);
+    w.open(&over);
+    assert_eq!(w.sessions().len(), 16);
+    // Others are helped, and it is again once one of its own has ended.
+    w.log_in(&mut Flow::new("10.0.0.3", 41_000, SERVER));
+    let first = &flows[0];
+    w.event(first, EventKind::Rst, Side::Server, first.seq[1], 0, b"");
+    w.open(&over);
+    assert!(w.sessions().contains_key(&over.key()));
+}
