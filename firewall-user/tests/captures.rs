@@ -17,7 +17,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use firewall_common::abi::SessionPhase;
 use firewall_user::{
     ftp::{Action, Config, Conversation, Opening, Side},
-    helper::reassembly::Reassembler,
+    helper::reassembly::{BUDGET, Reassembler},
 };
 
 /// A TCP segment of a capture.
@@ -132,7 +132,7 @@ fn follow(segments: &[Segment]) -> Seen {
         }
         let mut actions = Vec::new();
         let talk = &mut control.talk;
-        control.streams[side.index()].push(segment.seq, &segment.payload, |bytes| {
+        control.streams[side.index()].push(segment.seq, &segment.payload, BUDGET, |bytes| {
             talk.feed(side, bytes, &mut actions);
         });
         for action in actions {
