@@ -126,9 +126,13 @@ pub mod iface_flags {
     pub const RESTORE_RXVLAN: u32 = 1 << 5;
     /// Transmit VLAN offload was on before: `unload` turns it on again.
     pub const RESTORE_TXVLAN: u32 = 1 << 6;
+    /// A VLAN on top of a guarded interface, not guarded itself: no program runs
+    /// on it, its frames are judged below.
+    pub const VLAN_CHILD: u32 = 1 << 7;
 }
 
-/// A guarded interface.
+/// A guarded interface, or a VLAN on top of one ([`iface_flags::VLAN_CHILD`]),
+/// which has that one's zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Iface {

@@ -15,7 +15,7 @@ use super::{
     detach::{self, tcx_pin, xdp_pin},
     fill, hooks,
     loader::{self, Loaded},
-    text, vlan,
+    text, vlan, vlan_children,
 };
 use crate::{
     cli::args::{TcKind, XdpMode},
@@ -142,11 +142,20 @@ pub fn attach(
         plans.push(plan(&loaded.instance, guarded, link, wish, &before)?);
     }
     let mut undo = Undo::default();
+    let (instance, all) = (loaded.instance.clone(), links.clone());
+    // Undone last: when the guarded interfaces are as they were.
+    undo.push(move || {
+        if let Err(error) = vlan_children::open(&instance).and_then(|mut map| map.refresh(&all)) {
+            log::warn!("{error}");
+        }
+    });
     seed(loaded)?;
     for plan in &mut plans {
         prepare(loaded, plan, &links, &mut undo)?;
         hooks::attach_tc(loaded, plan, &mut undo)?;
     }
+    let mut children = vlan_children::open(&loaded.instance)?;
+    children.refresh(&links)?;
     seed(loaded)?;
     for plan in &mut plans {
         hooks::attach_xdp(loaded, plan, wish.mode, &mut undo)?;
@@ -155,6 +164,7 @@ pub fn attach(
     commit(loaded)?;
     undo.disarm();
     remove_others(loaded, &before, &plans, &links)?;
+    children.refresh(&links)?;
     Ok(plans.into_iter().map(Plan::attached).collect())
 }
 
@@ -393,6 +403,7 @@ fn remove_others(
 fn recorded(loaded: &Loaded) -> Result<Vec<(u32, Iface)>, Error> {
     let map = fill::ifaces(loaded)?;
     map.iter()
+        .filter(|entry| !matches!(entry, Ok((_, iface)) if !vlan_children::is_guarded(iface)))
         .collect::<Result<_, _>>()
         .map_err(loader::Error::map(maps::IFACES))
         .map_err(Error::from)

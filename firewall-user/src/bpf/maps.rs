@@ -17,7 +17,7 @@ use firewall_common::{
     time::Tick,
 };
 
-use super::{BPFFS, Instance, errno, pins, sys, text};
+use super::{BPFFS, Instance, errno, pins, sys, text, vlan_children};
 
 /// Why the maps of an instance cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -219,12 +219,14 @@ impl Pinned {
             .collect()
     }
 
-    /// Guarded interfaces by index.
+    /// Guarded interfaces by index, without the VLANs on top of them.
     ///
     /// # Errors
     /// [`Error::Map`].
     pub fn ifaces(&self) -> Result<Vec<(u32, Iface)>, Error> {
-        self.entries(maps::IFACES)
+        let mut entries = self.entries(maps::IFACES)?;
+        entries.retain(|(_, iface)| vlan_children::is_guarded(iface));
+        Ok(entries)
     }
 
     /// The live generation of compiled rules, each with what it admitted or dropped.

@@ -10,6 +10,7 @@ pub mod pins;
 pub mod requests;
 pub mod sys;
 pub mod vlan;
+pub mod vlan_children;
 
 use std::{
     error::Error,

@@ -1,6 +1,10 @@
 //! `pinhole run`.
 
-use std::{collections::HashSet, process::ExitCode, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use firewall_common::{
@@ -19,14 +23,14 @@ use crate::{
         detach, fill,
         loader::{Loaded, ProgramLog},
         maps::Pinned,
-        sys, text,
+        sys, text, vlan_children,
     },
     config::{self, Compiled, GuardedIface},
     error::Usage,
     ftp,
     helper::Settings,
     lock::AgentLock,
-    netlink::route::Link,
+    netlink::route::{self, Link},
     preflight, seed, watchdog,
 };
 
@@ -206,10 +210,20 @@ fn seed_flows(
         };
         (link.index, known)
     };
+    let mut ifaces: HashMap<_, _> = targets.iter().map(iface).collect();
+    let links = route::links().map_err(|e| attach::Error::Seed(e.to_string()))?;
+    for (child, parent) in vlan_children::find(&links, |index| ifaces.contains_key(&index)) {
+        ifaces.extend(
+            ifaces
+                .get(&parent)
+                .copied()
+                .map(|known| (child.index, known)),
+        );
+    }
     let policy = seed::Policy {
         config: &compiled.config,
         rules: &compiled.rules,
-        ifaces: targets.iter().map(iface).collect(),
+        ifaces,
     };
     let seeds = seed::collect(&policy, Tick::from_ns(sys::monotonic_ns()))
         .map_err(|e| attach::Error::Seed(e.to_string()))?;

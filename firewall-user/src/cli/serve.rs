@@ -17,10 +17,12 @@ use crate::{
         maps::Pinned,
         requests::Requests,
         sys,
+        vlan_children::{self, VlanChildren},
     },
     gc::Collector,
     helper::{self, Agent, MapTables, Settings},
     lock::AgentLock,
+    netlink::route,
     unload::{self, By},
 };
 
@@ -64,6 +66,7 @@ pub(super) async fn serve(
         .transpose()?;
     let requests = Requests::new(Rc::new(loaded));
     let collector = Collector::open(instance, requests.clone())?;
+    let children = vlan_children::open(instance)?;
     let tables = MapTables::open(instance, requests)?;
     let agent = Agent::start(tables, settings, sys::monotonic_ns())?;
     let ring = pinned(instance, maps::EVENTS)?;
@@ -74,7 +77,7 @@ pub(super) async fn serve(
         ended = helper::run(agent, ring, std::future::pending()) => {
             ended.map(|()| ExitCode::SUCCESS)
         }
-        ended = collect(instance, lock, collector) => ended,
+        ended = collect(instance, lock, collector, children) => ended,
         ended = log_lines(logger) => ended,
     }
 }
@@ -124,6 +127,7 @@ async fn collect(
     instance: &Instance,
     lock: &AgentLock,
     mut collector: Collector,
+    mut children: VlanChildren,
 ) -> anyhow::Result<ExitCode> {
     let mut every = interval(COLLECT);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -132,6 +136,12 @@ async fn collect(
         lock.drain();
         if !instance.pin_dir().exists() {
             bail!("instance {instance} was removed: nothing is guarded any more; run it again");
+        }
+        let refreshed = route::links().map(|links| children.refresh(&links));
+        match refreshed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::warn!("VLANs on guarded interfaces: {error}"),
+            Err(error) => log::warn!("VLANs on guarded interfaces: they cannot be listed: {error}"),
         }
         match collector.sweep().await {
             Ok(swept) if swept.deleted > 0 => log::debug!("collected {swept:?}"),

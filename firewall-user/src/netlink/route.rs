@@ -50,6 +50,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Index of the other end of a veth, if it is in this namespace too.
     pub peer: Option<u32>,
+    /// Index of the interface that a VLAN is on, if that is in this namespace too.
+    pub vlan_of: Option<u32>,
     /// The XDP program that is attached.
     pub xdp: Option<XdpState>,
 }
@@ -67,16 +69,20 @@ impl Link {
     fn parse(payload: &[u8]) -> Option<Self> {
         let attributes = payload.get(IFINFOMSG..)?;
         let kind = nested(attributes, &[IFLA_LINKINFO, IFLA_INFO_KIND]).map(text);
-        let peer = (kind.as_deref() == Some("veth")
-            && attr(attributes, IFLA_LINK_NETNSID).is_none())
-        .then(|| attr(attributes, IFLA_LINK).and_then(|v| read_u32(v, 0)))
-        .flatten();
+        // A link in another namespace has an index of that one.
+        let link = attr(attributes, IFLA_LINK_NETNSID)
+            .is_none()
+            .then(|| attr(attributes, IFLA_LINK).and_then(|v| read_u32(v, 0)))
+            .flatten();
+        let link_of = |wanted| link.filter(|_| kind.as_deref() == Some(wanted));
+        let (peer, vlan_of) = (link_of("veth"), link_of("vlan"));
         Some(Self {
             index: read_u32(payload, 4)?,
             name: text(attr(attributes, IFLA_IFNAME)?),
             hardware: read_u16(payload, 2)?,
             kind,
             peer,
+            vlan_of,
             xdp: xdp(attributes),
         })
     }
@@ -322,6 +328,7 @@ mod tests {
                 hardware: ARPHRD_ETHER,
                 kind: Some("veth".into()),
                 peer: Some(6),
+                vlan_of: None,
                 xdp: Some(XdpState {
                     native: false,
                     program: 42,
@@ -329,5 +336,17 @@ mod tests {
             }
         );
         assert_eq!(Link::parse(&payload[..20]), None);
+    }
+
+    #[test]
+    fn a_vlan_names_what_it_is_on_unless_that_is_elsewhere() {
+        let mut payload = vec![0, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        payload.extend([9, 0, 3, 0, b'v', b'.', b'1', b'0', 0, 0, 0, 0]);
+        payload.extend([8, 0, 5, 0, 6, 0, 0, 0]);
+        payload.extend([16, 0, 18, 0, 9, 0, 1, 0, b'v', b'l', b'a', b'n', 0, 0, 0, 0]);
+        let link = Link::parse(&payload).unwrap();
+        assert_eq!((link.vlan_of, link.peer), (Some(6), None));
+        payload.extend([8, 0, 37, 0, 1, 0, 0, 0]);
+        assert_eq!(Link::parse(&payload).unwrap().vlan_of, None);
     }
 }
