@@ -130,8 +130,10 @@ pub struct Session {
     pub client_zone: u8,
     /// Zone of the server.
     pub server_zone: u8,
+    /// 1 if it was first seen in mid-life.
+    pub adopted: u8,
     /// Keeps the size a multiple of eight.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// The last dropped data SYNs, oldest overwritten: slot `dropped % DROPPED_KEPT` is next.
     pub drops: [DroppedSyn; DROPPED_KEPT],
 }

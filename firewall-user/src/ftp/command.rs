@@ -42,12 +42,25 @@ pub enum Command {
     Http,
     /// Text that looks like a 227 or 229.
     ReplyLike,
+    /// Another command of FTP.
+    Known,
     /// Any other line.
     Other,
 }
 
 const HTTP_METHODS: [&str; 10] = [
     "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI",
+];
+
+/// Commands that have no variant of their own: RFC 959, 775, 2228, 2389, 2640,
+/// 3659, and what servers in use add to them.
+const KNOWN: [&str; 62] = [
+    "ADAT", "ALLO", "APPE", "AVBL", "CDUP", "CLNT", "COMB", "CONF", "CSID", "CWD", "DELE", "DSIZ",
+    "ENC", "HASH", "HELP", "LANG", "LIST", "LPRT", "LPSV", "MD5", "MDTM", "MFCT", "MFF", "MFMT",
+    "MIC", "MKD", "MLSD", "MLST", "MMD5", "MODE", "NLST", "OPTS", "PBSZ", "PROT", "PWD", "RANG",
+    "REST", "RETR", "RMD", "RMDA", "RNFR", "RNTO", "SITE", "SIZE", "SMNT", "STAT", "STOR", "STOU",
+    "STRU", "SYST", "THMB", "TYPE", "XCRC", "XCUP", "XCWD", "XMD5", "XMKD", "XPWD", "XRMD", "XSHA",
+    "XSHA1", "XSHA256",
 ];
 
 impl Command {
@@ -75,6 +88,7 @@ impl Command {
             () if is("NOOP") || line.is_empty() => Self::Idle,
             () if is("227") || is("229") => Self::ReplyLike,
             () if HTTP_METHODS.iter().any(|method| is(method)) => Self::Http,
+            () if KNOWN.iter().any(|known| is(known)) => Self::Known,
             () => Self::Other,
         }
     }
@@ -290,7 +304,9 @@ mod tests {
             ("AUTH tls-p", Command::Auth { tls: true }),
             ("AUTH GSSAPI", Command::Auth { tls: false }),
             ("PASVX", Command::Other),
-            ("XCRC PORT 10,0,0,1,195,155", Command::Other),
+            ("XCRC PORT 10,0,0,1,195,155", Command::Known),
+            ("list -a", Command::Known),
+            ("Host: example.org", Command::Other),
             (" PASV", Command::Other),
             ("POST / HTTP/1.1", Command::Http),
             (

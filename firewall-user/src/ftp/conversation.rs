@@ -44,8 +44,8 @@ impl Conversation {
     }
 
     /// A connection first seen in mid-life: the line that is under way in each
-    /// direction is skipped, and nothing is opened before a command and its
-    /// reply were seen in order.
+    /// direction is skipped (bytes that no line holds still count), and nothing
+    /// is opened but at the reply to a command that was seen before it.
     #[must_use]
     pub fn adopted(client: IpAddr, server: IpAddr, config: Config) -> Self {
         let mut adopted = Self::resumed(client, server, config, SessionPhase::Adopted, 0);
@@ -65,7 +65,13 @@ impl Conversation {
         phase: SessionPhase,
         outstanding: u8,
     ) -> Self {
-        let session = Session::resume(client, server, config, phase, outstanding);
+        Self::of(Session::resume(client, server, config, phase, outstanding))
+    }
+
+    /// As [`Self::resumed`], of a session in any state.
+    #[must_use]
+    pub fn of(session: Session) -> Self {
+        let phase = session.phase();
         let modes = [(); 2].map(|()| match phase {
             SessionPhase::Tls => Mode::Tls(Framer::lost()),
             _ if session.reads_lines() => Mode::Lines(LineReader::new()),

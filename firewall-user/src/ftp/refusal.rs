@@ -57,7 +57,7 @@ refusals! {
     LineTooLong = 11, "line-too-long", "The line is longer than 4096 bytes.";
     HttpVerb = 12, "http-verb", "An HTTP method: not an FTP session, and never read again.";
     BinaryBytes = 13, "binary-bytes", "Bytes that no FTP line holds: never read again.";
-    NotFtp = 14, "not-ftp", "The server does not speak FTP: never read again.";
+    NotFtp = 14, "not-ftp", "What is spoken is not FTP: never read again.";
     WrongSide = 15, "wrong-side", "A 227 or 229 from the client's side.";
     BytesMissed = 16, "bytes-missed", "Bytes passed that the helper did not see: never read again.";
     TableFull = 17, "table-full", "No room for another expectation.";

@@ -4,6 +4,10 @@
 //! 959, section 5.4). A passive port is opened by the final reply to an
 //! outstanding PASV or EPSV and by nothing else; an active one at PORT or EPRT,
 //! or at their reply. Both only for the announcing host's own address.
+//!
+//! A session first seen in mid-life may have begun as anything. It opens nothing
+//! but at a reply, for good, and the first line that is no command of FTP ends
+//! its reading until a command and its reply were seen in order.
 
 use std::{
     collections::VecDeque,
@@ -57,6 +61,8 @@ pub struct Session {
     phase: SessionPhase,
     /// The server's greeting was seen, or is not waited for.
     greeted: bool,
+    /// First seen in mid-life: opens at replies only.
+    adopted: bool,
     pending: VecDeque<Pending>,
     /// Commands that found `pending` full, and all that came after them.
     uncounted: u64,
@@ -96,10 +102,24 @@ impl Session {
             config,
             phase,
             greeted: phase != SessionPhase::Greeting,
+            adopted: phase == SessionPhase::Adopted,
             pending,
             uncounted: 0,
             replies: ReplyReader::default(),
         }
+    }
+
+    /// The same session, of which it is known that it was adopted in mid-life.
+    #[must_use]
+    pub const fn with_adopted(mut self, adopted: bool) -> Self {
+        self.adopted |= adopted;
+        self
+    }
+
+    /// Was it first seen in mid-life?
+    #[must_use]
+    pub const fn is_adopted(&self) -> bool {
+        self.adopted
     }
 
     /// Where the session stands.
@@ -142,8 +162,11 @@ impl Session {
         if !self.reads_lines() {
             return;
         }
-        let pending = match Command::parse(line) {
-            Command::Http => return self.poison(Refusal::HttpVerb, out),
+        let command = Command::parse(line);
+        if let Some(refusal) = self.foreign(command) {
+            return self.poison(refusal, out);
+        }
+        let pending = match command {
             Command::ReplyLike => {
                 out.push(Action::Refused(Refusal::WrongSide));
                 Pending::Plain
@@ -161,6 +184,8 @@ impl Session {
             | Command::Quit
             | Command::Host
             | Command::Feat
+            | Command::Http
+            | Command::Known
             | Command::Other => Pending::Plain,
         };
         self.push(pending, out);
@@ -173,10 +198,20 @@ impl Session {
             return;
         }
         out.push(Action::Refused(Refusal::LineTooLong));
-        if Command::parse(head) == Command::Http {
-            self.poison(Refusal::HttpVerb, out);
-        } else {
-            self.push(Pending::Plain, out);
+        match self.foreign(Command::parse(head)) {
+            Some(refusal) => self.poison(refusal, out),
+            None => self.push(Pending::Plain, out),
+        }
+    }
+
+    /// Why a line shows that this is no FTP session, if so.
+    fn foreign(&self, command: Command) -> Option<Refusal> {
+        match command {
+            Command::Http => Some(Refusal::HttpVerb),
+            // The HTTP request line, say, can be among what was not seen; its
+            // headers and body are no commands.
+            Command::Other if self.phase == SessionPhase::Adopted => Some(Refusal::NotFtp),
+            _ => None,
         }
     }
 
@@ -239,7 +274,8 @@ impl Session {
         match opening {
             Ok(opening) => {
                 let proved = matches!(self.phase, SessionPhase::Ready | SessionPhase::Cleared);
-                let now = proved && self.config.active == ActiveOpen::AtCommand;
+                let at_command = self.config.active == ActiveOpen::AtCommand && !self.adopted;
+                let now = proved && at_command;
                 if now {
                     out.push(Action::Open(opening));
                 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     bpf::{address, words},
-    ftp::{Action, Config, Conversation, Side},
+    ftp::{self, Action, Config, Conversation, Side},
 };
 
 /// Who began the flow, and with whom.
@@ -97,17 +97,14 @@ impl Live {
             _ => Heading::Down,
         };
         let (client, server) = endpoints(key, first);
+        let session =
+            ftp::Session::resume(client.ip(), server.ip(), config, phase, record.outstanding)
+                .with_adopted(record.adopted != 0);
         Some(Self {
             client,
             server,
             record,
-            talk: Conversation::resumed(
-                client.ip(),
-                server.ip(),
-                config,
-                phase,
-                record.outstanding,
-            ),
+            talk: Conversation::of(session),
             open: VecDeque::new(),
             streams: record.next_seq.map(Reassembler::at),
             unmet: [true; 2],
@@ -171,6 +168,7 @@ impl Live {
         let session = self.talk.session();
         self.record.phase = session.phase() as u8;
         self.record.outstanding = session.outstanding();
+        self.record.adopted = u8::from(session.is_adopted());
         for side in [Side::Client, Side::Server] {
             let next = self.streams[side.index()].next().unwrap_or(0);
             // An agent that resumes here must be given an unfinished line from its begin.

@@ -253,6 +253,22 @@ fn an_adopted_connection_skips_the_line_under_way() {
     assert_eq!(openings(&out), [("192.0.2.7".into(), 1033)]);
 }
 
+#[test]
+fn binary_bytes_poison_an_adopted_connection_even_in_the_line_under_way() {
+    for side in ['C', 'S'] {
+        for bytes in [&b"ab\x01c"[..], b"rest\r\nab\x01c"] {
+            let mut c = Conversation::adopted(
+                "10.0.0.2".parse().unwrap(),
+                "192.0.2.7".parse().unwrap(),
+                Config::default(),
+            );
+            let out = run(&mut c, &[(side, bytes)], 1000);
+            assert_eq!(out.last(), Some(&Action::Phase(SessionPhase::Poisoned)));
+            assert!(!c.is_read());
+        }
+    }
+}
+
 fn chunk() -> impl Strategy<Value = (char, Vec<u8>)> {
     let text = |s: &'static str| Just(s.as_bytes().to_vec());
     let client = prop_oneof![

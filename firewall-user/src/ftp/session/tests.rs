@@ -423,17 +423,52 @@ fn a_refused_auth_stays_clear() {
     assert_eq!(s.run("S 234 go"), ["close", "tls"]);
 }
 
+fn adopted() -> Scenario {
+    Scenario(Session::resume(
+        CLIENT.parse().unwrap(),
+        SERVER.parse().unwrap(),
+        Config::default(),
+        SessionPhase::Adopted,
+        outstanding::NONE,
+    ))
+}
+
+#[test]
+fn an_adopted_session_opens_active_ports_at_their_reply_only() {
+    let mut s = adopted();
+    assert_eq!(s.run("C NOOP\nS 200 ok"), ["ready"]);
+    for (line, via) in [
+        ("C PORT 10,0,0,2,195,155", "PORT"),
+        ("C EPRT |1|10.0.0.2|50075|", "EPRT"),
+    ] {
+        assert!(s.run(line).is_empty());
+        let opened = format!("open {via} 192.0.2.7 -> 10.0.0.2:50075");
+        assert_eq!(s.run("S 200 ok"), [opened]);
+        assert!(s.run(line).is_empty());
+        assert!(s.run("S 500 no").is_empty());
+    }
+}
+
+#[test]
+fn an_adopted_session_that_is_not_ftp_is_poisoned() {
+    let not_ftp = ["refused not-ftp", "close", "poisoned"];
+    // The rest of a request whose first line was not seen.
+    assert_eq!(adopted().run("C Host: example.org"), not_ftp);
+    assert_eq!(adopted().run("C NOOP\nC --boundary"), not_ftp);
+    let http = ["refused http-verb", "close", "poisoned"];
+    assert_eq!(adopted().run("C POST / HTTP/1.1"), http);
+    assert_eq!(adopted().run("S HTTP/1.1 200 OK"), http);
+    let mut s = adopted();
+    s.run("C X-A: b");
+    let after = "C PORT 10,0,0,2,195,155\nS 200 ok\nC PASV\nS 227 (192,0,2,7,195,155)";
+    assert!(s.run(after).is_empty());
+    // Once it has shown itself to be FTP, a command may be anything.
+    let mut s = adopted();
+    assert_eq!(s.run("C LIST\nS 150 go\nS 226 done\nC XYZZY"), ["ready"]);
+}
+
 #[test]
 fn an_adopted_session_opens_after_a_complete_pair_only() {
-    let adopted = || {
-        Scenario(Session::resume(
-            CLIENT.parse().unwrap(),
-            SERVER.parse().unwrap(),
-            Config::default(),
-            SessionPhase::Adopted,
-            outstanding::NONE,
-        ))
-    };
     let mut s = adopted();
     assert_eq!(s.run("S 227 (192,0,2,7,195,155)"), ["refused unsolicited"]);
     assert!(s.run("C PORT 10,0,0,2,195,155").is_empty());

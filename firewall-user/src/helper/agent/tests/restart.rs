@@ -146,3 +146,19 @@ fn a_record_that_makes_no_sense_is_dropped() {
     assert!(w.sessions().is_empty());
     assert_eq!(w.pair_count(&f), None);
 }
+
+#[test]
+fn an_adopted_session_stays_known_as_such() {
+    let mut w = World::new();
+    let mut f = Flow::new(CLIENT, 41822, SERVER);
+    w.set_flow(&f, 0);
+    w.client(&mut f, "e\r\nNOOP\r\n");
+    w.server(&mut f, "y\r\n200 ok\r\n");
+    assert_eq!(w.session(&f).phase, SessionPhase::Ready as u8);
+    let mut w = w.restart(NS_PER_SEC / 2);
+    assert_eq!(w.session(&f).adopted, 1);
+    w.client(&mut f, "PORT 10,0,0,2,195,155\r\n");
+    assert!(w.expectations().is_empty());
+    w.server(&mut f, "200 ok\r\n");
+    assert_eq!(w.only_expectation().0.dport, 50075);
+}
