@@ -144,6 +144,64 @@ fn interfaces_come_and_go_between_runs() -> Result<()> {
     Ok(())
 }
 
+/// bpffs refuses dots, VLAN interfaces have them.
+#[test]
+fn an_interface_may_have_a_dot_in_its_name() -> Result<()> {
+    let lab = Lab::line()?;
+    let ns = lab.ns(Node::FwB);
+    ns.ip("link add v.1 type veth peer name w.1\nlink set v.1 up\nlink set w.1 up")?;
+    let text = config(&["v.1"]);
+    for tc in [TcKind::Tcx, TcKind::Clsact] {
+        let attach = Attach {
+            tc,
+            ..Attach::default()
+        };
+        let mut firewall = Firewall::start(&lab, Node::FwB, Some(&text), attach)?;
+        firewall.kill_agent();
+        firewall.start_agent()?;
+        let said = firewall.said();
+        ensure!(said.contains("taken over"), "{said}");
+        let status = firewall.json(&["status"])?;
+        let one = &status["interfaces"][0];
+        ensure!(one["name"] == "v.1", "{status}");
+        ensure!(!one["xdp"].is_null() && !one["tc"].is_null(), "{status}");
+        let pins = firewall.pins();
+        ensure!(Remains::find(ns, &pins)?.attached.len() == 2);
+        firewall.unload()?;
+        let left = Remains::find(ns, &pins)?;
+        ensure!(left == Remains::default() && !pins.exists(), "{left:?}");
+    }
+    Ok(())
+}
+
+/// The index of a VLAN that was removed may become another interface's.
+#[test]
+fn an_entry_without_its_vlan_is_removed_and_never_shown() -> Result<()> {
+    // `Iface`: the flag of a VLAN, zone 1.
+    const VLAN: &str = "80 00 00 00 01 00 00 00";
+    let lab = Lab::line()?;
+    let firewall = Firewall::start(&lab, Node::Server, None, Attach::default())?;
+    let pin = firewall.pins().join("IFACES");
+    let names = "76 2e 31 00 00 00 00 00 00 00 00 00 00 00 00 00 ".repeat(2);
+    let mut bpftool = std::process::Command::new("bpftool");
+    bpftool.args(["map", "update", "pinned"]).arg(&pin);
+    bpftool.args("key hex 99 09 00 00 value hex".split(' '));
+    bpftool.args(VLAN.split(' ').chain(names.split_whitespace()));
+    process::check(&mut bpftool)?;
+    let status = firewall.json(&["status"])?;
+    let shown = status["interfaces"].as_array().map(Vec::len);
+    ensure!(shown == Some(1), "{status}");
+    process::await_some("the entry is gone", Duration::from_secs(5), || {
+        (elements(&pin).ok()? == 1).then_some(())
+    })?;
+    let unloaded = firewall.cli(&["unload"])?;
+    ensure!(
+        unloaded.success() && !unloaded.stdout.contains("v.1"),
+        "{unloaded:?}"
+    );
+    Ok(())
+}
+
 #[test]
 fn ending_it_unconfirmed_detaches_at_once() -> Result<()> {
     let lab = Lab::line()?;

@@ -21,13 +21,19 @@ pub const HANDLE: TcHandle = TcHandle::new(0x7068, 1);
 /// Name of the pin of an interface's XDP link.
 #[must_use]
 pub fn xdp_pin(interface: &str) -> String {
-    format!("link-xdp-{interface}")
+    format!("link-xdp-{}", pin_name(interface))
 }
 
 /// Name of the pin of an interface's TCX link.
 #[must_use]
 pub fn tcx_pin(interface: &str) -> String {
-    format!("link-tcx-{interface}")
+    format!("link-tcx-{}", pin_name(interface))
+}
+
+/// bpffs reserves dots, which VLAN interfaces have in their names by custom.
+/// Percent signs are coded too, so that no two names meet.
+fn pin_name(interface: &str) -> String {
+    interface.replace('%', "%25").replace('.', "%2e")
 }
 
 /// The program behind a pinned link; `None` without such a pin.
@@ -121,4 +127,17 @@ pub fn interface(instance: &Instance, index: u32, iface: &Iface, links: &[Link])
     }
     vlan::restore(link, links, iface.flags);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_hold_no_dot_and_stay_apart() {
+        assert_eq!(xdp_pin("eth0"), "link-xdp-eth0");
+        assert_eq!(xdp_pin("eth0.100"), "link-xdp-eth0%2e100");
+        assert_eq!(tcx_pin("a.b%2e"), "link-tcx-a%2eb%252e");
+        assert_ne!(tcx_pin("a.b"), tcx_pin("a%2eb"));
+    }
 }
