@@ -203,6 +203,31 @@ fn an_entry_without_its_vlan_is_removed_and_never_shown() -> Result<()> {
 }
 
 #[test]
+fn a_failed_run_leaves_the_earlier_time_to_confirm() -> Result<()> {
+    let lab = Lab::line()?;
+    let ns = lab.ns(Node::FwB);
+    jumbo(&lab)?;
+    let attach = Attach {
+        xdp: XdpMode::Native,
+        ..Attach::default()
+    };
+    let text = config(&["in0"]);
+    let confirm = ["--confirm", "10s"];
+    let mut firewall = Firewall::start_with(&lab, Node::FwB, Some(&text), attach, &confirm)?;
+    firewall.kill_agent();
+    let mut again = vec!["--instance", firewall.instance(), "run", "--confirm", "5m"];
+    again.extend(["--mode", "native", "--iface", "in0", "--iface", "out0"]);
+    refused(&run_in(ns, &again)?, 1, &["out0", "native"])?;
+    // The control: the failed run took nothing off.
+    let pins = firewall.pins();
+    ensure!(Remains::find(ns, &pins)?.attached.len() == 2);
+    process::await_some("it detaches", Duration::from_secs(15), || {
+        let left = Remains::find(ns, &pins).ok()?;
+        (left == Remains::default()).then_some(())
+    })
+}
+
+#[test]
 fn ending_it_unconfirmed_detaches_at_once() -> Result<()> {
     let lab = Lab::line()?;
     let mut firewall = Firewall::start_with(

@@ -296,6 +296,17 @@ impl Drop for Confirmation {
         }
         if let Err(error) = fill::set_deadline(&self.instance, self.before) {
             log::warn!("the earlier time to confirm is not restored: {error}");
+            return;
+        }
+        // The watchdog of the earlier deadline may have seen another, and gone.
+        if self.before != 0
+            && let Err(error) = watchdog::spawn(&self.instance, self.before)
+        {
+            log::warn!(
+                "the watchdog of the earlier time to confirm cannot be started: {error}; when \
+                 that time is over everything passes, but stays attached until `{}`",
+                self.instance.command("unload")
+            );
         }
     }
 }
