@@ -40,6 +40,39 @@ fn an_instance_has_one_agent_and_one_namespace() -> Result<()> {
     refused(&elsewhere, 1, &["another network namespace", "--instance"])
 }
 
+/// Pins are seen from all namespaces, the agent's lock is not.
+#[test]
+fn of_two_first_runs_in_two_namespaces_one_gives_way() -> Result<()> {
+    let lab = Lab::line()?;
+    let name = lab.name("twice");
+    let args = ["--instance", &name, "run", "--iface", "eth0"];
+    let start = |node: Node, log: &str| {
+        process::Daemon::spawn(nested(lab.ns(node), &args)?, lab.dir().join(log))
+    };
+    let mut agents = [
+        start(Node::Server, "twice-a.log")?,
+        start(Node::Client, "twice-b.log")?,
+    ];
+    process::await_some(
+        "one is ready, one has ended",
+        Duration::from_secs(30),
+        || {
+            let ready = agents.iter().any(|a| a.log().contains("\nready"));
+            (ready && agents.iter_mut().any(|a| a.ended().is_some())).then_some(())
+        },
+    )?;
+    let logs = agents.each_ref().map(process::Daemon::log);
+    let gave_way = |log: &String| log.contains("guards another network namespace");
+    ensure!(logs.iter().filter(|l| gave_way(l)).count() == 1, "{logs:?}");
+    let pins = Path::new(id::PINS).join(&name);
+    ensure!(pins.join("link-xdp-eth0").exists(), "its pins were removed");
+    for node in [Node::Server, Node::Client] {
+        let _ = run_in(lab.ns(node), &["--instance", &name, "unload"])?;
+    }
+    ensure!(!pins.exists(), "it is not unloaded");
+    Ok(())
+}
+
 #[test]
 fn the_next_run_adopts_what_is_attached_and_does_not_loosen_it() -> Result<()> {
     let lab = Lab::line()?;

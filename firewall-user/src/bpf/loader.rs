@@ -155,6 +155,8 @@ impl Loaded {
         ensure_bpffs(Path::new(BPFFS))?;
         let netns = netns_inode()?;
         pins::check(instance)?;
+        // Until the version is stamped, these maps look like an aborted start's.
+        let _lock = pins::Lock::wait()?;
         let taken_over = check_pinned(instance, netns)?;
         pins::make(instance)?;
         let guard = PinGuard(Some(instance.clone()).filter(|_| !taken_over));
@@ -236,9 +238,7 @@ pub fn remove_pins(instance: &Instance) {
         log::warn!("{}: {error}", dir.display());
     }
     // Shared by all instances: goes with the last one.
-    if let Some(root) = dir.parent() {
-        let _ = fs::remove_dir(root);
-    }
+    pins::remove_empty_root();
 }
 
 /// Inode number of the network namespace of this process.

@@ -5,7 +5,8 @@
 //! instance's, and have root read, write and remove files wherever it leads.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -50,6 +51,83 @@ pub fn check(instance: &Instance) -> Result<(), Error> {
         .try_for_each(|path| one(&path).map_err(|reason| Error { path, reason }))
 }
 
+/// Keeps all others from making and removing instances, as long as it lives.
+///
+/// It is on the directory above all instances, which goes with it when it is
+/// empty then.
+#[derive(Debug)]
+pub struct Lock {
+    _directory: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Makes the directory above all instances, and waits for its lock.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, and those of [`check`].
+    pub fn wait() -> Result<Self, Error> {
+        let path = super::root();
+        lock(&path)
+            .map(|directory| Self {
+                _directory: directory,
+                path: path.clone(),
+            })
+            .map_err(|reason| Error { path, reason })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Not empty while there is an instance.
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Removes the directory above all instances if it is empty, unless somebody is
+/// about to put one in: whoever has the lock removes it then.
+pub fn remove_empty_root() {
+    let path = super::root();
+    let directory = File::open(&path);
+    if directory.is_ok_and(|directory| {
+        directory
+            .try_lock()
+            .is_ok_and(|()| is_at(&directory, &path))
+    }) {
+        let _ = fs::remove_dir(path);
+    }
+}
+
+fn lock(path: &Path) -> io::Result<File> {
+    loop {
+        one(path)?;
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        let directory = match File::open(path) {
+            // It went with its last instance.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        directory.lock()?;
+        one(path)?;
+        if is_at(&directory, path) {
+            return Ok(directory);
+        }
+    }
+}
+
+/// Is `directory` still what is at `path`? Whoever had the lock may have
+/// removed it.
+fn is_at(directory: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(there)) = (directory.metadata(), fs::symlink_metadata(path)) else {
+        return false;
+    };
+    (open.dev(), open.ino()) == (there.dev(), there.ino())
+}
+
 fn one(path: &Path) -> io::Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else {
         return Ok(());
@@ -76,6 +154,24 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
+
+    #[test]
+    fn the_lock_is_on_what_is_there_now() {
+        let path = std::env::temp_dir().join(format!("pinhole-lock-{}", std::process::id()));
+        let first = lock(&path).unwrap();
+        assert!(File::open(&path).unwrap().try_lock().is_err());
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || lock(&path)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        fs::remove_dir(&path).unwrap();
+        drop(first);
+        let second = waiting.join().unwrap().unwrap();
+        assert!(is_at(&second, &path), "made again");
+        assert!(File::open(&path).unwrap().try_lock().is_err());
+        fs::remove_dir(&path).unwrap();
+    }
 
     #[test]
     fn links_and_open_directories_are_refused() {
