@@ -1,17 +1,30 @@
-//! One agent an instance, by an abstract Unix socket: it goes with the process,
-//! however that ends, and is scoped to the network namespace.
+//! One agent an instance. Two locks, which go with the process, however that ends:
+//!
+//! - An abstract Unix socket, scoped to the network namespace. It is there before
+//!   anything is pinned, and names its process; but anybody can take its name.
+//! - A directory among the pins, which only root can open. It decides.
 
 use std::{
+    fs::{self, File},
     io,
     os::{
         linux::net::SocketAddrExt as _,
+        unix::fs::DirBuilderExt as _,
         unix::net::{SocketAddr, UnixListener},
     },
+    time::{Duration, Instant},
 };
 
+use firewall_common::abi::heartbeat;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::bpf::{Instance, sys};
+use crate::bpf::{Instance, maps::Pinned, sys};
+
+/// Name of the directory among the pins that the agent locks.
+pub const DIRECTORY: &str = "agent";
+/// Whoever asks for the agent has the lock for an instant too.
+const ASKED: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(10);
 
 /// Why the lock is not had.
 #[derive(Debug, thiserror::Error)]
@@ -27,15 +40,16 @@ pub enum Error {
         /// Process id of the agent.
         pid: u32,
     },
-    /// Somebody has it who is no agent.
+    /// The directory fails.
     #[error(
-        "the agent's lock of instance {instance} (abstract socket pinhole-{instance}) is held by a \
-         process that is no agent: find it with `ss -xlp`, and stop it, or name another instance \
-         with --instance"
+        "the agent's lock of instance {instance} among its pins cannot be had: {cause}; \
+         run as root, or `pinhole unload` and run again"
     )]
-    Squatted {
+    Directory {
         /// The instance.
         instance: String,
+        /// What the kernel says.
+        cause: io::Error,
     },
     /// The socket fails.
     #[error(
@@ -50,12 +64,12 @@ pub enum Error {
     },
 }
 
-/// The lock, held as long as it lives.
+/// The socket, held as long as it lives; none if somebody who is no agent has it.
 #[derive(Debug)]
-pub struct AgentLock(UnixListener);
+pub struct AgentLock(Option<UnixListener>);
 
 impl AgentLock {
-    /// Takes the lock of `instance`.
+    /// Takes the socket of `instance`.
     ///
     /// # Errors
     ///
@@ -69,17 +83,18 @@ impl AgentLock {
         match UnixListener::bind_addr(&address) {
             Ok(listener) => {
                 listener.set_nonblocking(true).map_err(failed)?;
-                Ok(Self(listener))
+                Ok(Self(Some(listener)))
             }
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(match holder(instance) {
-                Some(pid) => Error::Taken {
-                    instance: instance.to_string(),
-                    pid,
-                },
-                None => Error::Squatted {
-                    instance: instance.to_string(),
-                },
-            }),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => match holder(instance) {
+                Some(pid) => Err(taken(instance, pid)),
+                None => {
+                    log::warn!(
+                        "the abstract socket pinhole-{instance} is held by a process that is no \
+                         agent: find it with `ss -xlp`; pinhole goes on without that socket"
+                    );
+                    Ok(Self(None))
+                }
+            },
             Err(e) => Err(failed(e)),
         }
     }
@@ -89,13 +104,102 @@ impl AgentLock {
     /// Hangs up on everybody who asked who has the lock: their connections fill
     /// the queue otherwise, and then nobody is told.
     pub fn drain(&self) {
-        while self.0.accept().is_ok() {}
+        while self
+            .0
+            .as_ref()
+            .is_some_and(|socket| socket.accept().is_ok())
+        {}
     }
 }
 
-/// Process id of the agent that has the lock of `instance`, if one has.
+fn taken(instance: &Instance, pid: u32) -> Error {
+    Error::Taken {
+        instance: instance.to_string(),
+        pid,
+    }
+}
+
+/// Refuses if an agent has the directory of `instance`. The caller keeps others
+/// from taking it meanwhile.
+///
+/// # Errors
+///
+/// [`Error::Taken`], [`Error::Directory`].
+pub fn free(instance: &Instance) -> Result<(), Error> {
+    match open(instance) {
+        Ok(directory) => lock(instance, &directory),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed(instance, e)),
+    }
+}
+
+/// Takes the directory of `instance`, whose maps name this process by now.
+///
+/// # Errors
+///
+/// [`Error::Taken`], [`Error::Directory`].
+pub fn hold(instance: &Instance) -> Result<File, Error> {
+    let made = fs::DirBuilder::new()
+        .mode(0o700)
+        .create(instance.pin(DIRECTORY));
+    match made {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(instance, e)),
+        _ => {}
+    }
+    let directory = open(instance).map_err(|e| failed(instance, e))?;
+    lock(instance, &directory)?;
+    Ok(directory)
+}
+
+fn open(instance: &Instance) -> io::Result<File> {
+    File::open(instance.pin(DIRECTORY))
+}
+
+fn failed(instance: &Instance, cause: io::Error) -> Error {
+    Error::Directory {
+        instance: instance.to_string(),
+        cause,
+    }
+}
+
+fn lock(instance: &Instance, directory: &File) -> Result<(), Error> {
+    let until = Instant::now() + ASKED;
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::Error(e)) => return Err(failed(instance, e)),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(POLL);
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(taken(instance, recorded(instance).unwrap_or(0)));
+            }
+        }
+    }
+}
+
+/// The process that the maps name as the last agent.
+fn recorded(instance: &Instance) -> Option<u32> {
+    let beat = Pinned::open(instance).and_then(|pinned| pinned.heartbeat());
+    let pid = beat.ok()?[heartbeat::PID as usize];
+    u32::try_from(pid).ok().filter(|pid| *pid != 0)
+}
+
+/// Process id of the agent of `instance`, if one runs.
 #[must_use]
 pub fn holder(instance: &Instance) -> Option<u32> {
+    listener(instance).or_else(|| {
+        let directory = open(instance).ok()?;
+        let held = matches!(
+            directory.try_lock_shared(),
+            Err(fs::TryLockError::WouldBlock)
+        );
+        held.then(|| recorded(instance)).flatten()
+    })
+}
+
+/// The agent that has the socket.
+fn listener(instance: &Instance) -> Option<u32> {
     // Anybody can fill the queue of an abstract socket; waiting for room in it
     // could take for ever.
     let stream = Socket::new(Domain::UNIX, Type::STREAM, None).ok()?;
@@ -142,7 +246,7 @@ mod tests {
             flood.push(());
         }
         assert!(!flood.is_empty());
-        assert_eq!(holder(&instance), None, "at once");
+        assert_eq!(listener(&instance), None, "at once");
         lock.drain();
         assert_eq!(holder(&instance), Some(std::process::id()));
     }

@@ -40,6 +40,32 @@ fn an_instance_has_one_agent_and_one_namespace() -> Result<()> {
     refused(&elsewhere, 1, &["another network namespace", "--instance"])
 }
 
+/// Anybody can take the name of an abstract socket.
+#[test]
+fn a_squatter_on_the_lock_neither_stops_nor_doubles_the_agent() -> Result<()> {
+    const SQUAT: &str = r#"socket(S, AF_UNIX, SOCK_STREAM, 0);
+        bind(S, pack("Sa*", AF_UNIX, "\0pinhole-$ARGV[0]")) or die "bind: $!";
+        listen(S, 1); $| = 1; print "squats\n"; sleep 300"#;
+    let lab = Lab::line()?;
+    let ns = lab.ns(Node::Server);
+    let mut squat = ns.command("setpriv");
+    squat.args(["--reuid", "65534", "--clear-groups", "perl", "-MSocket"]);
+    squat.args(["-e", SQUAT, &lab.name(Node::Server.name())]);
+    let squatter = process::Daemon::spawn(squat, lab.dir().join("squat.log"))?;
+    process::await_some("the name is taken", Duration::from_secs(5), || {
+        squatter.log().contains("squats").then_some(())
+    })?;
+    let mut firewall = Firewall::start(&lab, Node::Server, None, Attach::default())?;
+    let again = ["--instance", firewall.instance(), "run", "--iface", "eth0"];
+    refused(&run_in(ns, &again)?, 1, &["another agent (pid "])?;
+    let status = firewall.json(&["status"])?;
+    ensure!(status["agent"]["alive"] == true, "{status}");
+    let unloaded = firewall.cli(&["unload"])?;
+    ensure!(unloaded.stdout.contains("stopped"), "{unloaded:?}");
+    ensure!(firewall.is_agent_gone() && !firewall.pins().exists());
+    Ok(())
+}
+
 /// Pins are seen from all namespaces, the agent's lock is not.
 #[test]
 fn of_two_first_runs_in_two_namespaces_one_gives_way() -> Result<()> {

@@ -1,6 +1,12 @@
 //! From the embedded object to loaded programs over pinned maps.
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
@@ -10,7 +16,7 @@ use aya::{
 use firewall_common::abi::{ABI_VERSION, heartbeat, maps, programs};
 
 use super::{BPFFS, Instance, causes, pins, sys};
-use crate::config::Tables;
+use crate::{config::Tables, lock};
 
 /// The eBPF object, as `cargo xtask build` made it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pinhole.o"));
@@ -81,6 +87,9 @@ pub enum Error {
     /// The pin directory is not to be trusted, or not to be had.
     #[error(transparent)]
     Pins(#[from] pins::Error),
+    /// An agent of this instance runs.
+    #[error(transparent)]
+    Agent(#[from] lock::Error),
     /// aya cannot make the maps.
     #[error(
         "the maps cannot be created: {}; if memory is short, make `[tables]` of the policy smaller",
@@ -143,6 +152,8 @@ pub struct Loaded {
     /// Tables whose size was kept: name, wanted, kept.
     pub kept_sizes: Vec<(&'static str, u32, u32)>,
     remove_on_drop: bool,
+    /// The lock of the instance.
+    _agent: File,
 }
 
 impl Loaded {
@@ -158,12 +169,14 @@ impl Loaded {
         // Until the version is stamped, these maps look like an aborted start's.
         let _lock = pins::Lock::wait()?;
         let taken_over = check_pinned(instance, netns)?;
+        lock::free(instance)?;
         pins::make(instance)?;
         let guard = PinGuard(Some(instance.clone()).filter(|_| !taken_over));
         let (sizes, kept_sizes) = sizes(instance, tables);
         let mut ebpf = create(instance, &sizes, log)?;
         load_programs(&mut ebpf)?;
         stamp(&mut ebpf, netns)?;
+        let agent = lock::hold(instance)?;
         guard.disarm();
         Ok(Self {
             ebpf,
@@ -171,6 +184,7 @@ impl Loaded {
             taken_over,
             kept_sizes,
             remove_on_drop: !taken_over,
+            _agent: agent,
         })
     }
 
@@ -230,7 +244,12 @@ pub fn remove_pins(instance: &Instance) {
         return;
     };
     for entry in entries.flatten() {
-        if let Err(error) = fs::remove_file(entry.path()) {
+        let removed = if entry.file_name() == lock::DIRECTORY {
+            fs::remove_dir(entry.path())
+        } else {
+            fs::remove_file(entry.path())
+        };
+        if let Err(error) = removed {
             log::warn!("{}: {error}", entry.path().display());
         }
     }
@@ -427,10 +446,11 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(VERIFIER_LINES)..].join("\n")
 }
 
-/// Marks the maps as of this version and namespace.
+/// Marks the maps as of this version, namespace and process.
 fn stamp(ebpf: &mut Ebpf, netns: u64) -> Result<(), Error> {
     let mut beat: Array<_, u64> = map_mut(ebpf, maps::HEARTBEAT)?;
     beat.set(heartbeat::NETNS, netns, 0)
+        .and_then(|()| beat.set(heartbeat::PID, u64::from(std::process::id()), 0))
         .map_err(Error::map(maps::HEARTBEAT))?;
     let mut abi: Array<_, u32> = map_mut(ebpf, maps::ABI)?;
     abi.set(0, ABI_VERSION, 0).map_err(Error::map(maps::ABI))
