@@ -4,7 +4,7 @@ use std::{num::NonZeroU16, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::bpf::Instance;
+use crate::{bpf::Instance, config::REFERENCE};
 
 /// A stateful firewall with an FTP helper, on XDP and TC.
 ///
@@ -50,12 +50,7 @@ pub enum Command {
     /// Ctrl-C or SIGTERM ends the agent only: the policy stays in force and
     /// established flows go on, but no new FTP data connection opens until
     /// `run` is started again. `unload` removes everything.
-    #[command(after_help = "\
-Examples:
-  sudo pinhole run --iface eth0
-      the built-in policy: everything out, replies in, FTP helped on port 21
-  sudo pinhole run --config /etc/pinhole.toml --confirm 60s --admit-ssh 22
-      your policy, undone after 60 s unless `pinhole confirm` comes first")]
+    #[command(after_help = RUN_EXAMPLES, after_long_help = run_long_help())]
     Run(RunArgs),
     /// Keep what `run --confirm` attached
     #[command(after_help = "\
@@ -97,6 +92,17 @@ Example:
         #[arg(long)]
         deadline_ns: u64,
     },
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  sudo pinhole run --iface eth0
+      the built-in policy: everything out, replies in, FTP helped on port 21
+  sudo pinhole run --config /etc/pinhole.toml --confirm 60s --admit-ssh 22
+      your policy, undone after 60 s unless `pinhole confirm` comes first";
+
+fn run_long_help() -> String {
+    format!("{RUN_EXAMPLES}\n\nThe policy file (TOML):\n\n{REFERENCE}")
 }
 
 /// Arguments of `run`.

@@ -1,36 +1,8 @@
 //! The configuration: TOML → [`Policy`] → [`Compiled`].
 //!
 //! ```toml
-//! [zones.outside]               # [a-z0-9-]{1,15}; `host` is the machine itself
-//! interfaces = ["eth0"]         # empty: those of `--iface`
-//! trusted = false               # do flows that begin here count as begun inside?
-//!
-//! [[rule]]                      # the first that matches decides; else drop
-//! name = "web"
-//! from = "outside"              # a zone, "host" or "any" (the default)
-//! to = "host"
-//! proto = "tcp"                 # tcp, udp, icmp, icmpv6, any, or a number
-//! src = ["10.0.0.0/8"]          # one or a list
-//! dport = [80, "8000-8100"]     # one or a list; also sport
-//! action = "accept"             # or "drop"
-//! helper = "ftp"                # for an accepting TCP rule: read the control connection
-//!
-//! [essentials]                  # all on unless switched off
-//! arp = true                    # neighbour-discovery, dhcp-client, dhcpv6-client,
-//!                               # multicast-listener, path-mtu, link-control
-//! [timeouts]                    # seconds
-//! tcp-established = 432000      # tcp-syn-sent, tcp-syn-recv, tcp-fin-wait,
-//!                               # tcp-close-wait, tcp-last-ack, tcp-time-wait, tcp-close,
-//!                               # udp, udp-stream, icmp, other
-//! [tables]                      # elements, powers of two
-//! flows = 65536                 # a family; half-open = 16384 a family and side,
-//!                               # expectations = 4096, sessions = 4096
-//! [ftp]
-//! expectation-timeout = 60      # seconds
-//! max-expectations-per-session = 1
+#![doc = include_str!("reference.toml")]
 //! ```
-//!
-//! One zone is host mode, two or more are gateway mode.
 
 mod check;
 mod compile;
@@ -51,6 +23,9 @@ pub use value::{PortRange, Prefix, Proto, Seconds, Several};
 
 use error::Source;
 use raw::Raw;
+
+/// Every key of a policy file: what `run --help` ends with.
+pub const REFERENCE: &str = include_str!("reference.toml");
 
 /// The policy of `run` without `--config`: see the text itself.
 pub const BUILTIN: &str = include_str!("default.toml");

@@ -572,3 +572,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_reference_is_a_policy_and_states_the_defaults() {
+    let reference = Policy::parse("reference.toml", super::REFERENCE, 2).unwrap();
+    let bare = Policy::parse("bare.toml", "[zones.outside]\ninterfaces = [\"eth0\"]", 2).unwrap();
+    assert_eq!(reference.essentials, bare.essentials);
+    assert_eq!(
+        format!("{:?}", reference.timeouts),
+        format!("{:?}", bare.timeouts)
+    );
+    assert_eq!(format!("{:?}", reference.ftp), format!("{:?}", bare.ftp));
+    let sizes = |tables: &Tables| {
+        (
+            tables.flows,
+            tables.half_open,
+            tables.expectations,
+            tables.sessions,
+        )
+    };
+    assert_eq!(sizes(&reference.tables), sizes(&bare.tables));
+}
