@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::programs::loaded_programs;
-use firewall_common::abi::{heartbeat, iface_flags};
+use firewall_common::abi::{Iface, heartbeat, iface_flags};
 
 use crate::{
     bpf::{
@@ -19,7 +19,7 @@ use crate::{
         sys, text,
     },
     lock,
-    netlink::route,
+    netlink::route::{self, Link},
 };
 
 /// How long an agent may take to end before it is killed.
@@ -129,8 +129,11 @@ pub fn unload(instance: &Instance, by: By) -> Result<Removed, Error> {
     {
         return Ok(removed);
     }
-    let programs = programs(instance);
-    let result = detach_all(instance, here, &mut removed);
+    // Before anything is taken off: what cannot be looked at is not half removed.
+    let links = links(here)?;
+    let ifaces = ifaces(instance)?;
+    let programs = programs(instance, &ifaces);
+    let result = detach_all(instance, here, &ifaces, &links, &mut removed);
     loader::remove_pins(instance);
     if by != By::Agent {
         await_gone(&programs);
@@ -174,27 +177,40 @@ fn stop_agent(instance: &Instance) -> Result<Option<u32>, Error> {
     Err(Error::Agent { pid, cause })
 }
 
-fn detach_all(instance: &Instance, here: bool, removed: &mut Removed) -> Result<(), Error> {
-    let links = if here {
-        route::links().map_err(|cause| Error::Io {
-            what: "interfaces",
-            cause,
-        })?
-    } else {
-        Vec::new()
-    };
-    let ifaces = match Pinned::open(instance) {
-        Ok(pinned) => pinned.ifaces()?,
-        Err(maps::Error::Unfinished { .. }) => Vec::new(),
-        Err(e) => return Err(e.into()),
-    };
+/// The links of this network namespace, if the instance guards it.
+fn links(here: bool) -> Result<Vec<Link>, Error> {
+    if !here {
+        return Ok(Vec::new());
+    }
+    route::links().map_err(|cause| Error::Io {
+        what: "interfaces",
+        cause,
+    })
+}
+
+/// The interfaces that the instance recorded; none in what an aborted start left.
+fn ifaces(instance: &Instance) -> Result<Vec<(u32, Iface)>, Error> {
+    match Pinned::open(instance) {
+        Ok(pinned) => Ok(pinned.ifaces()?),
+        Err(maps::Error::Unfinished { .. }) => Ok(Vec::new()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn detach_all(
+    instance: &Instance,
+    here: bool,
+    ifaces: &[(u32, Iface)],
+    links: &[Link],
+    removed: &mut Removed,
+) -> Result<(), Error> {
     let mut result = Ok(());
     for (index, iface) in ifaces {
         let interface = text(&iface.name);
         if !here && iface.flags & iface_flags::CLSACT != 0 {
             removed.unreachable.push(interface.clone());
         }
-        match detach::interface(instance, index, &iface, &links) {
+        match detach::interface(instance, *index, iface, links) {
             Ok(()) => removed.interfaces.push(interface),
             Err(cause) => result = result.and(Err(Error::Interface { interface, cause })),
         }
@@ -202,11 +218,10 @@ fn detach_all(instance: &Instance, here: bool, removed: &mut Removed) -> Result<
     result
 }
 
-/// Ids of the programs that links and filters of `instance` hold.
-fn programs(instance: &Instance) -> Vec<u32> {
-    let ifaces = Pinned::open(instance).and_then(|pinned| pinned.ifaces());
+/// Ids of the programs that links and filters of `instance` hold on `ifaces`.
+fn programs(instance: &Instance, ifaces: &[(u32, Iface)]) -> Vec<u32> {
     let mut ids = Vec::new();
-    for (index, iface) in ifaces.unwrap_or_default() {
+    for (index, iface) in ifaces {
         let name = text(&iface.name);
         let pins: [PathBuf; 2] = [instance.pin(&xdp_pin(&name)), instance.pin(&tcx_pin(&name))];
         ids.extend(
@@ -214,7 +229,7 @@ fn programs(instance: &Instance) -> Vec<u32> {
                 .filter_map(|pin| detach::pinned_program(pin).ok()?),
         );
         if iface.flags & iface_flags::CLSACT != 0 {
-            ids.extend(detach::filter_program(index).ok().flatten());
+            ids.extend(detach::filter_program(*index).ok().flatten());
         }
     }
     ids
