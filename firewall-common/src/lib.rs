@@ -8,6 +8,7 @@
 //! - [`key`] turns headers into a canonical flow key and a direction
 //! - [`tcp`] is the TCP state machine
 //! - [`policy`] matches a new flow against compiled rules
+//! - [`sabotage`] is what a test build leaves out
 //! - [`verdict`] names every outcome
 //! - [`abi`] holds each structure that crosses the kernel boundary
 #![cfg_attr(not(test), no_std)]
@@ -16,6 +17,7 @@ pub mod abi;
 pub mod checksum;
 pub mod key;
 pub mod policy;
+pub mod sabotage;
 pub mod tcp;
 pub mod time;
 pub mod verdict;
