@@ -10,6 +10,7 @@ mod conntrack;
 mod control;
 mod ctl;
 mod expect;
+mod explain;
 mod log;
 mod maps;
 mod packet;

@@ -9,7 +9,7 @@ use firewall_common::{
 };
 
 use crate::{
-    conntrack, log,
+    conntrack, explain, log,
     maps::{CONFIG, CONTROL, IFACES},
     packet::Packet,
     policy::{self, is_link_local},
@@ -32,11 +32,13 @@ pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> u32 {
         return Verdict::Drop(DropReason::TableError).index();
     };
     work.headers.l3_len = 0;
+    explain::begin(work);
     let verdict = judge_uncounted(packet, work, matches!(slot, Slot::Ingress));
     // Through memory: so the verifier forgets which way the verdict came, and
     // looks at what follows once instead of once for each way.
     work.outcome.set(verdict.index());
     let outcome = work.outcome.get();
+    explain::outcome(work, outcome);
     log::outcome(packet, work, outcome);
     // Layer 2 is not counted, and 14 bytes is what all but tagged frames have of it.
     let bytes = (packet.frame_len() as u32).saturating_sub(14);

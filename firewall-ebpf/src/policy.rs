@@ -13,7 +13,7 @@ use firewall_common::{
     wire::{Family, Headers},
 };
 
-use crate::{maps::RULES, packet::Packet, pipeline, stats, work::Work};
+use crate::{explain, maps::RULES, packet::Packet, pipeline, stats, work::Work};
 
 /// What the rules say of a new flow.
 #[derive(Clone, Copy)]
@@ -40,7 +40,7 @@ struct Scan<'a> {
 
 /// First match wins.
 #[inline(always)]
-pub(crate) fn decide(config: &Config, work: &Work) -> Decision {
+pub(crate) fn decide(config: &Config, work: &mut Work) -> Decision {
     let generation = config.generation & 1;
     let mut scan = Scan {
         headers: &work.headers,
@@ -60,7 +60,10 @@ pub(crate) fn decide(config: &Config, work: &Work) -> Decision {
     // bpf_loop documents.
     unsafe { bpf_loop(count, callback as *mut c_void, (&raw mut scan).cast(), 0) };
     if scan.found.action != NO_MATCH {
-        stats::rule(scan.hit, work.headers.l3_len);
+        let (hit, found) = (scan.hit, scan.found);
+        stats::rule(hit, work.headers.l3_len);
+        explain::rule(work, hit);
+        return found;
     }
     scan.found
 }

@@ -7,7 +7,7 @@
 
 use aya_ebpf::{bindings::bpf_fib_lookup as FibParams, btf_maps::PerCpuArray, macros::btf_map};
 use firewall_common::{
-    abi::{EventHeader, ExpectKey, Flow, FlowKey4, FlowKey6, PairKey},
+    abi::{EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, PairKey},
     time::Tick,
     wire::Headers,
 };
@@ -71,6 +71,8 @@ pub(crate) struct Work {
     pub flow: Flow,
     /// A ring record's header.
     pub event: EventHeader,
+    /// Notes for `pinhole why`.
+    pub explain: Explain,
 }
 
 /// A word of which the compiler and the verifier keep no knowledge.

@@ -7,6 +7,7 @@
 mod config;
 mod event;
 mod expect;
+mod explain;
 mod flow;
 mod rule;
 mod session;
@@ -14,6 +15,7 @@ mod session;
 pub use config::*;
 pub use event::*;
 pub use expect::*;
+pub use explain::*;
 pub use flow::*;
 pub use rule::*;
 pub use session::*;
@@ -65,6 +67,9 @@ pub mod maps {
     pub const TIER_COUNTS: &str = "TIER_COUNTS";
     /// `RINGBUF`: control payloads and related events, in the order in which they were seen.
     pub const EVENTS: &str = "EVENTS";
+    /// `ARRAY<Explain>[1]`: how the last packet was judged. Never pinned, and written only
+    /// where [`super::EXPLAIN_SWITCH`] is on.
+    pub const EXPLAIN: &str = "EXPLAIN";
 }
 
 /// Names of the programs in the object.

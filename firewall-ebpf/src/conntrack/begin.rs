@@ -13,6 +13,7 @@ use super::{entry::timeout_of, tiers::Family};
 use crate::{
     control,
     expect::{self, Taken},
+    explain,
     maps::{CONFIG, EEXIST, Table as _},
     packet::Packet,
     policy, stats,
@@ -37,6 +38,7 @@ pub(super) fn begin<P: Packet, K: Family>(
             Err(reason) => return Verdict::Drop(reason),
         }
     };
+    explain::destination(work);
     let mut refusal = DropReason::Policy;
     if work.headers.proto == proto::TCP {
         match expect::take(work) {
