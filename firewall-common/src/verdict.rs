@@ -107,6 +107,7 @@ outcomes! {
         TableError = 25, "table-error", "The flow table refused an entry.";
         NoRoute = 26, "no-route", "A gateway without a route to its destination.";
         UnknownInterface = 27, "unknown-interface", "Seen on an interface without a zone.";
+        RefusedFlow = 55, "refused-flow", "Belongs to a flow that shadow mode let in although it was refused.";
     }
 }
 
@@ -127,11 +128,16 @@ outcomes! {
         Reinjected = 12, "reinjected", "Held SYNs run again.";
         TupleReused = 13, "tuple-reused", "A SYN replaced a closed flow of the same addresses and ports.";
         Recycled = 14, "recycled", "Entries that were reused for another flow while they were looked at.";
+        FlowRefused = 40, "flow-refused", "Flows tracked in shadow mode although they would be refused.";
+        FlowAdmitted = 41, "flow-admitted", "Refused flows of shadow mode that were admitted after all.";
     }
 }
 
+/// From the index of a drop to that of a packet that would have been dropped
+/// for the same reason, and passed because of shadow mode.
+pub const WOULD_DROP: u32 = 192;
 /// Length of the `STATS` map.
-pub const STATS_LEN: u32 = 256;
+pub const STATS_LEN: u32 = 384;
 
 /// What becomes of a packet, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +150,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The indices below this one are those of [`PassReason`].
+    pub const FIRST_DROP: u32 = 64;
+
     /// Index into the `STATS` map.
     #[inline(always)]
     #[must_use]
@@ -154,11 +163,23 @@ impl Verdict {
         }
     }
 
-    /// Is this index one of a drop? Anything but a known pass is.
+    /// Is this index one of a drop? Anything is that is neither a known pass
+    /// nor what [`Verdict::in_shadow`] makes.
     #[inline(always)]
     #[must_use]
     pub const fn is_drop(index: u32) -> bool {
-        index >= 64
+        index >= Self::FIRST_DROP && index < Self::FIRST_DROP + WOULD_DROP
+    }
+
+    /// The index as which shadow mode counts what enforcing counts as `index`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn in_shadow(index: u32) -> u32 {
+        if Self::is_drop(index) {
+            index + WOULD_DROP
+        } else {
+            index
+        }
     }
 }
 
@@ -179,5 +200,19 @@ mod tests {
             assert_eq!(DropReason::try_from(*reason as u8), Ok(*reason));
         }
         assert!(DropReason::try_from(0).is_err());
+    }
+
+    #[test]
+    fn in_shadow_nothing_is_dropped_and_every_reason_is_counted() {
+        for reason in PassReason::ALL {
+            assert_eq!(Verdict::in_shadow(reason.index()), reason.index());
+            assert!(!Verdict::is_drop(reason.index()));
+        }
+        for reason in DropReason::ALL {
+            assert!(Verdict::is_drop(reason.index()));
+            let counted = Verdict::in_shadow(reason.index());
+            assert!(!Verdict::is_drop(counted), "{}", reason.name());
+            assert!((256..STATS_LEN).contains(&counted), "{}", reason.name());
+        }
     }
 }

@@ -12,12 +12,13 @@ use firewall_common::verdict::{PassReason, Verdict};
 
 use crate::{packet::Packet, work::Work};
 
-/// Logs a drop, or the begin of a flow.
+/// Logs a drop (in shadow mode, what would be one), or the begin of a flow.
 #[inline(always)]
 pub(crate) fn outcome<P: Packet>(packet: &P, work: &Work, outcome: u32) {
     const NEW: u32 = PassReason::NewByRule.index();
     const EXPECTED: u32 = PassReason::NewExpected.index();
-    if outcome != NEW && outcome != EXPECTED && !Verdict::is_drop(outcome) {
+    let passed = outcome < Verdict::FIRST_DROP;
+    if passed && outcome != NEW && outcome != EXPECTED {
         return;
     }
     let h = &work.headers;

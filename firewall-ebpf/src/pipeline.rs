@@ -17,6 +17,9 @@ use crate::{
     work::{self, Slot, Work},
 };
 
+/// Holding needs the first of these without the second.
+const HOLDING: u32 = config_flags::HOLD | config_flags::SHADOW;
+
 /// A guarded interface.
 #[inline(always)]
 pub(crate) fn iface(ifindex: u32) -> Option<&'static Iface> {
@@ -33,12 +36,20 @@ pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> u32 {
     };
     work.headers.l3_len = 0;
     explain::begin(work);
+    work.flags = 0;
     let verdict = judge_uncounted(packet, work, matches!(slot, Slot::Ingress));
     // Through memory: so the verifier forgets which way the verdict came, and
     // looks at what follows once instead of once for each way.
     work.outcome.set(verdict.index());
     let outcome = work.outcome.get();
     explain::outcome(work, outcome);
+    // The one place where shadow mode turns a drop into a pass: what it counts
+    // as is no drop to the entry points.
+    let outcome = if work.flags & config_flags::SHADOW != 0 {
+        Verdict::in_shadow(outcome)
+    } else {
+        outcome
+    };
     log::outcome(packet, work, outcome);
     // Layer 2 is not counted, and 14 bytes is what all but tagged frames have of it.
     let bytes = (packet.frame_len() as u32).saturating_sub(14);
@@ -54,6 +65,7 @@ fn judge_uncounted<P: Packet>(packet: &P, work: &mut Work, may_hold: bool) -> Ve
     let (Some(config), Some(control)) = (CONFIG.get(0), CONTROL.get(0)) else {
         return Verdict::Drop(DropReason::TableError);
     };
+    work.flags = config.flags;
     let deadline = control.confirm_deadline_ns;
     if deadline != 0 && work.now_ns > deadline {
         return Verdict::Pass(PassReason::Unconfirmed);
@@ -61,12 +73,11 @@ fn judge_uncounted<P: Packet>(packet: &P, work: &mut Work, may_hold: bool) -> Ve
     let Some(guarded) = iface(packet.ifindex()) else {
         return Verdict::Drop(DropReason::UnknownInterface);
     };
-    work.flags = config.flags;
     work.essentials = config.essentials;
     work.iface_zone = guarded.zone;
     work.from_zone = if P::EGRESS { ZONE_HOST } else { guarded.zone };
     work.from_inside = P::EGRESS || guarded.trusted != 0;
-    work.may_hold = may_hold && config.flags & config_flags::HOLD != 0;
+    work.may_hold = may_hold && config.flags & HOLDING == config_flags::HOLD;
     // What came in through a guarded interface was judged there.
     if P::EGRESS && packet.came_in_by() != 0 && iface(packet.came_in_by()).is_some() {
         return Verdict::Pass(PassReason::Tracked);

@@ -53,6 +53,9 @@ pub mod config_flags {
     pub const GATEWAY: u32 = 1 << 0;
     /// Hold data SYNs of live FTP pairs for the agent instead of dropping them.
     pub const HOLD: u32 = 1 << 1;
+    /// Shadow mode: every packet passes, and what would be dropped is counted
+    /// and tracked as such ([`super::flow_flags::WOULD_DROP`]).
+    pub const SHADOW: u32 = 1 << 2;
 }
 
 /// The configuration that the programs read. One element; replaced as a whole.

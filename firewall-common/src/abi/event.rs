@@ -109,6 +109,9 @@ pub mod ctl_op {
     pub const BLIND: u32 = 2;
     /// Take the helper away from the flows: their payload is not queued any more.
     pub const UNHELP: u32 = 3;
+    /// Admit flows that shadow mode let in although they were refused
+    /// ([`super::flow_flags::WOULD_DROP`]). Returns how many were refused.
+    pub const ADMIT: u32 = 4;
 }
 
 /// Keys in one [`CtlRequest`].

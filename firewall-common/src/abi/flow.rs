@@ -222,6 +222,9 @@ pub mod flow_flags {
     pub const FIN_ORIGINAL: u32 = 1 << 8;
     /// A FIN of the replier was seen.
     pub const FIN_REPLY: u32 = 1 << 9;
+    /// Let in by shadow mode only: the rule field holds the
+    /// [`crate::verdict::DropReason`] for which enforcing refuses it.
+    pub const WOULD_DROP: u32 = 1 << 10;
 }
 
 impl FlowState {

@@ -77,8 +77,10 @@ Examples:
   sudo pinhole stats
   sudo pinhole stats --all -o json | jq '.drop[] | select(.packets > 0)'
 
-JSON: {pass, drop: [{reason, packets, bytes}], events: [{event, count}],
-rules: [{name, action, packets, bytes}]}. A rule counts first packets of flows.")]
+JSON: {shadow, pass, drop, would_drop: [{reason, packets, bytes}],
+events: [{event, count}], rules: [{name, action, packets, bytes}]}. Each packet is
+counted once, in shadow mode under \"would drop\" instead of \"dropped\". A rule
+counts first packets of flows.")]
     Stats(StatsArgs),
     /// Detach from every interface and remove all pins
     #[command(after_help = "\
@@ -99,7 +101,10 @@ Examples:
   sudo pinhole run --iface eth0
       the built-in policy: everything out, replies in, FTP helped on port 21
   sudo pinhole run --config /etc/pinhole.toml --confirm 60s --admit-ssh 22
-      your policy, undone after 60 s unless `pinhole confirm` comes first";
+      your policy, undone after 60 s unless `pinhole confirm` comes first
+  sudo pinhole run --config /etc/pinhole.toml --shadow
+      watch what your policy would drop, while all of it passes; look at it with
+      `pinhole shadow report`, then run again without --shadow";
 
 fn run_long_help() -> String {
     format!("{RUN_EXAMPLES}\n\nThe policy file (TOML):\n\n{REFERENCE}")
@@ -126,6 +131,9 @@ pub struct RunArgs {
     /// Accept new TCP connections from outside to this port of the host
     #[arg(long, value_name = "PORT")]
     pub admit_ssh: Option<NonZeroU16>,
+    /// Drop nothing: every packet passes, and what would be dropped is counted and tracked
+    #[arg(long)]
+    pub shadow: bool,
     /// Log more, the programs' own log lines among it
     #[arg(short, long)]
     pub verbose: bool,

@@ -43,22 +43,40 @@ impl Log for Named {
     }
 }
 
+/// What a program's line says became of a packet.
+enum Outcome {
+    /// As judged.
+    Judged(Verdict),
+    /// Passed in shadow mode instead of being dropped.
+    WouldDrop(DropReason),
+}
+
 fn named(line: &str) -> Cow<'_, str> {
     let Some(rest) = line.strip_prefix(MARK) else {
         return line.into();
     };
     let (number, rest) = rest.split_once(' ').unwrap_or((rest, ""));
     match number.parse().ok().and_then(outcome) {
-        Some(Verdict::Pass(reason)) => format!("pass {} {rest}", reason.name()).into(),
-        Some(Verdict::Drop(reason)) => format!("drop {} {rest}", reason.name()).into(),
+        Some(Outcome::Judged(Verdict::Pass(reason))) => {
+            format!("pass {} {rest}", reason.name()).into()
+        }
+        Some(Outcome::Judged(Verdict::Drop(reason))) => {
+            format!("drop {} {rest}", reason.name()).into()
+        }
+        Some(Outcome::WouldDrop(reason)) => format!("would drop {} {rest}", reason.name()).into(),
         None => line.into(),
     }
 }
 
-fn outcome(index: u32) -> Option<Verdict> {
+fn outcome(index: u32) -> Option<Outcome> {
+    let mut drops = DropReason::ALL.iter();
+    if let Some(reason) = drops.find(|reason| Verdict::in_shadow(reason.index()) == index) {
+        return Some(Outcome::WouldDrop(*reason));
+    }
     let pass = PassReason::ALL.iter().map(|reason| Verdict::Pass(*reason));
     let drop = DropReason::ALL.iter().map(|reason| Verdict::Drop(*reason));
-    pass.chain(drop).find(|verdict| verdict.index() == index)
+    let judged = pass.chain(drop).find(|verdict| verdict.index() == index);
+    judged.map(Outcome::Judged)
 }
 
 #[cfg(test)]
@@ -70,6 +88,8 @@ mod tests {
         let index = DropReason::Policy.index();
         let line = format!("{MARK}{index} on 3 proto 6");
         assert_eq!(named(&line), "drop policy on 3 proto 6");
+        let line = format!("{MARK}{} on 3", Verdict::in_shadow(index));
+        assert_eq!(named(&line), "would drop policy on 3");
         let index = PassReason::NewByRule.index();
         assert_eq!(named(&format!("{MARK}{index} on 3")), "pass new on 3");
     }

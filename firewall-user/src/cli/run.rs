@@ -39,7 +39,10 @@ use crate::{
 /// # Errors
 /// Everything that keeps it from attaching; nothing is half attached then.
 pub(super) fn run(instance: &Instance, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let compiled = config::prepare(args.config.as_deref(), &args.ifaces, args.admit_ssh)?;
+    let mut compiled = config::prepare(args.config.as_deref(), &args.ifaces, args.admit_ssh)?;
+    if args.shadow {
+        compiled.config.flags |= config_flags::SHADOW;
+    }
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -79,6 +82,9 @@ async fn attached(
             "host"
         }
     );
+    if let Some(change) = mode_change(&mut loaded, args.shadow)? {
+        println!("{change}");
+    }
     attach(&mut loaded, &compiled, &targets, &guarded, args)?;
     loaded.keep();
     if let Some(confirm) = confirm {
@@ -93,6 +99,23 @@ async fn attached(
         &mut stop,
     )
     .await
+}
+
+/// What the operator must know of shadow mode, on or just ended.
+fn mode_change(loaded: &mut Loaded, shadow: bool) -> anyhow::Result<Option<&'static str>> {
+    let was = loaded
+        .taken_over
+        .then(|| fill::config(loaded))
+        .transpose()?;
+    let was_shadow = was.map(|config| config.flags & config_flags::SHADOW != 0);
+    Ok(match (was_shadow, shadow) {
+        (Some(false), true) => {
+            Some("SHADOW MODE: the policy was enforced until now; from now on nothing is dropped")
+        }
+        (_, true) => Some("SHADOW MODE: nothing is dropped, whatever the policy says"),
+        (Some(true), false) => Some("shadow mode ends: the policy is enforced from now on"),
+        (_, false) => None,
+    })
 }
 
 fn is_gateway(compiled: &Compiled) -> bool {

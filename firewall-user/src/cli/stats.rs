@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use firewall_common::abi::config_flags;
+
 use super::args::{Output, StatsArgs};
 use crate::{
     bpf::{Instance, maps::Pinned},
@@ -15,7 +17,8 @@ use crate::{
 pub(super) fn run(instance: &Instance, args: &StatsArgs) -> anyhow::Result<ExitCode> {
     let pinned = Pinned::open(instance)?;
     let (stats, rules) = (pinned.stats()?, pinned.rules()?);
-    let view = StatsView::new(&stats, &rules, &pinned.names()?, args.all);
+    let shadow = pinned.config()?.flags & config_flags::SHADOW != 0;
+    let view = StatsView::new(shadow, &stats, &rules, &pinned.names()?, args.all);
     match args.list.output {
         Output::Json => render::json(&view)?,
         Output::Table if view.is_empty() => eprintln!("no packets seen yet"),

@@ -26,6 +26,8 @@ struct StatusView {
     instance: String,
     /// "host" or "gateway".
     mode: &'static str,
+    /// Does every packet pass, whatever the policy says?
+    shadow: bool,
     kernel: String,
     /// Is this the network namespace that it guards?
     here: bool,
@@ -104,6 +106,7 @@ fn view(instance: &Instance) -> anyhow::Result<StatusView> {
         } else {
             "host"
         },
+        shadow: config.flags & config_flags::SHADOW != 0,
         kernel: preflight::kernel_release()?,
         here,
         agent: agent(instance, &config, &beat, now, here),
@@ -205,6 +208,10 @@ fn draw(view: &StatusView) -> String {
         "instance {}: {} mode, {} rules, kernel {}\n",
         view.instance, view.mode, view.rules, view.kernel
     );
+    if view.shadow {
+        out += "SHADOW MODE: nothing is dropped; `pinhole shadow report` says what would be, and \
+                `pinhole run` without --shadow enforces the policy\n";
+    }
     if !view.here {
         out += "guards another network namespace than this one\n";
     }

@@ -2,7 +2,7 @@
 
 use firewall_common::{
     abi::{Counter, Rule, action},
-    verdict::{DropReason, Event, PassReason},
+    verdict::{DropReason, Event, PassReason, Verdict},
 };
 use serde::Serialize;
 
@@ -12,10 +12,15 @@ use crate::bpf::maps::Names;
 /// All counters.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StatsView {
+    /// Does every packet pass at present, whatever the policy says?
+    pub shadow: bool,
     /// Packets that passed, by [`PassReason`].
     pub pass: Vec<ReasonView>,
     /// Packets that were dropped, by [`DropReason`].
     pub drop: Vec<ReasonView>,
+    /// Packets that passed in shadow mode and would have been dropped. They
+    /// count neither as passed nor as dropped.
+    pub would_drop: Vec<ReasonView>,
     /// What happened beside, by [`Event`].
     pub events: Vec<EventView>,
     /// First packets of flows, by the rule that decided on them, in order of precedence.
@@ -60,10 +65,16 @@ pub struct RuleView {
 }
 
 impl StatsView {
-    /// From the `STATS` map and the live rules with their counters; what is
-    /// zero only if `all`.
+    /// From the mode, the `STATS` map and the live rules with their counters;
+    /// what is zero only if `all`.
     #[must_use]
-    pub fn new(stats: &[Counter], rules: &[(Rule, Counter)], names: &Names, all: bool) -> Self {
+    pub fn new(
+        shadow: bool,
+        stats: &[Counter],
+        rules: &[(Rule, Counter)],
+        names: &Names,
+        all: bool,
+    ) -> Self {
         let counter = |index: u32| stats.get(index as usize).copied().unwrap_or_default();
         let reason = |name, help, index| {
             let Counter { packets, bytes } = counter(index);
@@ -76,12 +87,17 @@ impl StatsView {
         };
         let pass = PassReason::ALL.iter();
         let drop = DropReason::ALL.iter();
+        let would_drop = DropReason::ALL.iter();
         Self {
+            shadow,
             pass: pass
                 .filter_map(|r| reason(r.name(), r.help(), r.index()))
                 .collect(),
             drop: drop
                 .filter_map(|r| reason(r.name(), r.help(), r.index()))
+                .collect(),
+            would_drop: would_drop
+                .filter_map(|r| reason(r.name(), r.help(), Verdict::in_shadow(r.index())))
                 .collect(),
             events: Event::ALL
                 .iter()
@@ -101,17 +117,24 @@ impl StatsView {
     pub fn is_empty(&self) -> bool {
         self.pass.is_empty()
             && self.drop.is_empty()
+            && self.would_drop.is_empty()
             && self.events.is_empty()
             && self.rules.is_empty()
     }
 
-    /// Four tables, those without rows left out.
+    /// Five tables, those without rows left out.
     #[must_use]
     pub fn render(&self, ink: Ink) -> String {
+        let mode = if self.shadow {
+            "SHADOW MODE: nothing is dropped\n\n"
+        } else {
+            ""
+        };
         let mut parts = Vec::new();
         for (heading, rows, paint) in [
             ("PASSED", &self.pass, Paint::Good),
             ("DROPPED", &self.drop, Paint::Bad),
+            ("WOULD DROP", &self.would_drop, Paint::Notice),
         ] {
             let mut table = Table::new(&[heading, ">PACKETS", ">BYTES", "MEANING"]);
             for row in rows {
@@ -128,7 +151,7 @@ impl StatsView {
         parts.push((self.events.len(), self.events_table()));
         let filled = parts.iter().filter(|(rows, _)| *rows > 0);
         let texts: Vec<String> = filled.map(|(_, table)| table.render(ink)).collect();
-        texts.join("\n")
+        format!("{mode}{}", texts.join("\n"))
     }
 
     fn rules_table(&self) -> Table {
@@ -203,6 +226,7 @@ mod tests {
         };
         set(PassReason::Established.index(), 1000, 1 << 20);
         set(DropReason::Policy.index(), 3, 180);
+        set(Verdict::in_shadow(DropReason::Rule.index()), 7, 420);
         set(Event::FlowCreated.index(), 5, 0);
         let rule = |id, packets| {
             let rule = Rule {
@@ -218,7 +242,8 @@ mod tests {
                 },
             )
         };
-        StatsView::new(&stats, &[rule(0, 2), rule(0, 3), rule(1, 0)], &names(), all)
+        let rules = [rule(0, 2), rule(0, 3), rule(1, 0)];
+        StatsView::new(false, &stats, &rules, &names(), all)
     }
 
     #[test]
@@ -227,7 +252,9 @@ mod tests {
             serde_json::to_value(view(false)).unwrap(),
             json!({
                 "pass": [{ "reason": "established", "packets": 1000, "bytes": 1 << 20 }],
+                "shadow": false,
                 "drop": [{ "reason": "policy", "packets": 3, "bytes": 180 }],
+                "would_drop": [{ "reason": "rule", "packets": 7, "bytes": 420 }],
                 "events": [{ "event": "flow-created", "count": 5 }],
                 "rules": [
                     { "name": "ftp-out", "action": "accept", "packets": 5, "bytes": 300 },
@@ -241,9 +268,10 @@ mod tests {
         let all = view(true);
         assert_eq!(all.pass.len(), PassReason::ALL.len());
         assert_eq!(all.drop.len(), DropReason::ALL.len());
+        assert_eq!(all.would_drop.len(), DropReason::ALL.len());
         assert_eq!(all.events.len(), Event::ALL.len());
         assert_eq!(all.rules.len(), 2);
-        assert!(StatsView::new(&[], &[], &names(), false).is_empty());
+        assert!(StatsView::new(false, &[], &[], &names(), false).is_empty());
     }
 
     #[test]
@@ -255,6 +283,19 @@ mod tests {
                  established     1000   1.0M  Belongs to a tracked flow.\n\n\
                  DROPPED  PACKETS  BYTES  MEANING\n"
             ),
+            "{plain}"
+        );
+        assert!(
+            plain.contains("\n\nWOULD DROP  PACKETS  BYTES  MEANING\nrule"),
+            "{plain}"
+        );
+        let shadow = StatsView {
+            shadow: true,
+            ..view(false)
+        };
+        let plain = shadow.render(Ink::Plain);
+        assert!(
+            plain.starts_with("SHADOW MODE: nothing is dropped\n\nPASSED"),
             "{plain}"
         );
     }

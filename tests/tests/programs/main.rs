@@ -10,6 +10,7 @@ mod control;
 mod malformed;
 mod packets;
 mod rig;
+mod shadow;
 mod stateless;
 mod table;
 mod tracking;

@@ -51,16 +51,42 @@ impl Drop for Rig {
     }
 }
 
-/// What one run did: the verdict, as counted.
+/// What one run did: the verdict, as counted, and the mode it was counted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome(pub(crate) Verdict);
+pub(crate) struct Outcome(pub(crate) Verdict, Mode);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Enforced,
+    Shadow,
+}
 
 pub(crate) fn passed(reason: PassReason) -> Outcome {
-    Outcome(Verdict::Pass(reason))
+    Outcome(Verdict::Pass(reason), Mode::Enforced)
 }
 
 pub(crate) fn dropped(reason: DropReason) -> Outcome {
-    Outcome(Verdict::Drop(reason))
+    Outcome(Verdict::Drop(reason), Mode::Enforced)
+}
+
+/// Passed in shadow mode instead of being dropped.
+pub(crate) fn would_drop(reason: DropReason) -> Outcome {
+    Outcome(Verdict::Drop(reason), Mode::Shadow)
+}
+
+impl Outcome {
+    /// Index of the counter that tells.
+    fn index(self) -> usize {
+        let index = self.0.index();
+        match self.1 {
+            Mode::Enforced => index as usize,
+            Mode::Shadow => Verdict::in_shadow(index) as usize,
+        }
+    }
+
+    fn passes(self) -> bool {
+        matches!(self, Self(Verdict::Pass(_), _) | Self(_, Mode::Shadow))
+    }
 }
 
 fn object() -> Vec<u8> {
@@ -268,10 +294,7 @@ impl Rig {
             .unwrap();
         let code = run(program, frame);
         let outcome = self.counted(&before);
-        let expected = match outcome.0 {
-            Verdict::Pass(_) => XDP_PASS,
-            Verdict::Drop(_) => XDP_DROP,
-        };
+        let expected = if outcome.passes() { XDP_PASS } else { XDP_DROP };
         assert_eq!(code, expected, "{outcome:?}");
         outcome
     }
@@ -288,9 +311,9 @@ impl Rig {
         let code = run(program, frame);
         let outcome = self.counted(&before);
         let expected = match outcome.0 {
-            Verdict::Pass(_) => TC_ACT_UNSPEC,
+            _ if outcome.passes() => TC_ACT_UNSPEC,
             Verdict::Drop(DropReason::RingFull) => TC_ACT_STOLEN,
-            Verdict::Drop(_) => TC_ACT_SHOT,
+            _ => TC_ACT_SHOT,
         };
         assert_eq!(code, expected, "{outcome:?}");
         outcome
@@ -325,18 +348,20 @@ impl Rig {
     /// The one verdict that was counted since `before`.
     fn counted(&mut self, before: &[u64]) -> Outcome {
         let after = self.stats();
-        let pass = PassReason::ALL.iter().map(|r| Verdict::Pass(*r));
-        let drop = DropReason::ALL.iter().map(|r| Verdict::Drop(*r));
-        let counted: Vec<Verdict> = pass
+        let pass = PassReason::ALL.iter().map(|r| passed(*r));
+        let drop = DropReason::ALL
+            .iter()
+            .flat_map(|r| [dropped(*r), would_drop(*r)]);
+        let counted: Vec<Outcome> = pass
             .chain(drop)
-            .filter(|v| after[v.index() as usize] != before[v.index() as usize])
+            .filter(|o| after[o.index()] != before[o.index()])
             .collect();
-        let [verdict] = counted[..] else {
+        let [outcome] = counted[..] else {
             panic!("one verdict a packet, not {counted:?}");
         };
-        let at = verdict.index() as usize;
+        let at = outcome.index();
         assert_eq!(after[at], before[at] + 1, "counted once");
-        Outcome(verdict)
+        outcome
     }
 
     pub(crate) fn event(&mut self, event: Event) -> u64 {
