@@ -3,7 +3,9 @@
 //! - [`cli`] is the command line, one file a subcommand
 //! - [`config`] turns TOML into a validated policy, and that into compiled rules
 //! - [`bpf`] opens pinned maps and reads them as typed entries
+//! - [`filter`] picks flows; pure
 //! - [`render`] writes entries as tables or JSON
+//! - [`protocol`] knows the names of IP protocols
 //! - [`ftp`] reads FTP control connections; pure
 //! - [`helper`] is the FTP agent: from ring records to expectations
 //! - [`preflight`] checks what must hold before anything is attached
@@ -18,12 +20,14 @@ pub mod bpf;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod filter;
 pub mod ftp;
 pub mod gc;
 pub mod helper;
 pub mod lock;
 pub mod netlink;
 pub mod preflight;
+pub mod protocol;
 pub mod render;
 pub mod seed;
 pub mod unload;

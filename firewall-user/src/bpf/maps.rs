@@ -9,11 +9,9 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use bytemuck::Zeroable;
 use firewall_common::{
     abi::{
-        ABI_VERSION, Config, Control, Counter, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6,
-        FlowState, Iface, MAX_RULES, Phase, Rule, RuleName, Session, ZONE_ANY, ZONE_HOST,
-        heartbeat, maps,
+        ABI_VERSION, Config, Control, Counter, ExpectKey, Expectation, Flow, FlowKey6, FlowState,
+        Iface, MAX_RULES, Phase, Rule, RuleName, Session, ZONE_ANY, ZONE_HOST, heartbeat, maps,
     },
-    key::FlowKey,
     time::Tick,
 };
 
@@ -127,6 +125,9 @@ pub struct Names {
 }
 
 impl Names {
+    /// Name of the zone of the host itself.
+    pub const HOST: &str = "host";
+
     /// From pairs of number and name, and rule names by [`Rule::id`].
     pub fn new(zones: impl IntoIterator<Item = (u8, String)>, rules: Vec<String>) -> Self {
         let zones = zones.into_iter().collect();
@@ -137,7 +138,7 @@ impl Names {
     #[must_use]
     pub fn zone(&self, number: u8) -> String {
         match (number, self.zones.get(&number)) {
-            (ZONE_HOST, _) => "host".into(),
+            (ZONE_HOST, _) => Self::HOST.into(),
             (ZONE_ANY, _) => "any".into(),
             (_, Some(name)) => name.clone(),
             (other, None) => format!("zone-{other}"),
@@ -274,27 +275,6 @@ impl Pinned {
             .collect()
     }
 
-    /// Every live flow of all six tables, oldest first.
-    ///
-    /// # Errors
-    /// [`Error::Map`].
-    pub fn flows(&self) -> Result<Vec<FlowRow>, Error> {
-        use FlowTier::{HalfOpen, Proved};
-        let mut rows = Vec::new();
-        self.flows_of::<FlowKey4>(maps::FLOWS4, Proved, &mut rows)?;
-        self.flows_of::<FlowKey6>(maps::FLOWS6, Proved, &mut rows)?;
-        for map in [maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT] {
-            self.flows_of::<FlowKey4>(map, HalfOpen, &mut rows)?;
-        }
-        for map in [maps::HALF_OPEN6_IN, maps::HALF_OPEN6_OUT] {
-            self.flows_of::<FlowKey6>(map, HalfOpen, &mut rows)?;
-        }
-        let now = Tick::from_ns(sys::monotonic_ns());
-        rows.retain(|row| row.is_live(now));
-        rows.sort_by_key(|row| std::cmp::Reverse(now.since(Tick(row.flow.created))));
-        Ok(rows)
-    }
-
     /// Every expectation that has not expired, oldest first.
     ///
     /// # Errors
@@ -315,24 +295,6 @@ impl Pinned {
         let mut rows = self.entries::<FlowKey6, Session>(maps::SESSIONS)?;
         rows.sort_by_key(|(_, s)| s.started_ns);
         Ok(rows)
-    }
-
-    fn flows_of<K>(
-        &self,
-        name: &'static str,
-        tier: FlowTier,
-        rows: &mut Vec<FlowRow>,
-    ) -> Result<(), Error>
-    where
-        K: aya::Pod + Zeroable + FlowKey,
-    {
-        let entries = self.entries::<K, Flow>(name)?;
-        rows.extend(entries.into_iter().map(|(key, flow)| FlowRow {
-            key: key.widen(),
-            flow,
-            tier,
-        }));
-        Ok(())
     }
 
     /// All elements of a hash map, each bucket seen once.
@@ -357,7 +319,7 @@ impl Pinned {
     }
 
     /// A pinned map of the type that the caller names. aya compares kind and sizes.
-    fn typed<M>(&self, name: &'static str) -> Result<M, Error>
+    pub(super) fn typed<M>(&self, name: &'static str) -> Result<M, Error>
     where
         M: TryFrom<Map, Error = MapError>,
     {
@@ -418,7 +380,7 @@ impl Pinned {
         Ok(sum)
     }
 
-    fn failed(&self, map: &'static str, reason: &dyn fmt::Display) -> Error {
+    pub(super) fn failed(&self, map: &'static str, reason: &dyn fmt::Display) -> Error {
         Error::Map {
             instance: self.instance.to_string(),
             map,
@@ -444,21 +406,39 @@ where
     K: aya::Pod + Zeroable,
     V: aya::Pod + Zeroable,
 {
-    let mut size = 4096;
-    let mut cursor = None;
     let mut out = Vec::new();
+    each(map, |key, value| out.push((*key, *value)))?;
+    Ok(out)
+}
+
+/// As [`all`], without keeping them.
+///
+/// # Errors
+/// Those of bpf(2).
+pub fn each<K, V>(map: &HashMap<MapData, K, V>, mut see: impl FnMut(&K, &V)) -> io::Result<()>
+where
+    K: aya::Pod + Zeroable,
+    V: aya::Pod + Zeroable,
+{
+    let mut keys = vec![K::zeroed(); 4096];
+    let mut values = vec![V::zeroed(); 4096];
+    let mut cursor = None;
     loop {
-        let mut keys = vec![K::zeroed(); size];
-        let mut values = vec![V::zeroed(); size];
         match sys::lookup_batch(map, cursor, &mut keys, &mut values) {
             Ok(batch) => {
-                out.extend(keys.into_iter().zip(values).take(batch.count));
+                for (key, value) in keys.iter().zip(&values).take(batch.count) {
+                    see(key, value);
+                }
                 match batch.cursor {
                     Some(next) => cursor = Some(next),
-                    None => return Ok(out),
+                    None => return Ok(()),
                 }
             }
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && size < 1 << 24 => size *= 2,
+            // A bucket that holds more than there is room for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && keys.len() < 1 << 24 => {
+                keys.resize(2 * keys.len(), K::zeroed());
+                values.resize(2 * values.len(), V::zeroed());
+            }
             Err(error) => return Err(error),
         }
     }

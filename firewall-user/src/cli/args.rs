@@ -4,6 +4,7 @@ use std::{num::NonZeroU16, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::flow_args::FlowsCommand;
 use crate::{bpf::Instance, config::REFERENCE};
 
 /// A stateful firewall with an FTP helper, on XDP and TC.
@@ -159,23 +160,6 @@ pub enum TcKind {
     Tcx,
     /// As a clsact filter
     Clsact,
-}
-
-/// `pinhole flows`.
-#[derive(Debug, Subcommand)]
-pub enum FlowsCommand {
-    /// List the tracked flows, oldest first
-    ///
-    /// Half-open flows (not yet proved by two-way traffic) are among them.
-    #[command(after_help = "\
-Examples:
-  sudo pinhole flows list
-  sudo pinhole flows list -o json | jq '.[] | select(.state == \"ESTABLISHED\")'
-
-JSON: [{family, proto, state, tier, original: {src, sport, dst, dport, id,
-packets, bytes}, reply: {packets, bytes}, zone: {from, to}, rule, flags, age_s,
-idle_s, expires_s}]")]
-    List(ListArgs),
 }
 
 /// `pinhole expect`.

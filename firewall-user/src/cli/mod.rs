@@ -3,6 +3,7 @@
 pub mod args;
 mod confirm;
 mod expect;
+pub mod flow_args;
 mod flows;
 mod ftp;
 mod program_log;

@@ -112,7 +112,7 @@ fn view(instance: &Instance) -> anyhow::Result<StatusView> {
         agent: agent(instance, &config, &beat, now, here),
         confirm: ConfirmView {
             pending: deadline != 0,
-            left_s: (deadline != 0).then(|| Now(deadline).since(now.0)),
+            left_s: (deadline != 0).then(|| now.until(deadline)),
         },
         interfaces,
         flows: tiers(&config, &pinned.tier_counts()?),
@@ -132,7 +132,7 @@ fn agent(
     let alive = if here {
         lock::holder(instance).is_some()
     } else {
-        now.0.saturating_sub(at_ns) < config.agent_stale_ns
+        now.monotonic_ns.saturating_sub(at_ns) < config.agent_stale_ns
     };
     AgentView {
         alive,

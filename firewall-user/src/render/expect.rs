@@ -8,8 +8,9 @@ use firewall_common::{
 };
 use serde::Serialize;
 
-use super::{Now, Paint, Row, Table, ZonesView, endpoint, proto_name, short_time};
+use super::{Now, Paint, Row, Table, ZonesView, endpoint, short_time};
 use crate::bpf::{address, maps::Names};
+use crate::protocol;
 
 /// An expected connection: a pinhole.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -92,7 +93,7 @@ impl ExpectView {
             src: address(key.src),
             dst: address(key.dst),
             dport: key.dport,
-            proto: proto_name(key.proto),
+            proto: protocol::name(key.proto).into_owned(),
             via: via.map_or("unknown", ExpectVia::name),
             state: if taken_by.is_none() { "free" } else { "taken" },
             taken_by,
@@ -185,9 +186,9 @@ mod tests {
         };
         let expectation = Expectation {
             state: state.word(),
-            created_ns: NOW.0 - 2_000_000_000,
+            created_ns: NOW.monotonic_ns - 2_000_000_000,
             parent: FlowKey6::from_parts(v4(1), v4(2), 21, 40_000, 6, 0),
-            expires: Tick::from_ns(NOW.0 + 58_000_000_000).0,
+            expires: Tick::from_ns(NOW.monotonic_ns + 58_000_000_000).0,
             from_zone: 0,
             to_zone: 1,
             via: via as u8,

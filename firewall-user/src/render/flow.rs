@@ -1,4 +1,4 @@
-//! `flows list`.
+//! `flows list` and `flows get`.
 
 use std::net::IpAddr;
 
@@ -7,20 +7,24 @@ use firewall_common::{
     tcp::{State, generic},
     wire::proto,
 };
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
 
-use super::{Now, Paint, Row, Table, endpoint, proto_name, short_bytes, short_time};
-use crate::bpf::{
-    address,
-    maps::{FlowRow, FlowTier, Names},
+use super::{Now, Paint, Row, Table, endpoint, rfc3339, short_bytes, short_time};
+use crate::{
+    bpf::{
+        address,
+        maps::{FlowRow, FlowTier, Names},
+    },
+    protocol,
 };
 
 /// A flow.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct FlowView {
     /// `ipv4` or `ipv6`.
     pub family: &'static str,
-    /// `tcp`, `udp`, `icmp`, `icmpv6`, or the number as text.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `gre` …, or the number as text.
     pub proto: String,
     /// As `conntrack -L` names it for TCP; else `UNREPLIED` or `REPLIED`.
     pub state: &'static str,
@@ -37,12 +41,24 @@ pub struct FlowView {
     /// Of `seen-reply`, `assured`, `helper-ftp`, `blind`, `related`, `seeded`,
     /// `from-inside`.
     pub flags: Vec<&'static str>,
+    /// Time of the first packet, RFC 3339 in UTC.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub started: Timestamp,
+    /// Time of the last packet.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub last_seen: Timestamp,
     /// Since the first packet.
     pub age_s: f64,
     /// Since the last packet.
     pub idle_s: f64,
     /// Until it is forgotten, if nothing comes.
     pub expires_s: f64,
+    #[serde(skip)]
+    now: Now,
+}
+
+fn as_rfc3339<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&rfc3339(*at))
 }
 
 /// The direction of a flow's first packet.
@@ -94,7 +110,7 @@ impl FlowView {
             } else {
                 "ipv6"
             },
-            proto: proto_name(row.key.proto()),
+            proto: protocol::name(row.key.proto()).into_owned(),
             state: state_name(row.state().state()),
             tier: row.tier.name(),
             original,
@@ -110,9 +126,12 @@ impl FlowView {
             flags: flags(row.state().flags())
                 .map(|(_, name, _)| name)
                 .collect(),
+            started: now.wall_of_tick(flow.created),
+            last_seen: now.wall_of_tick(flow.seen),
             age_s: now.since_tick(flow.created),
             idle_s: now.since_tick(flow.seen),
             expires_s: now.until_tick(flow.expires),
+            now,
         }
     }
 
@@ -164,7 +183,8 @@ impl Row for FlowView {
         "DESTINATION",
         ">PACKETS",
         ">BYTES",
-        ">AGE",
+        ">STARTED",
+        ">SEEN",
         ">EXPIRES",
         "ZONES",
         "RULE",
@@ -185,7 +205,8 @@ impl Row for FlowView {
             (target, Paint::None),
             (format!("{}/{}", out.packets, back.packets), Paint::None),
             (bytes, Paint::None),
-            (short_time(self.age_s), Paint::None),
+            (self.now.clock(self.started), Paint::None),
+            (self.now.clock(self.last_seen), Paint::None),
             (short_time(self.expires_s), Paint::None),
             (
                 format!("{} > {}", self.zone.from, self.zone.to),
@@ -234,7 +255,10 @@ pub(super) mod tests {
     use super::*;
     use crate::render::Ink;
 
-    pub(in super::super) const NOW: Now = Now(1_000_000_000_000);
+    pub(in super::super) const NOW: Now = Now {
+        monotonic_ns: 1_000_000_000_000,
+        wall: Timestamp::constant(1_800_000_000, 0),
+    };
 
     pub(in super::super) fn names() -> Names {
         Names::new(
@@ -248,7 +272,7 @@ pub(super) mod tests {
     }
 
     fn ticks_before(seconds: u64) -> u32 {
-        Tick::from_ns(NOW.0 - seconds * 1_000_000_000).0
+        Tick::from_ns(NOW.monotonic_ns - seconds * 1_000_000_000).0
     }
 
     fn tcp() -> FlowRow {
@@ -258,7 +282,7 @@ pub(super) mod tests {
             key: FlowKey6::from_parts(v4(1), v4(2), 21, 40_000, 6, 0),
             flow: Flow {
                 state: FlowState::new(State::Established as u8, flags, 7).0,
-                expires: Tick::from_ns(NOW.0 + 431_990_000_000_000).0,
+                expires: Tick::from_ns(NOW.monotonic_ns + 431_990_000_000_000).0,
                 seen: ticks_before(10),
                 created: ticks_before(100),
                 bytes: [900, 20 << 20],
@@ -279,7 +303,7 @@ pub(super) mod tests {
             key: FlowKey6::from_parts(lo, hi, 77, 77, 58, 0),
             flow: Flow {
                 state: FlowState::new(generic::UNREPLIED, 0, 8).0,
-                expires: Tick::from_ns(NOW.0 + 29_000_000_000).0,
+                expires: Tick::from_ns(NOW.monotonic_ns + 29_000_000_000).0,
                 seen: ticks_before(1),
                 created: ticks_before(1),
                 bytes: [104, 0],
@@ -305,7 +329,7 @@ pub(super) mod tests {
             .map(|l| l.split_whitespace().collect())
             .collect();
         assert_eq!(
-            lines[1][..8],
+            lines[1][..6],
             [
                 "tcp",
                 "ESTABLISHED",
@@ -313,10 +337,9 @@ pub(super) mod tests {
                 "10.0.0.1:21",
                 "12/14000",
                 "900/20.0M",
-                "1m40s",
-                "4d23h"
             ]
         );
+        assert_eq!(lines[1][8], "4d23h");
         assert!(
             plain.contains("host > outside    ftp-out  [ASSURED][HELPER ftp]\n"),
             "{plain}"
@@ -337,6 +360,19 @@ pub(super) mod tests {
             let value = shown[key].take().as_f64().unwrap();
             assert!((value - about).abs() < 0.1, "{key} {value}");
         }
+        let started = shown["started"].take();
+        assert!(
+            started.as_str().unwrap().starts_with("2027-01-15T07:58:2"),
+            "{started}"
+        );
+        let last_seen = shown["last_seen"].take();
+        assert!(
+            last_seen
+                .as_str()
+                .unwrap()
+                .starts_with("2027-01-15T07:59:5"),
+            "{last_seen}"
+        );
         assert_eq!(
             shown,
             json!({
@@ -352,6 +388,8 @@ pub(super) mod tests {
                 "zone": { "from": "host", "to": "outside" },
                 "rule": "ftp-out",
                 "flags": ["seen-reply", "assured", "helper-ftp", "from-inside"],
+                "started": null,
+                "last_seen": null,
                 "age_s": null,
                 "idle_s": null,
                 "expires_s": null,
@@ -368,7 +406,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_the_programs_miss_is_no_flow() {
-        let now = Tick::from_ns(NOW.0);
+        let now = Tick::from_ns(NOW.monotonic_ns);
         let mut row = tcp();
         assert!(row.is_live(now));
         row.flow.expires = now.0.wrapping_sub(1);

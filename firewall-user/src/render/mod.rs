@@ -17,10 +17,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use firewall_common::{
-    time::{NS_PER_SEC, Tick, ns_from_ticks},
-    wire::proto,
-};
+use firewall_common::time::{NS_PER_SEC, Tick, ns_from_ticks};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::Serialize;
 
 pub use expect::{ExpectView, ParentView};
@@ -98,34 +96,79 @@ impl Ink {
     }
 }
 
-/// The moment at which a list is taken, `CLOCK_MONOTONIC` ns.
+/// The moment at which a list is taken.
 #[derive(Clone, Copy, Debug)]
-pub struct Now(pub u64);
+pub struct Now {
+    /// `CLOCK_MONOTONIC`, ns: what the programs go by.
+    pub monotonic_ns: u64,
+    /// The time of day.
+    pub wall: Timestamp,
+}
 
 impl Now {
     /// The present.
     #[must_use]
     pub fn read() -> Self {
-        Self(sys::monotonic_ns())
+        Self {
+            monotonic_ns: sys::monotonic_ns(),
+            wall: Timestamp::now(),
+        }
     }
 
     /// Seconds since `ns`; 0 if it is later.
     #[must_use]
     pub fn since(self, ns: u64) -> f64 {
-        seconds(self.0.saturating_sub(ns))
+        seconds(self.monotonic_ns.saturating_sub(ns))
+    }
+
+    /// Seconds until `ns`; 0 if it is earlier.
+    #[must_use]
+    pub fn until(self, ns: u64) -> f64 {
+        seconds(ns.saturating_sub(self.monotonic_ns))
     }
 
     /// Seconds since `tick`; 0 if it is later.
     #[must_use]
     pub fn since_tick(self, tick: u32) -> f64 {
-        seconds(ns_from_ticks(Tick::from_ns(self.0).since(Tick(tick))))
+        seconds(self.ns_since_tick(tick))
     }
 
     /// Seconds until `tick`; 0 if it is earlier.
     #[must_use]
     pub fn until_tick(self, tick: u32) -> f64 {
-        seconds(ns_from_ticks(Tick(tick).since(Tick::from_ns(self.0))))
+        seconds(ns_from_ticks(
+            Tick(tick).since(Tick::from_ns(self.monotonic_ns)),
+        ))
     }
+
+    /// The time of day at `tick`, as far as no clock was set since; never later
+    /// than now.
+    #[must_use]
+    pub fn wall_of_tick(self, tick: u32) -> Timestamp {
+        let ago = SignedDuration::from_nanos(self.ns_since_tick(tick).cast_signed());
+        self.wall.checked_sub(ago).unwrap_or(self.wall)
+    }
+
+    fn ns_since_tick(self, tick: u32) -> u64 {
+        ns_from_ticks(Tick::from_ns(self.monotonic_ns).since(Tick(tick)))
+    }
+
+    /// A time of day as people read it, in the system's time zone: without the
+    /// date if it is within the last 20 hours.
+    fn clock(self, at: Timestamp) -> String {
+        let zoned = at.to_zoned(TimeZone::system());
+        let form = if self.wall.duration_since(at) < SignedDuration::from_hours(20) {
+            "%H:%M:%S"
+        } else {
+            "%Y-%m-%d %H:%M"
+        };
+        zoned.strftime(form).to_string()
+    }
+}
+
+/// RFC 3339, UTC, to the millisecond: `2026-11-22T12:00:00.250Z`.
+fn rfc3339(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
 /// To the millisecond.
@@ -138,17 +181,6 @@ fn endpoint(addr: IpAddr, port: Option<u16>) -> String {
     match port {
         Some(port) => SocketAddr::new(addr, port).to_string(),
         None => addr.to_string(),
-    }
-}
-
-/// The protocol's name, or its number.
-fn proto_name(number: u8) -> String {
-    match number {
-        proto::TCP => "tcp".into(),
-        proto::UDP => "udp".into(),
-        proto::ICMP => "icmp".into(),
-        proto::ICMPV6 => "icmpv6".into(),
-        other => other.to_string(),
     }
 }
 
@@ -203,11 +235,33 @@ mod tests {
 
     #[test]
     fn time_does_not_run_backwards() {
-        let now = Now(5_500_000_000);
+        let now = Now {
+            monotonic_ns: 5_500_000_000,
+            wall: Timestamp::from_second(1_000_000_000).unwrap(),
+        };
         assert_eq!(now.since(3_000_000_000), 2.5);
         assert_eq!(now.since(6_000_000_000), 0.0);
-        let tick = Tick::from_ns(now.0).0;
+        let tick = Tick::from_ns(now.monotonic_ns).0;
         assert_eq!(now.since_tick(tick + 1), 0.0);
         assert_eq!(now.until_tick(tick + 60), 1.006);
+        assert_eq!(
+            rfc3339(now.wall_of_tick(tick + 1)),
+            "2001-09-09T01:46:40.000Z"
+        );
+        assert_eq!(
+            rfc3339(now.wall_of_tick(tick - 60)),
+            "2001-09-09T01:46:38.993Z"
+        );
+    }
+
+    #[test]
+    fn what_is_long_ago_has_a_date() {
+        let now = Now {
+            monotonic_ns: 400_000_000_000_000,
+            wall: Timestamp::from_second(1_000_000_000).unwrap(),
+        };
+        let ago = |hours| now.wall - SignedDuration::from_hours(hours);
+        assert_eq!(now.clock(ago(19)).len(), "01:46:40".len());
+        assert_eq!(now.clock(ago(21)).len(), "2001-09-08 04:46".len());
     }
 }

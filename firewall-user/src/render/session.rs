@@ -213,7 +213,7 @@ mod tests {
 
     fn drop(seconds_ago: u64, dport: u16, from_client: u8) -> DroppedSyn {
         DroppedSyn {
-            at_ns: NOW.0 - seconds_ago * 1_000_000_000,
+            at_ns: NOW.monotonic_ns - seconds_ago * 1_000_000_000,
             sport: 40_001,
             dport,
             from_client,
@@ -225,9 +225,9 @@ mod tests {
     fn view() -> SessionView {
         let key = FlowKey6::from_parts(v4(1), v4(2), 21, 40_000, 6, 0);
         let session = Session {
-            started_ns: NOW.0 - 60_000_000_000,
-            last_ns: NOW.0 - 5_000_000_000,
-            tls_ns: NOW.0 - 59_000_000_000,
+            started_ns: NOW.monotonic_ns - 60_000_000_000,
+            last_ns: NOW.monotonic_ns - 5_000_000_000,
+            tls_ns: NOW.monotonic_ns - 59_000_000_000,
             incarnation: 7,
             opened: 3,
             refused: 1,

@@ -1,0 +1,132 @@
+//! Flows of the pinned tables.
+
+use std::collections::HashSet;
+
+use aya::maps::{HashMap, MapData, MapError};
+use bytemuck::Zeroable;
+use firewall_common::{
+    abi::{Flow, FlowKey4, FlowKey6, maps},
+    key::FlowKey,
+    time::Tick,
+};
+
+use super::{
+    maps::{Error, FlowRow, FlowTier, Pinned, each},
+    sys,
+};
+
+/// The half-open tables come first: a flow moves from them to the proved ones,
+/// so one that moves meanwhile is met twice and never missed.
+const TABLES: [(&str, &str, FlowTier); 3] = [
+    (maps::HALF_OPEN4_IN, maps::HALF_OPEN6_IN, FlowTier::HalfOpen),
+    (
+        maps::HALF_OPEN4_OUT,
+        maps::HALF_OPEN6_OUT,
+        FlowTier::HalfOpen,
+    ),
+    (maps::FLOWS4, maps::FLOWS6, FlowTier::Proved),
+];
+
+impl Pinned {
+    /// Hands every live flow of all six tables to `see`, each once.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn each_flow(&self, mut see: impl FnMut(&FlowRow)) -> Result<(), Error> {
+        let mut met = HashSet::new();
+        let mut once = |row: &FlowRow| {
+            let is_new = match row.tier {
+                FlowTier::HalfOpen => met.insert((row.key, row.state().incarnation())),
+                FlowTier::Proved => !met.contains(&(row.key, row.state().incarnation())),
+            };
+            if is_new {
+                see(row);
+            }
+        };
+        for (v4, v6, tier) in TABLES {
+            self.each_of::<FlowKey4>(v4, tier, &mut once)?;
+            self.each_of::<FlowKey6>(v6, tier, &mut once)?;
+        }
+        Ok(())
+    }
+
+    /// Every live flow that `wanted` picks, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn flows_where(&self, wanted: impl Fn(&FlowRow) -> bool) -> Result<Vec<FlowRow>, Error> {
+        let mut rows = Vec::new();
+        self.each_flow(|row| {
+            if wanted(row) {
+                rows.push(*row);
+            }
+        })?;
+        let now = Tick::from_ns(sys::monotonic_ns());
+        rows.sort_by_key(|row| std::cmp::Reverse(now.since(Tick(row.flow.created))));
+        Ok(rows)
+    }
+
+    /// Every live flow of all six tables, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn flows(&self) -> Result<Vec<FlowRow>, Error> {
+        self.flows_where(|_| true)
+    }
+
+    /// The live flow of this key.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn flow(&self, key: &FlowKey6) -> Result<Option<FlowRow>, Error> {
+        let now = Tick::from_ns(sys::monotonic_ns());
+        for (v4, v6, tier) in TABLES {
+            let found = match key.narrow() {
+                Some(narrow) => self.one::<FlowKey4>(v4, &narrow)?,
+                None => self.one::<FlowKey6>(v6, key)?,
+            };
+            let row = found.map(|flow| FlowRow {
+                key: *key,
+                flow,
+                tier,
+            });
+            if let Some(row) = row.filter(|row| row.is_live(now)) {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    fn each_of<K>(
+        &self,
+        name: &'static str,
+        tier: FlowTier,
+        see: &mut impl FnMut(&FlowRow),
+    ) -> Result<(), Error>
+    where
+        K: aya::Pod + Zeroable + FlowKey,
+    {
+        let map: HashMap<MapData, K, Flow> = self.typed(name)?;
+        let now = Tick::from_ns(sys::monotonic_ns());
+        let each = each(&map, |key: &K, flow| {
+            let row = FlowRow {
+                key: key.widen(),
+                flow: *flow,
+                tier,
+            };
+            if row.is_live(now) {
+                see(&row);
+            }
+        });
+        each.map_err(|error| self.failed(name, &error))
+    }
+
+    fn one<K: aya::Pod>(&self, name: &'static str, key: &K) -> Result<Option<Flow>, Error> {
+        let map: HashMap<MapData, K, Flow> = self.typed(name)?;
+        match map.get(key, 0) {
+            Ok(flow) => Ok(Some(flow)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(self.failed(name, &error)),
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! Arguments of `pinhole flows`.
+
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand, ValueEnum};
+use firewall_common::{
+    abi::{MAX_ZONES, ZONE_HOST},
+    wire::proto,
+};
+
+use super::args::ListArgs;
+use crate::{
+    bpf::{
+        maps::{Names, Pinned},
+        text,
+    },
+    error::Usage,
+    filter::{Filter, Net, Ports, StateName, Status},
+    protocol,
+};
+
+/// `pinhole flows`.
+#[derive(Debug, Subcommand)]
+pub enum FlowsCommand {
+    /// List the tracked flows, oldest first
+    ///
+    /// Half-open flows (not yet proved by two-way traffic) are among them.
+    #[command(after_help = "\
+Examples:
+  sudo pinhole flows list
+  sudo pinhole flows list -p tcp --state established --dst 192.0.2.0/24
+  sudo pinhole flows list -o json | jq '.[] | select(.reply.bytes > 1000000)'
+
+JSON: [{family, proto, state, tier, original: {src, sport, dst, dport, id,
+packets, bytes}, reply: {packets, bytes}, zone: {from, to}, rule, flags,
+started, last_seen, age_s, idle_s, expires_s}]")]
+    List {
+        /// Which flows.
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// How.
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Show one flow; exit code 1 if there is none
+    ///
+    /// Either direction of the flow names it.
+    #[command(after_help = "\
+Examples:
+  sudo pinhole flows get -p tcp -s 192.0.2.9 --sport 40000 -d 10.0.0.1 --dport 22
+  sudo pinhole flows get -p icmp -s 10.0.0.1 -d 192.0.2.9 --icmp-id 77 -o json
+
+JSON: one object, as `flows list` has them.")]
+    Get(GetArgs),
+    /// Count flows
+    #[command(after_help = "\
+Examples:
+  sudo pinhole flows count
+  sudo pinhole flows count -p tcp --status half-open
+
+JSON: {count}")]
+    Count {
+        /// Which flows.
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// How.
+        #[command(flatten)]
+        list: ListArgs,
+    },
+}
+
+/// Which flows; what is given must hold all together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Filters")]
+pub struct FilterArgs {
+    /// Protocol: tcp, udp, icmp, icmpv6, gre, … or a number
+    #[arg(short, long, value_name = "PROTO", value_parser = protocol::number)]
+    pub proto: Option<u8>,
+    /// Source of the first packet
+    #[arg(short, long, value_name = "ADDR[/PREFIX]", visible_alias = "orig-src")]
+    pub src: Option<Net>,
+    /// Destination of the first packet
+    #[arg(short, long, value_name = "ADDR[/PREFIX]", visible_alias = "orig-dst")]
+    pub dst: Option<Net>,
+    /// Either end
+    #[arg(long, value_name = "ADDR[/PREFIX]")]
+    pub addr: Option<Net>,
+    /// Source port of the first packet
+    #[arg(long, value_name = "PORT[-PORT]", visible_alias = "orig-port-src")]
+    pub sport: Option<Ports>,
+    /// Destination port of the first packet
+    #[arg(long, value_name = "PORT[-PORT]", visible_alias = "orig-port-dst")]
+    pub dport: Option<Ports>,
+    /// Port of either end
+    #[arg(long, value_name = "PORT[-PORT]")]
+    pub port: Option<Ports>,
+    /// Identifier of an ICMP echo
+    #[arg(long, value_name = "ID")]
+    pub icmp_id: Option<u16>,
+    /// State: established, syn_sent, … for TCP; unreplied or replied for anything else
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<StateName>,
+    /// All of: half-open, assured, seen-reply, unreplied, related, helper, blind, seeded, from-inside
+    #[arg(short = 'u', long, value_name = "STATUS", value_delimiter = ',')]
+    pub status: Vec<Status>,
+    /// Zone of either end; `host` is the host itself
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+    /// Zone that the first packet came from
+    #[arg(long, value_name = "ZONE")]
+    pub from_zone: Option<String>,
+    /// Zone that the first packet went to
+    #[arg(long, value_name = "ZONE")]
+    pub to_zone: Option<String>,
+    /// Guarded interface of either end: a flow is kept by zone, so this is all of the interface's zone
+    #[arg(long, value_name = "IF", conflicts_with = "zone")]
+    pub iface: Option<String>,
+    /// Flows that a helper reads
+    #[arg(long, value_name = "HELPER")]
+    pub helper: Option<Helper>,
+    /// Address family
+    #[arg(short, long, value_name = "FAMILY")]
+    pub family: Option<Family>,
+    /// IPv4 only
+    #[arg(short = '4', long, conflicts_with_all = ["ipv6", "family"])]
+    pub ipv4: bool,
+    /// IPv6 only
+    #[arg(short = '6', long, conflicts_with = "family")]
+    pub ipv6: bool,
+}
+
+/// A helper that reads control connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Helper {
+    /// FTP
+    Ftp,
+}
+
+/// Address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Family {
+    /// IPv4
+    Ipv4,
+    /// IPv6
+    Ipv6,
+}
+
+/// Arguments of `flows get`.
+#[derive(Clone, Debug, Args)]
+pub struct GetArgs {
+    /// Protocol: tcp, udp, icmp, icmpv6, gre, … or a number
+    #[arg(short, long, value_name = "PROTO", value_parser = protocol::number)]
+    pub proto: u8,
+    /// Source
+    #[arg(short, long, value_name = "ADDR", visible_alias = "orig-src", value_parser = host)]
+    pub src: IpAddr,
+    /// Destination
+    #[arg(short, long, value_name = "ADDR", visible_alias = "orig-dst", value_parser = host)]
+    pub dst: IpAddr,
+    /// Source port, of TCP and UDP
+    #[arg(long, value_name = "PORT", visible_alias = "orig-port-src")]
+    pub sport: Option<u16>,
+    /// Destination port, of TCP and UDP
+    #[arg(long, value_name = "PORT", visible_alias = "orig-port-dst")]
+    pub dport: Option<u16>,
+    /// Identifier of an ICMP echo
+    #[arg(long, value_name = "ID")]
+    pub icmp_id: Option<u16>,
+    /// How.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+fn host(text: &str) -> Result<IpAddr, String> {
+    text.parse::<IpAddr>()
+        .map(|address| address.to_canonical())
+        .map_err(|_| "use one address, `192.0.2.1` or `2001:db8::1`".into())
+}
+
+impl FilterArgs {
+    /// Without any condition?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The filter, zones and interfaces looked up in the instance.
+    ///
+    /// # Errors
+    /// [`Usage`] for conditions that no flow can meet and for names that are
+    /// not there; maps that cannot be read.
+    pub fn resolve(&self, pinned: &Pinned) -> anyhow::Result<Filter> {
+        self.check()?;
+        let zone = match &self.iface {
+            Some(name) => Some(zone_of_iface(pinned, name)?),
+            None => zone_named(pinned, "--zone", self.zone.as_deref())?,
+        };
+        let mut status = self.status.clone();
+        status.extend(self.helper.map(|Helper::Ftp| Status::HELPER_FTP));
+        Ok(Filter {
+            v4: self.v4(),
+            proto: self.proto,
+            src: self.src,
+            dst: self.dst,
+            addr: self.addr,
+            sport: self.sport,
+            dport: self.dport,
+            port: self.port,
+            icmp_id: self.icmp_id,
+            state: self.state,
+            status,
+            zone,
+            from_zone: zone_named(pinned, "--from-zone", self.from_zone.as_deref())?,
+            to_zone: zone_named(pinned, "--to-zone", self.to_zone.as_deref())?,
+        })
+    }
+
+    const fn v4(&self) -> Option<bool> {
+        match self.family {
+            Some(Family::Ipv4) => Some(true),
+            Some(Family::Ipv6) => Some(false),
+            None if self.ipv4 => Some(true),
+            None if self.ipv6 => Some(false),
+            None => None,
+        }
+    }
+
+    /// Conditions that contradict each other match nothing, and would look as if
+    /// there were no such flow.
+    fn check(&self) -> Result<(), Usage> {
+        self.check_families()?;
+        let Some(number) = self.proto else {
+            return Ok(());
+        };
+        let name = protocol::name(number);
+        let ports = self.sport.or(self.dport).or(self.port);
+        if ports.is_some() && !has_ports(number) {
+            return Err(Usage::new(format!(
+                "{name} has no ports: leave them out, or use `--proto tcp` or `--proto udp`{}",
+                if is_icmp(number) {
+                    "; an echo has an identifier, `--icmp-id 77`"
+                } else {
+                    ""
+                }
+            )));
+        }
+        if self.icmp_id.is_some() && !is_icmp(number) {
+            return Err(Usage::new(format!(
+                "--icmp-id is of icmp and icmpv6, not of {name}: use `--proto icmp --icmp-id 77`"
+            )));
+        }
+        match self.state {
+            Some(state) if state.is_tcp() != (number == proto::TCP) => Err(Usage::new(format!(
+                "{name} has no such state: use {}",
+                if number == proto::TCP {
+                    "a TCP state, `--state established`, or `--status unreplied`"
+                } else {
+                    "`--state unreplied` or `--state replied`"
+                }
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_families(&self) -> Result<(), Usage> {
+        let nets = [
+            ("--src", self.src),
+            ("--dst", self.dst),
+            ("--addr", self.addr),
+        ];
+        let given = nets
+            .iter()
+            .filter_map(|(name, net)| Some((*name, (*net)?.is_v4())));
+        let by_proto = match self.proto {
+            Some(proto::ICMP) => Some(("--proto icmp", true)),
+            Some(proto::ICMPV6) => Some(("--proto icmpv6", false)),
+            _ => None,
+        };
+        let by_family = self.v4().map(|v4| ("the address family", v4));
+        let mut said = given.chain(by_proto).chain(by_family);
+        let Some((first, v4)) = said.next() else {
+            return Ok(());
+        };
+        match said.find(|(_, other)| *other != v4) {
+            Some((other, _)) => {
+                let [a, b] = if v4 {
+                    ["IPv4", "IPv6"]
+                } else {
+                    ["IPv6", "IPv4"]
+                };
+                Err(Usage::new(format!(
+                    "no flow is of both families: {first} is {a}, {other} is {b}; use one family"
+                )))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl GetArgs {
+    /// The two ports of the key (the identifier twice for an echo).
+    ///
+    /// # Errors
+    /// [`Usage`] where something is missing, too much, or of two families.
+    pub fn ports(&self) -> Result<(u16, u16), Usage> {
+        let name = protocol::name(self.proto);
+        if self.src.is_ipv4() != self.dst.is_ipv4() {
+            return Err(Usage::new(format!(
+                "{} and {} are of two families: no flow has both",
+                self.src, self.dst
+            )));
+        }
+        match (self.sport, self.dport, self.icmp_id) {
+            (Some(sport), Some(dport), None) if has_ports(self.proto) => Ok((sport, dport)),
+            (None, None, Some(id)) if is_icmp(self.proto) => Ok((id, id)),
+            (None, None, None) if !has_ports(self.proto) && !is_icmp(self.proto) => Ok((0, 0)),
+            _ if has_ports(self.proto) => Err(Usage::new(format!(
+                "a {name} flow is named by both ports: \
+                 `flows get -p {name} -s {} --sport 40000 -d {} --dport 22`",
+                self.src, self.dst
+            ))),
+            _ if is_icmp(self.proto) => Err(Usage::new(format!(
+                "an echo flow is named by its identifier: \
+                 `flows get -p {name} -s {} -d {} --icmp-id 77`",
+                self.src, self.dst
+            ))),
+            _ => Err(Usage::new(format!(
+                "{name} has neither ports nor identifiers: `flows get -p {name} -s {} -d {}`",
+                self.src, self.dst
+            ))),
+        }
+    }
+}
+
+fn zone_named(pinned: &Pinned, option: &str, name: Option<&str>) -> anyhow::Result<Option<u8>> {
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    if name == Names::HOST {
+        return Ok(Some(ZONE_HOST));
+    }
+    let ifaces = pinned.ifaces()?;
+    let found = ifaces
+        .iter()
+        .find(|(_, iface)| text(&iface.zone_name) == name);
+    if let Some((_, iface)) = found {
+        return Ok(Some(iface.zone));
+    }
+    // What lists print for a zone whose last interface has gone.
+    let number = name.strip_prefix("zone-").and_then(|n| n.parse().ok());
+    if let Some(number) = number.filter(|n| (1..=MAX_ZONES).contains(n)) {
+        return Ok(Some(number));
+    }
+    let mut known: Vec<_> = ifaces.iter().map(|(_, i)| text(&i.zone_name)).collect();
+    known.push(Names::HOST.into());
+    known.sort_unstable();
+    known.dedup();
+    Err(Usage::new(format!(
+        "{option} {name}: no such zone; there are {}",
+        known.join(", ")
+    ))
+    .into())
+}
+
+fn zone_of_iface(pinned: &Pinned, name: &str) -> anyhow::Result<u8> {
+    let ifaces = pinned.ifaces()?;
+    let found = ifaces.iter().find(|(_, iface)| text(&iface.name) == name);
+    found.map(|(_, iface)| iface.zone).ok_or_else(|| {
+        let known: Vec<_> = ifaces.iter().map(|(_, i)| text(&i.name)).collect();
+        Usage::new(format!(
+            "--iface {name}: it is not guarded; guarded are {}",
+            known.join(", ")
+        ))
+        .into()
+    })
+}
+
+const fn has_ports(number: u8) -> bool {
+    matches!(number, proto::TCP | proto::UDP)
+}
+
+const fn is_icmp(number: u8) -> bool {
+    matches!(number, proto::ICMP | proto::ICMPV6)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        filter: FilterArgs,
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Get {
+        #[command(flatten)]
+        get: GetArgs,
+    }
+
+    fn parse(line: &str) -> Result<FilterArgs, String> {
+        let words = std::iter::once("x").chain(line.split_whitespace());
+        let filter = Cli::try_parse_from(words)
+            .map_err(|e| e.to_string())?
+            .filter;
+        filter.check().map_err(|e| e.to_string())?;
+        Ok(filter)
+    }
+
+    #[test]
+    fn the_options_of_conntrack_are_known() {
+        for line in [
+            "",
+            "-p tcp -s 192.0.2.0/24 -d 10.0.0.1 --sport 1024-65535 --dport 22",
+            "--proto udp --orig-src 192.0.2.1 --orig-dst 10.0.0.1 --orig-port-dst 53",
+            "-f ipv6 --addr 2001:db8::/32",
+            "-u ASSURED,SEEN_REPLY",
+            "-4 --state time-wait",
+            "-6 -p icmpv6 --icmp-id 7",
+            "--helper ftp --from-zone host --to-zone outside",
+            "-p gre --addr 10.0.0.1 --state replied",
+            "--iface eth0 --port 22",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {:?}", parse(line));
+        }
+        assert!(parse("").unwrap().is_empty());
+        assert!(!parse("-4").unwrap().is_empty());
+    }
+
+    #[test]
+    fn wrong_filters_show_the_right_form() {
+        for (line, says) in [
+            ("--proto tpc", "use tcp, udp"),
+            ("--src 10.0.0.300", "`192.0.2.0/24`"),
+            ("--src 10.0.0.1/8", "`10.0.0.0/8`"),
+            ("--sport ssh", "`1024-65535`"),
+            ("--dport 30-20", "`20-30`"),
+            ("--icmp-id x", "--icmp-id"),
+            ("--state open", "established"),
+            ("--status open", "half-open"),
+            ("--helper sip", "ftp"),
+            ("-f ip", "ipv4"),
+            ("-4 -6", "cannot be used with"),
+            ("-4 -f ipv6", "cannot be used with"),
+            ("--zone a --iface b", "cannot be used with"),
+            ("-p icmp --dport 22", "--icmp-id 77"),
+            ("-p gre --dport 22", "--proto tcp"),
+            ("-p tcp --icmp-id 7", "--proto icmp"),
+            ("-p udp --state established", "--state replied"),
+            ("-p tcp --state unreplied", "--status unreplied"),
+            ("-4 --src 2001:db8::1", "both families"),
+            ("-p icmpv6 --dst 10.0.0.1", "both families"),
+            ("--src 10.0.0.1 --dst 2001:db8::1", "both families"),
+            ("-p tcp 22", "unexpected argument"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(says), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn one_flow_is_named_in_full() {
+        let ports = |line: &str| {
+            let words = std::iter::once("x").chain(line.split_whitespace());
+            let get = Get::try_parse_from(words).map_err(|e| e.to_string())?.get;
+            get.ports().map_err(|e| e.to_string())
+        };
+        assert_eq!(
+            ports("-p tcp -s 10.0.0.1 --sport 1 -d 10.0.0.2 --dport 2"),
+            Ok((1, 2))
+        );
+        assert_eq!(
+            ports("-p icmp -s 10.0.0.1 -d 10.0.0.2 --icmp-id 7"),
+            Ok((7, 7))
+        );
+        assert_eq!(ports("-p 47 -s 10.0.0.1 -d 10.0.0.2"), Ok((0, 0)));
+        for (line, says) in [
+            ("-p tcp -s 10.0.0.1 -d 10.0.0.2", "--sport 40000"),
+            ("-p tcp -s 10.0.0.1 --sport 1 -d 10.0.0.2", "--dport 22"),
+            ("-p icmp -s 10.0.0.1 -d 10.0.0.2", "--icmp-id 77"),
+            (
+                "-p icmp -s 10.0.0.1 -d 10.0.0.2 --sport 1 --dport 2",
+                "--icmp-id 77",
+            ),
+            ("-p gre -s 10.0.0.1 -d 10.0.0.2 --sport 1", "neither ports"),
+            ("-p tcp -s 10.0.0.0/8 -d 10.0.0.2", "one address"),
+            (
+                "-p tcp -s 10.0.0.1 --sport 1 -d 2001:db8::1 --dport 2",
+                "two families",
+            ),
+            ("-p tcp --sport 1 --dport 2", "--src"),
+        ] {
+            let error = ports(line).unwrap_err();
+            assert!(error.contains(says), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `pinhole flows`.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use firewall_common::{
+    abi::FlowKey6,
+    key::FlowKey as _,
+    wire::{self, Headers, proto},
+};
+
+use super::{
+    args::Output,
+    flow_args::{FilterArgs, FlowsCommand, GetArgs},
+};
+use crate::{
+    bpf::{Instance, maps::Pinned, words},
+    render::{self, FlowView, Now},
+};
+
+/// Does what the command says.
+///
+/// # Errors
+/// Nothing attached, wrong filters, or the maps cannot be read.
+pub(super) fn run(instance: &Instance, command: &FlowsCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        FlowsCommand::List { filter, list: args } => list(instance, filter, args.output)?,
+        FlowsCommand::Get(args) => get(instance, args)?,
+        FlowsCommand::Count { filter, list: args } => count(instance, filter, args.output)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(instance: &Instance, filter: &FilterArgs, output: Output) -> anyhow::Result<()> {
+    let pinned = Pinned::open(instance)?;
+    let filter = filter.resolve(&pinned)?;
+    let (flows, names) = (
+        pinned.flows_where(|row| filter.matches(row))?,
+        pinned.names()?,
+    );
+    let now = Now::read();
+    let view = |row| FlowView::new(row, &names, now);
+    render::list(&flows.iter().map(view).collect::<Vec<_>>(), output)
+}
+
+fn count(instance: &Instance, filter: &FilterArgs, output: Output) -> anyhow::Result<()> {
+    let pinned = Pinned::open(instance)?;
+    let filter = filter.resolve(&pinned)?;
+    let mut count: u64 = 0;
+    pinned.each_flow(|row| count += u64::from(filter.matches(row)))?;
+    match output {
+        Output::Json => render::json(&serde_json::json!({ "count": count })),
+        Output::Table => render::print(&format!("{count}\n")),
+    }
+}
+
+fn get(instance: &Instance, args: &GetArgs) -> anyhow::Result<()> {
+    let (sport, dport) = args.ports()?;
+    let pinned = Pinned::open(instance)?;
+    let Some(row) = pinned.flow(&key(args, sport, dport))? else {
+        bail!(
+            "no such flow; `{}` shows what there is",
+            instance.command("flows list")
+        );
+    };
+    let view = FlowView::new(&row, &pinned.names()?, Now::read());
+    match args.list.output {
+        Output::Json => render::json(&view),
+        table => render::list(&[view], table),
+    }
+}
+
+/// The key of the flow that a packet from `src` to `dst` belongs to.
+fn key(args: &GetArgs, sport: u16, dport: u16) -> FlowKey6 {
+    let v4 = args.src.is_ipv4();
+    let headers = Headers {
+        family: if v4 {
+            wire::Family::V4
+        } else {
+            wire::Family::V6
+        },
+        proto: args.proto,
+        src: words(args.src),
+        dst: words(args.dst),
+        sport,
+        dport,
+        // As of an echo request: its source is the originator.
+        icmp_type: if args.proto == proto::ICMP { 8 } else { 128 },
+        ..Headers::ZERO
+    };
+    FlowKey6::of(&headers).0
+}
