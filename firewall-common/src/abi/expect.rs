@@ -59,6 +59,10 @@ pub enum ExpectVia {
     Pasv = 3,
     /// EPSV, answered by 229 (RFC 2428).
     Epsv = 4,
+    /// LPRT (RFC 1639).
+    Lprt = 5,
+    /// LPSV, answered by 228 (RFC 1639).
+    Lpsv = 6,
 }
 
 impl ExpectVia {
@@ -70,6 +74,8 @@ impl ExpectVia {
             Self::Eprt => "EPRT",
             Self::Pasv => "PASV",
             Self::Epsv => "EPSV",
+            Self::Lprt => "LPRT",
+            Self::Lpsv => "LPSV",
         }
     }
 }
@@ -83,6 +89,8 @@ impl TryFrom<u8> for ExpectVia {
             2 => Self::Eprt,
             3 => Self::Pasv,
             4 => Self::Epsv,
+            5 => Self::Lprt,
+            6 => Self::Lpsv,
             other => return Err(other),
         })
     }

@@ -77,6 +77,8 @@ pub mod outstanding {
     pub const PASV: u8 = 3;
     /// EPSV.
     pub const EPSV: u8 = 4;
+    /// LPSV.
+    pub const LPSV: u8 = 6;
 }
 
 /// A data connection that was dropped between the two hosts of a session.

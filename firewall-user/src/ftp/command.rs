@@ -1,4 +1,4 @@
-//! Commands: what a client's line says (RFC 959, RFC 2228, RFC 2428, RFC 4217).
+//! Commands: what a client's line says (RFC 959, RFC 1639, RFC 2228, RFC 2428, RFC 4217).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -11,10 +11,14 @@ pub enum Command {
     Port(Result<SocketAddr, Refusal>),
     /// EPRT, likewise.
     Eprt(Result<SocketAddr, Refusal>),
+    /// LPRT, likewise.
+    Lprt(Result<SocketAddr, Refusal>),
     /// PASV.
     Pasv,
     /// EPSV, with or without a protocol number.
     Epsv,
+    /// LPSV.
+    Lpsv,
     /// EPSV ALL: announces that nothing but EPSV will come; opens nothing.
     EpsvAll,
     /// AUTH; does the mechanism turn the connection into TLS?
@@ -40,7 +44,7 @@ pub enum Command {
     Idle,
     /// An HTTP method.
     Http,
-    /// Text that looks like a 227 or 229.
+    /// Text that looks like a 227, 228 or 229.
     ReplyLike,
     /// Another command of FTP.
     Known,
@@ -54,13 +58,13 @@ const HTTP_METHODS: [&str; 10] = [
 
 /// Commands that have no variant of their own: RFC 959, 775, 2228, 2389, 2640,
 /// 3659, and what servers in use add to them.
-const KNOWN: [&str; 62] = [
+const KNOWN: [&str; 60] = [
     "ADAT", "ALLO", "APPE", "AVBL", "CDUP", "CLNT", "COMB", "CONF", "CSID", "CWD", "DELE", "DSIZ",
-    "ENC", "HASH", "HELP", "LANG", "LIST", "LPRT", "LPSV", "MD5", "MDTM", "MFCT", "MFF", "MFMT",
-    "MIC", "MKD", "MLSD", "MLST", "MMD5", "MODE", "NLST", "OPTS", "PBSZ", "PROT", "PWD", "RANG",
-    "REST", "RETR", "RMD", "RMDA", "RNFR", "RNTO", "SITE", "SIZE", "SMNT", "STAT", "STOR", "STOU",
-    "STRU", "SYST", "THMB", "TYPE", "XCRC", "XCUP", "XCWD", "XMD5", "XMKD", "XPWD", "XRMD", "XSHA",
-    "XSHA1", "XSHA256",
+    "ENC", "HASH", "HELP", "LANG", "LIST", "MD5", "MDTM", "MFCT", "MFF", "MFMT", "MIC", "MKD",
+    "MLSD", "MLST", "MMD5", "MODE", "NLST", "OPTS", "PBSZ", "PROT", "PWD", "RANG", "REST", "RETR",
+    "RMD", "RMDA", "RNFR", "RNTO", "SITE", "SIZE", "SMNT", "STAT", "STOR", "STOU", "STRU", "SYST",
+    "THMB", "TYPE", "XCRC", "XCUP", "XCWD", "XMD5", "XMKD", "XPWD", "XRMD", "XSHA", "XSHA1",
+    "XSHA256",
 ];
 
 impl Command {
@@ -72,7 +76,9 @@ impl Command {
         match () {
             () if is("PORT") => Self::Port(host_port(argument)),
             () if is("EPRT") => Self::Eprt(extended_port(argument)),
+            () if is("LPRT") => Self::Lprt(long_port(argument)),
             () if is("PASV") => Self::Pasv,
+            () if is("LPSV") => Self::Lpsv,
             () if is("EPSV") && argument.eq_ignore_ascii_case(b"ALL") => Self::EpsvAll,
             () if is("EPSV") => Self::Epsv,
             () if is("AUTH") => Self::Auth {
@@ -86,7 +92,7 @@ impl Command {
             () if is("HOST") => Self::Host,
             () if is("FEAT") => Self::Feat,
             () if is("NOOP") || line.is_empty() => Self::Idle,
-            () if is("227") || is("229") => Self::ReplyLike,
+            () if is("227") || is("228") || is("229") => Self::ReplyLike,
             () if HTTP_METHODS.iter().any(|method| is(method)) => Self::Http,
             () if KNOWN.iter().any(|known| is(known)) => Self::Known,
             () => Self::Other,
@@ -167,6 +173,56 @@ fn host_port(text: &[u8]) -> Result<SocketAddr, Refusal> {
     }
 }
 
+/// `af,hal,h1,…,hn,pal,p1,p2` at the head of `text`, spaces allowed after commas,
+/// and what follows it (RFC 1639, section 3). `None` if `text` does not have that
+/// shape: address family 4 with 4 bytes of address, or 6 with 16, and 2 of port.
+pub(super) fn long_address(text: &[u8]) -> Option<(Result<SocketAddr, Refusal>, &[u8])> {
+    let mut rest = text;
+    let mut bad = None;
+    let mut first = true;
+    let mut next = || -> Option<u8> {
+        if !std::mem::take(&mut first) {
+            rest = rest.strip_prefix(b",")?.trim_ascii_start();
+        }
+        let (value, tail) = number(rest, 3, 255)?;
+        rest = tail;
+        if let Ok(Ok(byte)) = value.map(u8::try_from) {
+            return Some(byte);
+        }
+        bad = Some(Refusal::BadNumber);
+        Some(0)
+    };
+    let ip = match (next()?, next()?) {
+        (4, 4) => IpAddr::from(bytes::<4>(&mut next)?),
+        (6, 16) => IpAddr::from(bytes::<16>(&mut next)?),
+        _ => return None,
+    };
+    let 2 = next()? else {
+        return None;
+    };
+    let port = u16::from_be_bytes(bytes(&mut next)?);
+    let address = SocketAddr::new(ip, port);
+    Some((bad.map_or(Ok(address), Err), rest))
+}
+
+/// The next `N` bytes of a list.
+fn bytes<const N: usize>(next: &mut impl FnMut() -> Option<u8>) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    for byte in &mut bytes {
+        *byte = next()?;
+    }
+    Some(bytes)
+}
+
+/// The argument of LPRT (RFC 1639, section 4).
+fn long_port(text: &[u8]) -> Result<SocketAddr, Refusal> {
+    match long_address(text) {
+        Some((address, [])) => address,
+        _ if has_signed_number(text) => Err(Refusal::BadNumber),
+        _ => Err(Refusal::Malformed),
+    }
+}
+
 fn has_signed_number(text: &[u8]) -> bool {
     text.windows(2)
         .any(|w| matches!(w, [b'+' | b'-', digit] if digit.is_ascii_digit()))
@@ -227,7 +283,9 @@ mod tests {
 
     fn port(line: &str) -> Result<String, Refusal> {
         match Command::parse(line.as_bytes()) {
-            Command::Port(result) | Command::Eprt(result) => result.map(|a| a.to_string()),
+            Command::Port(result) | Command::Eprt(result) | Command::Lprt(result) => {
+                result.map(|a| a.to_string())
+            }
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -293,6 +351,31 @@ mod tests {
     }
 
     #[test]
+    fn lprt_takes_both_families_and_nothing_else() {
+        let v6 = "253,153,0,0,0,0,0,0,0,0,0,0,0,0,0,1";
+        assert_eq!(
+            port("LPRT 4,4,10,0,0,1,2,195,133"),
+            Ok("10.0.0.1:50053".into())
+        );
+        assert_eq!(
+            port(&format!("lprt 6,16,{v6},2,195,133")),
+            Ok("[fd99::1]:50053".into())
+        );
+        for (line, refusal) in [
+            ("LPRT 4,4,10,0,0,256,2,195,133", Refusal::BadNumber),
+            ("LPRT 4,4,10,0,0,-1,2,195,133", Refusal::BadNumber),
+            ("LPRT 4,4,10,0,0,1,2,195", Refusal::Malformed),
+            ("LPRT 4,4,10,0,0,1,2,195,133,7", Refusal::Malformed),
+            ("LPRT 4,16,10,0,0,1,2,195,133", Refusal::Malformed),
+            ("LPRT 4,4,10,0,0,1,4,0,0,195,133", Refusal::Malformed),
+            ("LPRT 10,0,0,1,195,133", Refusal::Malformed),
+            ("LPRT", Refusal::Malformed),
+        ] {
+            assert_eq!(port(line), Err(refusal), "{line}");
+        }
+    }
+
+    #[test]
     fn verbs_are_told_apart() {
         for (line, want) in [
             ("PASV", Command::Pasv),
@@ -300,6 +383,7 @@ mod tests {
             ("EPSV", Command::Epsv),
             ("EPSV 2", Command::Epsv),
             ("EPSV ALL", Command::EpsvAll),
+            ("LPSV", Command::Lpsv),
             ("AUTH TLS", Command::Auth { tls: true }),
             ("AUTH tls-p", Command::Auth { tls: true }),
             ("AUTH GSSAPI", Command::Auth { tls: false }),

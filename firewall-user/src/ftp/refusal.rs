@@ -50,7 +50,7 @@ refusals! {
     BadNumber = 4, "bad-number", "A number is out of range or has a sign.";
     Malformed = 5, "malformed", "The address or port cannot be read.";
     WrongFamily = 6, "wrong-family", "The announced address is of the other family than the control connection.";
-    Unsolicited = 7, "unsolicited", "A 227 or 229 that answers no outstanding PASV or EPSV.";
+    Unsolicited = 7, "unsolicited", "A 227, 228 or 229 that answers no outstanding PASV, LPSV or EPSV.";
     Ambiguous = 8, "ambiguous", "The reply names more than one address or port.";
     DuringAuth = 9, "during-auth", "Negotiated while an AUTH was not answered yet.";
     TooManyOutstanding = 10, "too-many-outstanding", "More commands are unanswered than the helper keeps.";
@@ -58,7 +58,7 @@ refusals! {
     HttpVerb = 12, "http-verb", "An HTTP method: not an FTP session, and never read again.";
     BinaryBytes = 13, "binary-bytes", "Bytes that no FTP line holds: never read again.";
     NotFtp = 14, "not-ftp", "What is spoken is not FTP: never read again.";
-    WrongSide = 15, "wrong-side", "A 227 or 229 from the client's side.";
+    WrongSide = 15, "wrong-side", "A 227, 228 or 229 from the client's side.";
     BytesMissed = 16, "bytes-missed", "Bytes passed that the helper did not see: never read again.";
     TableFull = 17, "table-full", "No room for another expectation.";
 }

@@ -1,9 +1,9 @@
-//! Replies: what a server's line says (RFC 959, section 4.2; RFC 2428).
+//! Replies: what a server's line says (RFC 959, section 4.2; RFC 1639; RFC 2428).
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    command::{extended_address, is_delimiter, number, port_number, sextuple},
+    command::{extended_address, is_delimiter, long_address, number, port_number, sextuple},
     refusal::Refusal,
 };
 
@@ -103,6 +103,22 @@ fn unanimous<T: PartialEq + Copy>(
 /// # Errors
 /// [`Refusal::Malformed`], [`Refusal::BadNumber`] or [`Refusal::Ambiguous`].
 pub fn passive(text: &[u8]) -> Result<SocketAddr, Refusal> {
+    numbers(text, sextuple)
+}
+
+/// The address and port in the text of a 228 (RFC 1639, section 4), wherever they stand.
+///
+/// # Errors
+/// As [`passive`].
+pub fn long_passive(text: &[u8]) -> Result<SocketAddr, Refusal> {
+    numbers(text, long_address)
+}
+
+/// Reads a list of numbers at the head of a text, and what follows it.
+type List = fn(&[u8]) -> Option<(Result<SocketAddr, Refusal>, &[u8])>;
+
+/// The address that a list of numbers in `text` gives, if one alone does.
+fn numbers(text: &[u8], list: List) -> Result<SocketAddr, Refusal> {
     let starts = (0..text.len()).filter_map(|at| {
         let (head, tail) = text.split_at_checked(at)?;
         let before = head.last().copied().unwrap_or(b' ');
@@ -110,8 +126,8 @@ pub fn passive(text: &[u8]) -> Result<SocketAddr, Refusal> {
         if !begins_number || head.trim_ascii_end().last() == Some(&b',') {
             return None;
         }
-        let (address, rest) = sextuple(tail)?;
-        // A seventh number: then nobody can say which six are meant.
+        let (address, rest) = list(tail)?;
+        // Another number: then nobody can say which of them are meant.
         if rest.first() == Some(&b',') {
             return None;
         }
@@ -214,6 +230,27 @@ mod tests {
             ("(10,0,0,1,1,22) (10,0,0,1,1,23)", Refusal::Ambiguous),
         ] {
             assert_eq!(passive(text.as_bytes()), Err(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_228_is_read_where_it_is_plain() {
+        let v4 = "Entering Long Passive Mode (4, 4, 10, 0, 0, 1, 2, 195, 133)";
+        let want = Ok("10.0.0.1:50053".parse().unwrap());
+        assert_eq!(long_passive(v4.as_bytes()), want);
+        let v6 = "Mode (6,16,253,153,0,0,0,0,0,0,0,0,0,0,0,0,0,1,2,195,133).";
+        let want = Ok("[fd99::1]:50053".parse().unwrap());
+        assert_eq!(long_passive(v6.as_bytes()), want);
+        for (text, refusal) in [
+            ("(4,4,10,0,0,300,2,195,133)", Refusal::BadNumber),
+            ("(4,4,10,0,0,1,2,195,133,7)", Refusal::Malformed),
+            ("(10,0,0,1,195,133)", Refusal::Malformed),
+            (
+                "(4,4,10,0,0,1,2,1,2) (4,4,10,0,0,1,2,1,3)",
+                Refusal::Ambiguous,
+            ),
+        ] {
+            assert_eq!(long_passive(text.as_bytes()), Err(refusal), "{text}");
         }
     }
 

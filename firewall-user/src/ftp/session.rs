@@ -2,8 +2,8 @@
 //!
 //! Commands and final replies are matched in the order in which they came (RFC
 //! 959, section 5.4). A passive port is opened by the final reply to an
-//! outstanding PASV or EPSV and by nothing else; an active one at PORT or EPRT,
-//! or at their reply. Both only for the announcing host's own address.
+//! outstanding PASV, EPSV or LPSV and by nothing else; an active one at PORT,
+//! EPRT or LPRT, or at their reply. Both only for the announcing host's own address.
 //!
 //! A session first seen in mid-life may have begun as anything. It opens nothing
 //! but at a reply, for good, and the first line that is no command of FTP ends
@@ -35,7 +35,8 @@ enum Pending {
     Idle,
     Pasv,
     Epsv,
-    /// PORT or EPRT; was it opened at the command?
+    Lpsv,
+    /// PORT, EPRT or LPRT; was it opened at the command?
     Active(Opening, bool),
     Auth {
         tls: bool,
@@ -48,7 +49,7 @@ enum Pending {
 
 impl Pending {
     const fn is_passive(self) -> bool {
-        matches!(self, Self::Pasv | Self::Epsv)
+        matches!(self, Self::Pasv | Self::Epsv | Self::Lpsv)
     }
 }
 
@@ -94,6 +95,7 @@ impl Session {
         let pending = match outstanding {
             outstanding::PASV => VecDeque::from([Pending::Pasv]),
             outstanding::EPSV => VecDeque::from([Pending::Epsv]),
+            outstanding::LPSV => VecDeque::from([Pending::Lpsv]),
             _ => VecDeque::new(),
         };
         Self {
@@ -134,6 +136,7 @@ impl Session {
         match self.pending.front() {
             Some(Pending::Pasv) => outstanding::PASV,
             Some(Pending::Epsv) => outstanding::EPSV,
+            Some(Pending::Lpsv) => outstanding::LPSV,
             _ => outstanding::NONE,
         }
     }
@@ -173,8 +176,10 @@ impl Session {
             }
             Command::Port(address) => self.active(address, ExpectVia::Port, out),
             Command::Eprt(address) => self.active(address, ExpectVia::Eprt, out),
+            Command::Lprt(address) => self.active(address, ExpectVia::Lprt, out),
             Command::Pasv => self.passive(Pending::Pasv, out),
             Command::Epsv => self.passive(Pending::Epsv, out),
+            Command::Lpsv => self.passive(Pending::Lpsv, out),
             Command::Auth { tls } => Pending::Auth { tls },
             Command::LogIn => Pending::LogIn,
             Command::Rein => Pending::Rein { before: self.phase },
@@ -229,7 +234,7 @@ impl Session {
                 out.retain(|action| *action != Action::Open(opening));
                 out.push(Action::Refused(Refusal::TooManyOutstanding));
             }
-            Pending::Active(..) | Pending::Pasv | Pending::Epsv => {
+            Pending::Active(..) | Pending::Pasv | Pending::Epsv | Pending::Lpsv => {
                 out.push(Action::Refused(Refusal::TooManyOutstanding));
             }
             _ => {}
@@ -354,6 +359,7 @@ impl Session {
             // the AUTH was not seen, since TLS must never be read as text.
             234 => self.enter_tls(out),
             _ if !self.greeted => self.greeting(code, out),
+            228 => self.passive_reply(Pending::Lpsv, text, out),
             227 => self.passive_reply(Pending::Pasv, text, out),
             229 => self.passive_reply(Pending::Epsv, text, out),
             _ => self.other_reply(code, out),
@@ -364,7 +370,7 @@ impl Session {
         match code {
             220 => self.enter(SessionPhase::Login, out),
             230 => self.enter(SessionPhase::Ready, out),
-            227 | 229 => return out.push(Action::Refused(Refusal::BeforeGreeting)),
+            227..=229 => return out.push(Action::Refused(Refusal::BeforeGreeting)),
             _ => return,
         }
         self.greeted = true;
@@ -382,15 +388,16 @@ impl Session {
             return self.resynchronise(wanted);
         }
         self.pending.drain(..=idle);
-        let opening = if wanted == Pending::Pasv {
-            reply::passive(text)
-                .and_then(|a| self.opening(Side::Server, a.ip(), a.port(), ExpectVia::Pasv))
-        } else {
-            reply::extended_passive(text).and_then(|(address, port)| {
+        let announced = match wanted {
+            Pending::Pasv => reply::passive(text).map(|a| (a, ExpectVia::Pasv)),
+            Pending::Lpsv => reply::long_passive(text).map(|a| (a, ExpectVia::Lpsv)),
+            _ => reply::extended_passive(text).map(|(address, port)| {
                 let address = address.unwrap_or(self.server);
-                self.opening(Side::Server, address, port, ExpectVia::Epsv)
-            })
+                (SocketAddr::new(address, port), ExpectVia::Epsv)
+            }),
         };
+        let opening =
+            announced.and_then(|(a, via)| self.opening(Side::Server, a.ip(), a.port(), via));
         match opening {
             Ok(opening) => {
                 self.proved(out);
@@ -418,14 +425,14 @@ impl Session {
         }
     }
 
-    /// A final reply other than 227 and 229.
+    /// A final reply other than 227 to 229.
     fn other_reply(&mut self, code: u16, out: &mut Vec<Action>) {
         let positive = (200..400).contains(&code);
         let Some(&answered) = self.pending.front() else {
             self.uncounted = self.uncounted.saturating_sub(1);
             return;
         };
-        // Neither PASV nor EPSV is granted by another code: a left-over, a
+        // None of them is granted by another code: a left-over, a
         // second reply to an aborted transfer for one.
         if answered.is_passive() && positive {
             return;

@@ -111,8 +111,8 @@ impl ExpectView {
 /// Without its session: in passive mode the client connects, in active mode the server.
 fn client_by_command(key: &ExpectKey, e: &Expectation, via: Option<ExpectVia>) -> bool {
     let client = match via {
-        Some(ExpectVia::Port | ExpectVia::Eprt) => key.dst,
-        Some(ExpectVia::Pasv | ExpectVia::Epsv) | None => key.src,
+        Some(ExpectVia::Port | ExpectVia::Eprt | ExpectVia::Lprt) => key.dst,
+        Some(ExpectVia::Pasv | ExpectVia::Epsv | ExpectVia::Lpsv) | None => key.src,
     };
     e.parent.hi() == client
 }
@@ -174,7 +174,7 @@ mod tests {
     /// Client 10.0.0.2 (the larger endpoint), server 10.0.0.1.
     fn expected(via: ExpectVia, state: ExpectState) -> (ExpectKey, Expectation) {
         let (src, dst) = match via {
-            ExpectVia::Pasv | ExpectVia::Epsv => (v4(2), v4(1)),
+            ExpectVia::Pasv | ExpectVia::Epsv | ExpectVia::Lpsv => (v4(2), v4(1)),
             _ => (v4(1), v4(2)),
         };
         let key = ExpectKey {
@@ -209,6 +209,8 @@ mod tests {
             ExpectVia::Eprt,
             ExpectVia::Pasv,
             ExpectVia::Epsv,
+            ExpectVia::Lprt,
+            ExpectVia::Lpsv,
         ] {
             let parent = view(via, ExpectState::Free).parent;
             assert_eq!((parent.cport, parent.sport), (40_000, 21), "{via:?}");

@@ -78,6 +78,28 @@ fn the_four_commands_open_what_was_negotiated() {
 }
 
 #[test]
+fn h09_the_long_forms_open_too() {
+    let mut s = Scenario::ready();
+    assert_eq!(
+        s.run("C LPSV\nS 228 Entering Long Passive Mode (4,4,192,0,2,7,2,195,155)"),
+        ["open LPSV 10.0.0.2 -> 192.0.2.7:50075"]
+    );
+    assert_eq!(
+        s.run("C LPRT 4,4,10,0,0,2,2,195,155\nS 200 ok"),
+        ["open LPRT 192.0.2.7 -> 10.0.0.2:50075"]
+    );
+    for (lines, refusal) in [
+        ("C LPRT 4,4,10,0,0,3,2,195,155\nS 500 no", "foreign-address"),
+        ("C LPRT 4,4,10,0,0,2,2,0,22\nS 500 no", "privileged-port"),
+        ("C PASV\nS 228 (4,4,192,0,2,7,2,195,155)", "unsolicited"),
+        ("C LPSV\nS 227 (192,0,2,7,195,155)", "unsolicited"),
+        ("S 228 (4,4,192,0,2,7,2,195,155)", "unsolicited"),
+    ] {
+        assert_eq!(s.run(lines), [format!("refused {refusal}")], "{lines}");
+    }
+}
+
+#[test]
 fn phases_follow_the_log_in() {
     let mut s = Scenario::greeting();
     assert!(
