@@ -74,6 +74,7 @@ outcomes! {
         Unconfirmed = 13, "unconfirmed", "Nobody confirmed the attachment in time: everything passes.";
         Blind = 14, "blind", "Control payload that passed unread, because no agent lives.";
         Tracked = 15, "tracked-elsewhere", "Was judged when it came in through another guarded interface.";
+        Untracked = 25, "untracked", "A rule accepts it, and the proved tier has no room for its flow (table-full = pass).";
     }
 }
 
@@ -107,6 +108,7 @@ outcomes! {
         TableError = 25, "table-error", "The flow table refused an entry.";
         NoRoute = 26, "no-route", "A gateway without a route to its destination.";
         UnknownInterface = 27, "unknown-interface", "Seen on an interface without a zone.";
+        TierFull = 50, "tier-full", "Begins a flow for which the proved tier has no room (table-full = drop).";
         RefusedFlow = 55, "refused-flow", "Belongs to a flow that shadow mode let in although it was refused.";
     }
 }

@@ -18,7 +18,7 @@ use firewall_common::{
 };
 
 pub(crate) use entry::state_of;
-pub(crate) use tiers::{Family, delete_expired};
+pub(crate) use tiers::{Family, Place, count_created, count_in_tier, delete_expired};
 
 use crate::{packet::Packet, work::Work};
 use begin::{begin, is_tracked};

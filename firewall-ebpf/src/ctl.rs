@@ -11,14 +11,14 @@ use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_xdp_load_bytes},
 };
 use firewall_common::{
-    abi::{CTL_KEYS, Flow, FlowKey6, FlowState, Phase, ctl_op, flow_flags},
+    abi::{CTL_KEYS, CtlCounts, Flow, FlowKey4, FlowKey6, FlowState, Phase, ctl_op, flow_flags},
     time::Tick,
     verdict::Event,
     wire::Reader as _,
 };
 
 use crate::{
-    conntrack::{Family, state_of},
+    conntrack::{Family, Place, count_created, count_in_tier, state_of},
     maps::Table,
     packet::XdpPacket,
     stats,
@@ -39,6 +39,9 @@ pub(crate) fn run(packet: &XdpPacket) -> u32 {
     };
     let op = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]);
     let count = u32::from_ne_bytes([head[4], head[5], head[6], head[7]]);
+    if op == ctl_op::COUNT {
+        return add_counts(packet);
+    }
     if count > CTL_KEYS as u32 {
         return 0;
     }
@@ -55,6 +58,31 @@ pub(crate) fn run(packet: &XdpPacket) -> u32 {
     // that bpf_loop documents.
     unsafe { bpf_loop(count, callback as *mut c_void, (&raw mut request).cast(), 0) };
     request.done
+}
+
+/// Adds a [`CtlCounts`]; returns how many counts it changed.
+#[inline(always)]
+fn add_counts(packet: &XdpPacket) -> u32 {
+    let Some(bytes) = packet.read::<{ size_of::<CtlCounts>() }>(0) else {
+        return 0;
+    };
+    let counts: CtlCounts = bytemuck::cast(bytes);
+    let mut changed = 0;
+    for (tier, by) in (0..).zip(counts.tiers) {
+        if by != 0 {
+            count_in_tier(tier, by);
+            changed += 1;
+        }
+    }
+    if counts.created[0] != 0 {
+        count_created::<FlowKey4>(Place::Proved, counts.created[0]);
+        changed += 1;
+    }
+    if counts.created[1] != 0 {
+        count_created::<FlowKey6>(Place::Proved, counts.created[1]);
+        changed += 1;
+    }
+    changed
 }
 
 extern "C" fn one(index: u32, request: *mut c_void) -> i64 {
@@ -88,9 +116,9 @@ extern "C" fn one(index: u32, request: *mut c_void) -> i64 {
 fn apply<K: Family>(key: &K, op: u32, now: Tick) -> bool {
     match op {
         ctl_op::EXPIRE => {
-            expire(K::flows(), key, now, true)
-                | expire(K::half_open(true), key, now, false)
-                | expire(K::half_open(false), key, now, false)
+            expire(K::flows(), key, now, Place::Proved)
+                | expire(K::half_open(true), key, now, Place::Inside)
+                | expire(K::half_open(false), key, now, Place::Outside)
         }
         ctl_op::BLIND => mark(key, |word| word.with(flow_flags::BLIND)),
         ctl_op::UNHELP => mark(key, |word| word.without(flow_flags::HELPER_FTP)),
@@ -100,15 +128,11 @@ fn apply<K: Family>(key: &K, op: u32, now: Tick) -> bool {
 
 /// Deletes the entry if it is expired, in whatever phase it was left.
 #[inline(always)]
-fn expire<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, proved: bool) -> bool {
+fn expire<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, place: Place) -> bool {
     let Some(entry) = table.entry(key) else {
         return false;
     };
-    let gone = crate::conntrack::delete_expired(table, key, entry, now, proved);
-    if gone {
-        stats::event(Event::FlowExpired);
-    }
-    gone
+    crate::conntrack::delete_expired(table, key, entry, now, place)
 }
 
 #[inline(always)]

@@ -5,8 +5,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use firewall_common::abi::{
-    Config, Control, Counter, EVENTS_BYTES, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6,
-    Iface, MAX_RULES, Pair, PairKey, Rule, RuleName, Session, TIER_COUNTS_LEN, heartbeat,
+    Census, CollectorState, Config, Control, Counter, EVENTS_BYTES, ExpectKey, Expectation, Flow,
+    FlowKey4, FlowKey6, Iface, MAX_RULES, Pair, PairKey, Rule, RuleName, Session, TABLES_LEN,
+    TIER_COUNTS_LEN, TableCounter, heartbeat,
 };
 use firewall_common::verdict::STATS_LEN;
 
@@ -54,6 +55,12 @@ pub(crate) static STATS: PerCpuArray<Counter, { STATS_LEN as usize }> = PerCpuAr
 #[btf_map]
 pub(crate) static TIER_COUNTS: Array<u64, TIER_COUNTS_LEN> = Array::new();
 #[btf_map]
+pub(crate) static TABLE_COUNTERS: PerCpuArray<TableCounter, TABLES_LEN> = PerCpuArray::new();
+#[btf_map]
+static CENSUS: Array<Census, TABLES_LEN> = Array::new();
+#[btf_map]
+static COLLECTOR: Array<CollectorState, 1> = Array::new();
+#[btf_map]
 pub(crate) static EVENTS: RingBuf<u8, EVENTS_BYTES> = RingBuf::new();
 
 /// What [`Table::create`] says when the entry is there already.
@@ -67,8 +74,8 @@ pub(crate) trait Table<K> {
     /// Makes an entry where there is none. `Err` carries the errno, negative.
     fn create(&self, key: &K, flow: &Flow) -> Result<(), i32>;
     /// Removes the entry; only ever called by the winner of the swap to doomed
-    /// or promoting.
-    fn delete(&self, key: &K);
+    /// or promoting. False: the LRU was faster.
+    fn delete(&self, key: &K) -> bool;
 }
 
 impl<K, const N: usize> Table<K> for LruHashMap<K, Flow, N> {
@@ -84,8 +91,7 @@ impl<K, const N: usize> Table<K> for LruHashMap<K, Flow, N> {
     }
 
     #[inline(always)]
-    fn delete(&self, key: &K) {
-        // ENOENT only says that the LRU was faster.
-        let _ = self.remove(key);
+    fn delete(&self, key: &K) -> bool {
+        self.remove(key).is_ok()
     }
 }

@@ -10,11 +10,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use aya::maps::{Array, MapError};
+use aya::maps::MapError;
+use bytemuck::Zeroable as _;
 use firewall_common::{
     abi::{
-        Config, Flow, FlowKey4, FlowKey6, FlowState, RULE_NONE, Rule, TIER_COUNTS_LEN, TcpSide,
-        Tier, ZONE_HOST, flow_flags, maps, rule_flags, timeout,
+        Config, CtlCounts, Flow, FlowKey4, FlowKey6, FlowState, RULE_NONE, Rule, TIER_COUNTS_LEN,
+        TcpSide, Tier, ZONE_HOST, flow_flags, maps, rule_flags, timeout,
     },
     key::{FlowKey, Heading},
     policy,
@@ -26,7 +27,7 @@ use firewall_common::{
 use crate::{
     bpf::{
         loader::{Error, Loaded, map_mut},
-        words,
+        requests, words,
     },
     netlink::{
         conntrack::{self, Tracked},
@@ -126,16 +127,24 @@ pub fn write(loaded: &mut Loaded, seeds: &[Seed], limits: [u32; 4]) -> Result<us
             *count += 1;
         }
     }
-    let mut counts: Array<_, u64> = map_mut(&mut loaded.ebpf, maps::TIER_COUNTS)?;
-    for (tier, more) in (0..).zip(written) {
-        // The egress program may count too at this moment; the collector sets
-        // right what one of both loses.
-        counts
-            .get(&tier, 0)
-            .and_then(|now| counts.set(tier, now + u64::from(more), 0))
-            .map_err(Error::map(maps::TIER_COUNTS))?;
+    let total = written.iter().sum::<u32>() as usize;
+    if total > 0 {
+        requests::count(loaded, &counts(written)).map_err(Error::map(maps::TIER_COUNTS))?;
     }
-    Ok(written.iter().sum::<u32>() as usize)
+    Ok(total)
+}
+
+/// What the programs did not see put in, by [`Tier`].
+fn counts(written: [u32; TIER_COUNTS_LEN]) -> CtlCounts {
+    let of = |tier: Tier| u64::from(written[tier as usize]);
+    CtlCounts {
+        tiers: written.map(i64::from),
+        created: [
+            of(Tier::Tcp4) + of(Tier::Other4),
+            of(Tier::Tcp6) + of(Tier::Other6),
+        ],
+        ..CtlCounts::zeroed()
+    }
 }
 
 fn insert(loaded: &mut Loaded, seed: &Seed) -> Result<bool, Error> {

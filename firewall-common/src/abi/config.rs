@@ -81,8 +81,8 @@ pub struct Config {
     pub hold_ring_limit: u32,
     /// SYNs that may be held for one host pair within a second.
     pub hold_per_pair: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// [`super::table_full`].
+    pub table_full: u32,
 }
 pod!(Config, 120);
 

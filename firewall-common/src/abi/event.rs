@@ -112,6 +112,8 @@ pub mod ctl_op {
     /// Admit flows that shadow mode let in although they were refused
     /// ([`super::flow_flags::WOULD_DROP`]). Returns how many were refused.
     pub const ADMIT: u32 = 4;
+    /// Change counts, by a [`super::CtlCounts`] in place of the keys.
+    pub const COUNT: u32 = 5;
 }
 
 /// Keys in one [`CtlRequest`].
@@ -129,3 +131,20 @@ pub struct CtlRequest {
     pub keys: [FlowKey6; CTL_KEYS],
 }
 pod!(CtlRequest, 8 + 40 * 32);
+
+/// Input of the control program for [`ctl_op::COUNT`]: what user space wrote or
+/// found by itself. Added by the program, atomically, so that nothing that the
+/// data path counts at the same time is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct CtlCounts {
+    /// [`ctl_op::COUNT`].
+    pub op: u32,
+    /// 0.
+    pub count: u32,
+    /// To be added to the proved flows on record, by [`super::Tier`].
+    pub tiers: [i64; super::TIER_COUNTS_LEN],
+    /// Entries put in from user space: into `FLOWS4`, into `FLOWS6`.
+    pub created: [u64; 2],
+}
+pod!(CtlCounts, 8 + 8 * 4 + 8 * 2);

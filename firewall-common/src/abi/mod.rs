@@ -11,6 +11,7 @@ mod explain;
 mod flow;
 mod rule;
 mod session;
+mod table;
 
 pub use config::*;
 pub use event::*;
@@ -19,6 +20,7 @@ pub use explain::*;
 pub use flow::*;
 pub use rule::*;
 pub use session::*;
+pub use table::*;
 
 /// Version of all structures and map shapes below. A running instance whose
 /// pinned maps carry another version is refused, never misread.
@@ -65,6 +67,12 @@ pub mod maps {
     pub const STATS: &str = "STATS";
     /// `ARRAY<u64>[TIER_COUNTS_LEN]`: proved flows by [`super::Tier`].
     pub const TIER_COUNTS: &str = "TIER_COUNTS";
+    /// `PERCPU_ARRAY<TableCounter>[TABLES_LEN]`, by [`super::TableId`].
+    pub const TABLE_COUNTERS: &str = "TABLE_COUNTERS";
+    /// `ARRAY<Census>[TABLES_LEN]`, by [`super::TableId`]. Never read by the programs.
+    pub const CENSUS: &str = "CENSUS";
+    /// `ARRAY<CollectorState>[1]`. Never read by the programs.
+    pub const COLLECTOR: &str = "COLLECTOR";
     /// `RINGBUF`: control payloads and related events, in the order in which they were seen.
     pub const EVENTS: &str = "EVENTS";
     /// `ARRAY<Explain>[1]`: how the last packet was judged. Never pinned, and written only

@@ -2,19 +2,22 @@
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use firewall_common::{
-    abi::{Flow, FlowState, RULE_NONE, TcpSide, action, flow_flags, rule_flags},
+    abi::{Flow, FlowState, RULE_NONE, TcpSide, action, flow_flags, rule_flags, table_full},
     key::Heading,
     tcp::{Segment, State, generic},
     verdict::{DropReason, Event, PassReason, Verdict},
     wire::{Headers, proto},
 };
 
-use super::{entry::timeout_of, tiers::Family};
+use super::{
+    entry::timeout_of,
+    tiers::{Family, Place, insert, is_full},
+};
 use crate::{
     control,
     expect::{self, Taken},
     explain,
-    maps::{CONFIG, EEXIST, Table as _},
+    maps::{CONFIG, EEXIST},
     packet::Packet,
     policy, stats,
     work::Work,
@@ -27,8 +30,22 @@ pub(super) fn begin<P: Packet, K: Family>(
     work: &mut Work,
     heading: Heading,
 ) -> Verdict {
-    if let Some(reason) = cannot_begin(&work.headers) {
-        return Verdict::Drop(reason);
+    let Some(config) = CONFIG.get(0) else {
+        return Verdict::Drop(DropReason::TableError);
+    };
+    work.full = if config.table_full == table_full::TRACK || !is_full(&*K::slot(work), config) {
+        table_full::TRACK
+    } else {
+        config.table_full
+    };
+    let mut refusal = DropReason::Policy;
+    let unfit = cannot_begin(&work.headers);
+    if let Some(reason) = unfit {
+        // Of a flow that passes untracked the rules are all that knows.
+        if work.full != table_full::PASS || matches!(reason, DropReason::TcpFlags) {
+            return Verdict::Drop(reason);
+        }
+        refusal = reason;
     }
     work.to_zone = if P::EGRESS {
         work.iface_zone
@@ -39,19 +56,19 @@ pub(super) fn begin<P: Packet, K: Family>(
         }
     };
     explain::destination(work);
-    let mut refusal = DropReason::Policy;
-    if work.headers.proto == proto::TCP {
+    let may_be_data = work.headers.proto == proto::TCP && unfit.is_none();
+    if may_be_data {
         match expect::take(work) {
             Taken::No => {}
             Taken::Yes => return create::<K>(work, heading, flow_flags::RELATED, RULE_NONE),
             Taken::Refused(reason) => refusal = reason,
         }
     }
-    let Some(config) = CONFIG.get(0) else {
-        return Verdict::Drop(DropReason::TableError);
-    };
     let decision = policy::decide(config, work);
     match decision.action {
+        action::ACCEPT if work.full == table_full::PASS && is_tracked(&work.headers) => {
+            return Verdict::Pass(PassReason::Untracked);
+        }
         action::ACCEPT if is_tracked(&work.headers) => {
             let flags = if decision.flags & rule_flags::HELPER_FTP != 0 {
                 flow_flags::HELPER_FTP
@@ -64,7 +81,7 @@ pub(super) fn begin<P: Packet, K: Family>(
         policy::NO_MATCH => {}
         _ => refusal = DropReason::Rule,
     }
-    if work.headers.proto == proto::TCP {
+    if may_be_data {
         return control::refused_syn::<P, K>(packet, work, heading, refusal);
     }
     Verdict::Drop(refusal)
@@ -95,6 +112,9 @@ pub(super) const fn is_tracked(h: &Headers) -> bool {
 
 #[inline(always)]
 fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -> Verdict {
+    if work.full == table_full::DROP {
+        return Verdict::Drop(DropReason::TierFull);
+    }
     let mut flags = flags;
     if matches!(heading, Heading::Down) {
         flags |= flow_flags::FIRST_DOWN;
@@ -126,8 +146,7 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         rule,
         tcp: [TcpSide { end, ..silent }, silent],
     };
-    let (key, flow) = K::to_insert(work);
-    match K::half_open(work.from_inside).create(key, flow) {
+    match insert::<K>(work, Place::half_open(work.from_inside)) {
         Ok(()) => stats::event(Event::FlowCreated),
         // Another CPU was faster with a packet of the same flow. That packet's
         // entry stands; this one was admitted too, and its step would be the

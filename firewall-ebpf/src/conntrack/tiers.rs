@@ -2,7 +2,9 @@
 
 use aya_ebpf::btf_maps::LruHashMap;
 use firewall_common::{
-    abi::{Flow, FlowKey4, FlowKey6, FlowState, Phase, Tier, flow_flags},
+    abi::{
+        Config, EndReason, Flow, FlowKey4, FlowKey6, FlowState, Phase, TableId, Tier, flow_flags,
+    },
     key::FlowKey,
     time::Tick,
     verdict::Event,
@@ -15,7 +17,7 @@ use crate::{
     control,
     maps::{
         CONFIG, EEXIST, FLOWS, FLOWS4, FLOWS6, HALF_OPEN, HALF_OPEN4_IN, HALF_OPEN4_OUT,
-        HALF_OPEN6_IN, HALF_OPEN6_OUT, TIER_COUNTS, Table,
+        HALF_OPEN6_IN, HALF_OPEN6_OUT, TABLE_COUNTERS, TIER_COUNTS, Table,
     },
     stats,
     work::Work,
@@ -24,12 +26,34 @@ use crate::{
 /// Ticks for which an entry in promotion counts as present.
 const PROMOTION_TICKS: u32 = 4;
 
+/// One of a family's three tables.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum Place {
+    /// Flows that have proved themselves.
+    Proved = 0,
+    /// Others, begun inside.
+    Inside = 2,
+    /// Others, begun outside.
+    Outside = 4,
+}
+
+impl Place {
+    /// The half-open table of a flow.
+    #[inline(always)]
+    pub(crate) const fn half_open(inside: bool) -> Self {
+        if inside { Self::Inside } else { Self::Outside }
+    }
+}
+
 /// The tables of a family.
 pub(crate) trait Family: FlowKey + 'static {
     /// The proved table's type.
     type Proved: Table<Self> + 'static;
     /// The half-open tables' type.
     type HalfOpen: Table<Self> + 'static;
+    /// Added to a [`Place`], its [`TableId`].
+    const TABLE: u32;
     /// Admission class of TCP.
     const TCP: Tier;
     /// Admission class of everything else.
@@ -49,10 +73,11 @@ pub(crate) trait Family: FlowKey + 'static {
 }
 
 macro_rules! family {
-    ($key:ty, $slot:ident, $flows:ident, $inside:ident, $outside:ident, $tcp:ident, $other:ident) => {
+    ($key:ty, $slot:ident, $flows:ident, $inside:ident, $outside:ident, $table:ident, $tcp:ident, $other:ident) => {
         impl Family for $key {
             type Proved = LruHashMap<$key, Flow, FLOWS>;
             type HalfOpen = LruHashMap<$key, Flow, HALF_OPEN>;
+            const TABLE: u32 = TableId::$table as u32;
             const TCP: Tier = Tier::$tcp;
             const OTHER: Tier = Tier::$other;
 
@@ -89,6 +114,7 @@ family!(
     FLOWS4,
     HALF_OPEN4_IN,
     HALF_OPEN4_OUT,
+    Proved4,
     Tcp4,
     Other4
 );
@@ -98,6 +124,7 @@ family!(
     FLOWS6,
     HALF_OPEN6_IN,
     HALF_OPEN6_OUT,
+    Proved6,
     Tcp6,
     Other6
 );
@@ -114,31 +141,31 @@ pub(super) enum Found {
 /// Looks a flow up: proved first, where an established packet is done.
 #[inline(always)]
 pub(super) fn find<K: Family>(key: &K, now: Tick) -> Found {
-    if let Some(entry) = look(K::flows(), key, now, true) {
+    if let Some(entry) = look(K::flows(), key, now, Place::Proved) {
         return entry;
     }
-    let half = match look(K::half_open(true), key, now, false) {
+    let half = match look(K::half_open(true), key, now, Place::Inside) {
         Some(found) => Some(found),
-        None => look(K::half_open(false), key, now, false),
+        None => look(K::half_open(false), key, now, Place::Outside),
     };
     match half {
         // The winner may have arrived in the proved table meanwhile.
-        Some(Found::Moving) => look(K::flows(), key, now, true).unwrap_or(Found::Moving),
+        Some(Found::Moving) => look(K::flows(), key, now, Place::Proved).unwrap_or(Found::Moving),
         Some(found) => found,
         None => Found::Nothing,
     }
 }
 
 #[inline(always)]
-fn look<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, proved: bool) -> Option<Found> {
+fn look<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, place: Place) -> Option<Found> {
     let entry = table.entry(key)?;
     if now.is_after(Tick(expires_of(entry).load())) {
         // Expired counts as absent, whether or not the collector has been here.
-        delete_expired(table, key, entry, now, proved);
+        delete_expired(table, key, entry, now, place);
         return None;
     }
     match FlowState(state_of(entry).load()).phase() {
-        Phase::Live => Some(Found::Flow(entry, proved)),
+        Phase::Live => Some(Found::Flow(entry, matches!(place, Place::Proved))),
         // A left-over is a miss; a fresh one is a flow whose step another CPU
         // is taking at this moment.
         Phase::Promoting if now.since(Tick(seen_of(entry).load())) <= PROMOTION_TICKS => {
@@ -159,7 +186,7 @@ pub(crate) fn delete_expired<K: Family, T: Table<K>>(
     key: &K,
     entry: *mut Flow,
     now: Tick,
-    proved: bool,
+    place: Place,
 ) -> bool {
     let state = state_of(entry);
     let word = state.load();
@@ -174,7 +201,7 @@ pub(crate) fn delete_expired<K: Family, T: Table<K>>(
         let _ = state.swap(doomed, word);
         return false;
     }
-    remove(table, key, proved);
+    remove(table, key, place, EndReason::Expired);
     true
 }
 
@@ -184,11 +211,53 @@ fn doom(state: Shared<u64>, word: u64) -> bool {
     state.swap(word, doomed).is_ok()
 }
 
+/// Takes an entry out of its table: every deletion there is goes through here,
+/// with its reason. Only the winner of the swap to doomed or promoting may call it.
 #[inline(always)]
-fn remove<K: Family, T: Table<K>>(table: &T, key: &K, proved: bool) {
-    table.delete(key);
-    if proved {
+fn remove<K: Family, T: Table<K>>(table: &T, key: &K, place: Place, reason: EndReason) {
+    // What the LRU displaced in this moment it took, not we.
+    if table.delete(key) {
+        count_removed::<K>(place);
+    }
+    if matches!(place, Place::Proved) {
         count_tier::<K>(key, -1);
+    }
+    if matches!(reason, EndReason::Expired) {
+        stats::event(Event::FlowExpired);
+    }
+}
+
+/// Puts `work.flow` into its table, where there is none, and counts it.
+#[inline(always)]
+pub(super) fn insert<K: Family>(work: &Work, place: Place) -> Result<(), i32> {
+    let (key, flow) = K::to_insert(work);
+    match place {
+        Place::Proved => K::flows().create(key, flow)?,
+        _ => K::half_open(matches!(place, Place::Inside)).create(key, flow)?,
+    }
+    count_created::<K>(place, 1);
+    Ok(())
+}
+
+/// Counts entries put into a table.
+#[inline(always)]
+pub(crate) fn count_created<K: Family>(place: Place, by: u64) {
+    if let Some(counter) = TABLE_COUNTERS.get_ptr_mut(K::TABLE + place as u32) {
+        // SAFETY: an element of this CPU's, valid for the whole run.
+        let created = unsafe { &raw mut (*counter).created };
+        // SAFETY: eight bytes, aligned. Atomic, because a request of user space
+        // can be interrupted by a packet on its CPU.
+        unsafe { Shared::new(created) }.add(by);
+    }
+}
+
+#[inline(always)]
+fn count_removed<K: Family>(place: Place) {
+    if let Some(counter) = TABLE_COUNTERS.get_ptr_mut(K::TABLE + place as u32) {
+        // SAFETY: as in `count_created`.
+        let removed = unsafe { &raw mut (*counter).removed };
+        // SAFETY: as in `count_created`.
+        unsafe { Shared::new(removed) }.add(1);
     }
 }
 
@@ -203,11 +272,25 @@ fn tier_of<K: Family>(key: &K) -> Tier {
 
 #[inline(always)]
 fn count_tier<K: Family>(key: &K, by: i64) {
-    if let Some(count) = TIER_COUNTS.get_ptr_mut(tier_of(key) as u32) {
+    count_in_tier(tier_of(key) as u32, by);
+}
+
+/// Adds to the proved flows on record, by [`Tier`].
+#[inline(always)]
+pub(crate) fn count_in_tier(tier: u32, by: i64) {
+    if let Some(count) = TIER_COUNTS.get_ptr_mut(tier) {
         // SAFETY: an array element, eight bytes, aligned, changed atomically only.
         let count = unsafe { Shared::new(count) };
         count.add(by as u64);
     }
+}
+
+/// Is the proved tier at its limit for the class of `key`?
+#[inline(always)]
+pub(super) fn is_full<K: Family>(key: &K, config: &Config) -> bool {
+    let tier = tier_of(key) as u32;
+    let count = TIER_COUNTS.get(tier).copied().unwrap_or(0);
+    count as i64 >= config.tier_limits[tier as usize & 3] as i64
 }
 
 /// Moves a flow to the proved table, unless that is at its limit.
@@ -216,12 +299,10 @@ fn count_tier<K: Family>(key: &K, by: i64) {
 /// entry. The others meet `Found::Moving`.
 #[inline(always)]
 pub(super) fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowState) {
-    let tier = tier_of(&*K::slot(work)) as u32;
-    let count = TIER_COUNTS.get(tier).copied().unwrap_or(0);
-    let limit = CONFIG
+    if CONFIG
         .get(0)
-        .map_or(0, |config| config.tier_limits[tier as usize & 3]);
-    if count as i64 >= limit as i64 {
+        .is_none_or(|config| is_full(&*K::slot(work), config))
+    {
         stats::event(Event::TableFull);
         return;
     }
@@ -240,10 +321,9 @@ pub(super) fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowSt
     }
     let proved = word.with(flow_flags::ASSURED);
     work.flow.state = proved.0;
-    let (key, flow) = K::to_insert(work);
-    match K::flows().create(key, flow) {
+    match insert::<K>(work, Place::Proved) {
         Ok(()) => {
-            count_tier(key, 1);
+            count_tier(&*K::slot(work), 1);
             stats::event(Event::FlowPromoted);
         }
         Err(EEXIST) => stats::event(Event::CreateRaced),
@@ -253,7 +333,13 @@ pub(super) fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowSt
             return;
         }
     }
-    K::half_open(word.has(flow_flags::FROM_INSIDE)).delete(key);
+    let inside = word.has(flow_flags::FROM_INSIDE);
+    remove(
+        K::half_open(inside),
+        &*K::slot(work),
+        Place::half_open(inside),
+        EndReason::Promoted,
+    );
     if proved.has(flow_flags::HELPER_FTP) {
         control::opened::<K>(work, proved);
     }
@@ -267,8 +353,10 @@ pub(super) fn reopen<K: Family>(key: &K, entry: *mut Flow, word: FlowState, prov
     }
     stats::event(Event::TupleReused);
     if proved {
-        remove(K::flows(), key, true);
+        remove(K::flows(), key, Place::Proved, EndReason::Reused);
     } else {
-        remove(K::half_open(word.has(flow_flags::FROM_INSIDE)), key, false);
+        let inside = word.has(flow_flags::FROM_INSIDE);
+        let place = Place::half_open(inside);
+        remove(K::half_open(inside), key, place, EndReason::Reused);
     }
 }

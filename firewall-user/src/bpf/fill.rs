@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use firewall_common::abi::{
-    Config, Control, Counter, Iface, MAX_RULES, MAX_ZONES, Rule, RuleName, ZONE_ANY, ZONE_HOST,
-    heartbeat, maps,
+    Config, Control, Counter, Iface, MAX_RULES, MAX_ZONES, Rule, RuleName, Tier, ZONE_ANY,
+    ZONE_HOST, heartbeat, maps,
 };
 
 use super::{
@@ -154,14 +154,14 @@ fn write_rules(loaded: &mut Loaded, compiled: &Compiled, generation: u32) -> Res
 /// a limit beyond the table would let a promotion evict.
 fn fitting(compiled: &Compiled, loaded: &Loaded) -> [u32; 4] {
     let mut limits = compiled.config.tier_limits;
-    for (name, wanted, kept) in &loaded.kept_sizes {
+    for (name, _, kept) in &loaded.kept_sizes {
         let tiers = match *name {
-            maps::FLOWS4 => 0..2,
-            maps::FLOWS6 => 2..4,
+            maps::FLOWS4 => [Tier::Tcp4, Tier::Other4],
+            maps::FLOWS6 => [Tier::Tcp6, Tier::Other6],
             _ => continue,
         };
-        for limit in &mut limits[tiers] {
-            *limit = (u64::from(*limit) * u64::from(*kept) / u64::from(*wanted).max(1)) as u32;
+        for (tier, limit) in tiers.into_iter().zip(compiled.tables.limits(*kept)) {
+            limits[tier as usize] = limit;
         }
     }
     limits

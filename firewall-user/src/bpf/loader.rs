@@ -22,7 +22,7 @@ use crate::{config::Tables, lock};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pinhole.o"));
 
 /// Every map of the object; all are pinned, but for the programs' own log ring.
-const MAPS: [&str; 20] = [
+const MAPS: [&str; 23] = [
     maps::ABI,
     maps::CONFIG,
     maps::CONTROL,
@@ -42,6 +42,9 @@ const MAPS: [&str; 20] = [
     maps::RULE_NAMES,
     maps::STATS,
     maps::TIER_COUNTS,
+    maps::TABLE_COUNTERS,
+    maps::CENSUS,
+    maps::COLLECTOR,
     maps::EVENTS,
 ];
 

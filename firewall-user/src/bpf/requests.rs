@@ -4,7 +4,7 @@ use std::{io, rc::Rc};
 
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use bytemuck::{Pod, Zeroable};
-use firewall_common::abi::{CTL_KEYS, CtlRequest, FlowKey6, ctl_op, programs};
+use firewall_common::abi::{CTL_KEYS, CtlCounts, CtlRequest, FlowKey6, ctl_op, programs};
 
 use super::{hooks::os_error, loader::Loaded};
 
@@ -83,6 +83,15 @@ impl Requests {
         self.control(ctl_op::UNHELP, keys)
     }
 
+    /// Adds to the counts of flows. `counts.op` and `counts.count` are set here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn count(&self, counts: &CtlCounts) -> Result<(), Error> {
+        count(&self.0, counts)
+    }
+
     /// Runs a held frame again as if it had just come in through `ifindex`,
     /// with holding off. Must be called inside the interface's network
     /// namespace. The verdict shows in the counters only.
@@ -127,18 +136,39 @@ impl Requests {
     }
 
     fn run(&self, name: &'static str, options: TestRunOptions<'_>) -> Result<u32, Error> {
-        let program: &Xdp = self
-            .0
-            .ebpf
-            .program(name)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(Error::Missing(name))?;
-        program
-            .test_run(options)
-            .map(|result| result.return_value)
-            .map_err(|error| Error::Run {
-                program: name,
-                cause: os_error(&error),
-            })
+        run(&self.0, name, options)
     }
+}
+
+/// As [`Requests::count`], before the programs are shared.
+///
+/// # Errors
+///
+/// [`Error`].
+pub fn count(loaded: &Loaded, counts: &CtlCounts) -> Result<(), Error> {
+    let request = CtlCounts {
+        op: ctl_op::COUNT,
+        count: 0,
+        ..*counts
+    };
+    let options = TestRunOptions {
+        data_in: Some(bytemuck::bytes_of(&request)),
+        ..TestRunOptions::new()
+    };
+    run(loaded, programs::CTL, options).map(|_| ())
+}
+
+fn run(loaded: &Loaded, name: &'static str, options: TestRunOptions<'_>) -> Result<u32, Error> {
+    let program: &Xdp = loaded
+        .ebpf
+        .program(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(Error::Missing(name))?;
+    program
+        .test_run(options)
+        .map(|result| result.return_value)
+        .map_err(|error| Error::Run {
+            program: name,
+            cause: os_error(&error),
+        })
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use firewall_common::{
-    abi::{MAX_RULES, MAX_ZONES, ZONE_ANY, ZONE_HOST, essentials, timeout},
+    abi::{MAX_RULES, MAX_ZONES, ZONE_ANY, ZONE_HOST, essentials, table_full, timeout},
     tcp::State,
     wire::proto,
 };
@@ -14,13 +14,18 @@ use super::{
     Ftp, PolicyRule, Tables, Timeouts, Zone,
     compile::combinations,
     error::{Error, Source},
-    raw::{Action, Raw, RawEssentials, RawRule, RawTables, RawTimeouts, RawZone},
+    raw::{Action, Raw, RawEssentials, RawRule, RawTables, RawTimeouts, RawZone, TableFull},
     value::{PortRange, Several},
 };
 
-/// Smallest LRU table that works: before the kernel's fix of June 2025 every
-/// CPU hoards up to 128 free nodes.
-const LRU_NODES_PER_CPU: u64 = 256;
+/// Free nodes that a CPU takes from an LRU table at once and keeps for itself
+/// (`LOCAL_FREE_TARGET`; kernels since June 2025 take fewer of small tables). With
+/// fewer left in the common list, it displaces entries to get them.
+const LRU_NODES_TAKEN: u64 = 128;
+/// Smallest LRU table that works, in elements for each CPU.
+const LRU_NODES_PER_CPU: u64 = 2 * LRU_NODES_TAKEN;
+/// Smallest proved table: half of it at most is spare ([`Tables::spare`]).
+const PROVED_NODES_PER_CPU: u64 = 4 * LRU_NODES_TAKEN;
 /// Largest table: 2^24 IPv6 flows take 3 GiB.
 const LARGEST_TABLE: u64 = 1 << 24;
 /// Name of the rule of `--admit-ssh`.
@@ -345,9 +350,17 @@ pub(super) fn timeouts(raw: &RawTimeouts) -> Timeouts {
 
 /// Table sizes; those not given grow with the number of CPUs.
 pub(super) fn tables(source: &Source<'_>, raw: &RawTables, cpus: usize) -> Result<Tables, Error> {
-    let lru = LRU_NODES_PER_CPU * cpus as u64;
+    let cpus = cpus.max(1) as u64;
+    let lru = LRU_NODES_PER_CPU * cpus;
+    let proved = PROVED_NODES_PER_CPU * cpus;
     Ok(Tables {
-        flows: table(source, "flows", raw.flows.as_ref(), 65_536, lru)?,
+        flows: table(source, "flows", raw.flows.as_ref(), 65_536, proved)?,
+        spare: (LRU_NODES_TAKEN * (cpus + 1)) as u32,
+        table_full: match raw.table_full {
+            TableFull::TrackUnprotected => table_full::TRACK,
+            TableFull::Drop => table_full::DROP,
+            TableFull::Pass => table_full::PASS,
+        },
         half_open: table(source, "half-open", raw.half_open.as_ref(), 16_384, lru)?,
         expectations: table(source, "expectations", raw.expectations.as_ref(), 4096, 1)?,
         sessions: table(source, "sessions", raw.sessions.as_ref(), 4096, 1)?,

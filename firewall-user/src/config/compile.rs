@@ -137,22 +137,21 @@ fn config(policy: &Policy, rule_count: u32) -> Config {
         flags: gateway | config_flags::HOLD,
         essentials: policy.essentials,
         rule_count: [rule_count; 2],
-        tier_limits: tier_limits(policy.tables.flows),
+        tier_limits: tier_limits(&policy.tables),
         timeouts,
         hold_ring_limit: HOLD_RING_LIMIT,
         hold_per_pair: HOLD_PER_PAIR,
+        table_full: policy.tables.table_full,
         ..Config::zeroed()
     }
 }
 
-/// By [`Tier`]: of each family's table five eighths for TCP and a quarter for
-/// the rest. What remains keeps promotions from evicting.
-fn tier_limits(flows: u32) -> [u32; 4] {
-    let mut limits = [0; 4];
-    limits[Tier::Tcp4 as usize] = flows / 8 * 5;
-    limits[Tier::Tcp6 as usize] = flows / 8 * 5;
-    limits[Tier::Other4 as usize] = flows / 4;
-    limits[Tier::Other6 as usize] = flows / 4;
+/// By [`Tier`].
+fn tier_limits(tables: &Tables) -> [u32; 4] {
+    let [tcp, other] = tables.limits(tables.flows);
+    let mut limits = [tcp; 4];
+    limits[Tier::Other4 as usize] = other;
+    limits[Tier::Other6 as usize] = other;
     limits
 }
 

@@ -98,6 +98,24 @@ pub struct Tables {
     pub expectations: u32,
     /// `SESSIONS`, and `PAIRS`.
     pub sessions: u32,
+    /// Least number of elements that must stay free in a proved table: with
+    /// fewer, the kernel would displace a flow.
+    pub spare: u32,
+    /// One of [`firewall_common::abi::table_full`].
+    pub table_full: u32,
+}
+
+impl Tables {
+    /// How many flows a proved table of `elements` admits: of TCP, of the rest.
+    ///
+    /// An eighth of the table at least stays free. Of what is left, five
+    /// sevenths are for TCP.
+    #[must_use]
+    pub fn limits(&self, elements: u32) -> [u32; 2] {
+        let usable = elements.saturating_sub(self.spare.max(elements / 8));
+        let other = usable / 7 * 2;
+        [usable - other, other]
+    }
 }
 
 /// What the FTP helper may do.

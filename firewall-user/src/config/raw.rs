@@ -133,6 +133,17 @@ pub(super) struct RawTables {
     pub(super) half_open: Option<Spanned<i64>>,
     pub(super) expectations: Option<Spanned<i64>>,
     pub(super) sessions: Option<Spanned<i64>>,
+    pub(super) table_full: TableFull,
+}
+
+/// What a new flow meets while the proved tier is at its limit.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum TableFull {
+    #[default]
+    TrackUnprotected,
+    Drop,
+    Pass,
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use firewall_common::{
-    abi::{Rule, ZONE_ANY, config_flags, essentials, timeout},
+    abi::{Rule, ZONE_ANY, config_flags, essentials, table_full, timeout},
     key::map_v4,
     policy::matches,
     time::ticks_from_secs,
@@ -215,13 +215,18 @@ fn numbers_have_bounds() {
         "without a unit",
     );
     refused(&end("[timeouts]\ntcp = 3"), "tcp", "unknown field");
-    refused(&end("[tables]\nflows = 1000"), "1000", "use 512 or 1024");
+    refused(&end("[tables]\nflows = 1500"), "1500", "use 1024 or 2048");
     refused(
         &end("[tables]\nhalf-open = 256"),
         "256",
         "use 512 or a larger",
     );
-    refused(&end("[tables]\nflows = 600"), "600", "use 512 or 1024");
+    refused(&end("[tables]\nflows = 512"), "512", "use 1024 or a larger");
+    refused(
+        &end("[tables]\ntable-full = \"panic\""),
+        "\"panic\"",
+        "track-unprotected",
+    );
     refused(&end("[tables]\nsessions = -1"), "-1", "too small");
     refused(&end("[tables]\nflows = 33554432"), "33554432", "too large");
     refused(
@@ -250,6 +255,27 @@ fn too_many_rules_are_refused_where_they_overflow() {
 }
 
 #[test]
+fn a_small_table_keeps_what_every_cpu_may_take_free() {
+    let c = compiled(&format!("{OUTSIDE}[tables]\nflows = 1024\n"));
+    // 128 nodes for each of 2 CPUs, and 128 in the common list.
+    assert_eq!(c.tables.limits(1024), [458, 182]);
+    assert_eq!(c.tables.limits(256), [0, 0]);
+    assert_eq!(c.config.tier_limits, [458, 182, 458, 182]);
+}
+
+#[test]
+fn what_a_full_tier_means_is_chosen() {
+    for (word, number) in [
+        ("track-unprotected", table_full::TRACK),
+        ("drop", table_full::DROP),
+        ("pass", table_full::PASS),
+    ] {
+        let c = compiled(&format!("{OUTSIDE}[tables]\ntable-full = \"{word}\"\n"));
+        assert_eq!(c.config.table_full, number);
+    }
+}
+
+#[test]
 fn defaults_are_those_of_nf_conntrack() {
     let c = compiled(OUTSIDE);
     assert_eq!(c.config.timeouts[3], ticks_from_secs(432_000));
@@ -259,10 +285,11 @@ fn defaults_are_those_of_nf_conntrack() {
     assert_eq!(c.config.essentials, essentials::ALL);
     assert_eq!(c.config.flags, config_flags::HOLD);
     assert_eq!(c.config.tier_limits, [40_960, 16_384, 40_960, 16_384]);
+    assert_eq!(c.config.table_full, table_full::TRACK);
     assert_eq!((c.tables.flows, c.tables.half_open), (65_536, 16_384));
     assert_eq!(c.ftp.max_expectations_per_session, 1);
     let big = Policy::parse("fw.toml", OUTSIDE, 300).unwrap();
-    assert_eq!((big.tables.flows, big.tables.half_open), (131_072, 131_072));
+    assert_eq!((big.tables.flows, big.tables.half_open), (262_144, 131_072));
 }
 
 #[test]

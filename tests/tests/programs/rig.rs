@@ -15,9 +15,10 @@ use aya::{
 use bytemuck::Zeroable;
 use firewall_common::{
     abi::{
-        Config, Control, Counter, CtlRequest, EventHeader, ExpectKey, Expectation, Flow, FlowKey4,
-        FlowKey6, Iface, Pair, PairKey, Rule, TIER_COUNTS_LEN, ZONE_ANY, action, ctl_op,
-        essentials, heartbeat, maps, programs, rule_flags, timeout,
+        Config, Control, Counter, CtlCounts, CtlRequest, EventHeader, ExpectKey, Expectation, Flow,
+        FlowKey4, FlowKey6, Iface, Pair, PairKey, Rule, TABLES_LEN, TIER_COUNTS_LEN, TableCounter,
+        TableId, ZONE_ANY, action, ctl_op, essentials, heartbeat, maps, programs, rule_flags,
+        timeout,
     },
     time::{Tick, ticks_from_secs},
     verdict::{DropReason, Event, PassReason, STATS_LEN, Verdict},
@@ -131,6 +132,16 @@ pub(crate) fn accept(from_zone: u8, to_zone: u8) -> Rule {
     }
 }
 
+/// Accepts TCP to one port.
+pub(crate) fn accept_port(from_zone: u8, to_zone: u8, port: u16) -> Rule {
+    Rule {
+        proto: 6,
+        dport: [port, port],
+        flags: rule_flags::PORTS,
+        ..accept(from_zone, to_zone)
+    }
+}
+
 const V4_TABLES: [&str; 3] = [maps::FLOWS4, maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT];
 const V6_TABLES: [&str; 3] = [maps::FLOWS6, maps::HALF_OPEN6_IN, maps::HALF_OPEN6_OUT];
 
@@ -202,6 +213,12 @@ impl Rig {
         for at in 0..STATS_LEN {
             let zero = PerCpuValues::try_from(vec![Counter::default(); cpus]).unwrap();
             stats.set(at, zero, 0).unwrap();
+        }
+        let mut tables: PerCpuArray<_, TableCounter> =
+            PerCpuArray::try_from(self.map(maps::TABLE_COUNTERS)).unwrap();
+        for at in 0..TABLES_LEN as u32 {
+            let zero = PerCpuValues::try_from(vec![TableCounter::default(); cpus]).unwrap();
+            tables.set(at, zero, 0).unwrap();
         }
         self.records();
     }
@@ -338,6 +355,38 @@ impl Rig {
         self.ctl(ctl_op::EXPIRE, keys)
     }
 
+    /// Hands counts to the control program; returns how many it changed.
+    pub(crate) fn count(&mut self, counts: &CtlCounts) -> u32 {
+        let request = CtlCounts {
+            op: ctl_op::COUNT,
+            ..*counts
+        };
+        let program: &mut Xdp = self
+            .ebpf()
+            .program_mut(programs::CTL)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        run(program, bytemuck::bytes_of(&request))
+    }
+
+    /// Proved flows on record, by tier.
+    pub(crate) fn tier_counts(&mut self) -> [u64; TIER_COUNTS_LEN] {
+        let counts = self.array::<u64>(maps::TIER_COUNTS);
+        std::array::from_fn(|tier| counts.get(&(tier as u32), 0).unwrap())
+    }
+
+    /// What the programs did to a table, on all CPUs.
+    pub(crate) fn table_counter(&mut self, table: TableId) -> TableCounter {
+        let counters: PerCpuArray<_, TableCounter> =
+            PerCpuArray::try_from(self.map(maps::TABLE_COUNTERS)).unwrap();
+        let of_cpus = counters.get(&(table as u32), 0).unwrap();
+        TableCounter {
+            created: of_cpus.iter().map(|c| c.created).sum(),
+            removed: of_cpus.iter().map(|c| c.removed).sum(),
+        }
+    }
+
     fn stats(&mut self) -> Vec<u64> {
         let stats: PerCpuArray<_, Counter> = PerCpuArray::try_from(self.map(maps::STATS)).unwrap();
         (0..STATS_LEN)
@@ -391,6 +440,14 @@ impl Rig {
         self.hash::<FlowKey4, Flow>(table)
             .insert(key, flow, 0)
             .unwrap();
+    }
+
+    /// Lets the time of an IPv4 flow be over.
+    pub(crate) fn expire4(&mut self, key: &FlowKey4) {
+        let mut table = self.hash::<FlowKey4, Flow>(maps::FLOWS4);
+        let mut flow = table.get(key, 0).unwrap();
+        flow.expires = tick().0.wrapping_sub(2);
+        table.insert(key, flow, 0).unwrap();
     }
 
     /// Everything on the ring.

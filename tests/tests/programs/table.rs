@@ -1,14 +1,18 @@
 //! The tables: expiry, limits, requests of user space.
 
+use bytemuck::Zeroable as _;
 use firewall_common::{
-    abi::{FlowState, Tier, ctl_op, flow_flags, maps},
+    abi::{
+        CtlCounts, FlowKey4, FlowState, TableCounter, TableId, Tier, ZONE_ANY, ctl_op, flow_flags,
+        maps, table_full,
+    },
     key::FlowKey as _,
     verdict::{DropReason, Event, PassReason},
 };
 
 use crate::{
     packets::{End, HOST, PEER, segment, tcp, udp},
-    rig::{Rig, dropped, passed, tick},
+    rig::{OUTSIDE, Rig, accept, accept_port, dropped, passed, tick},
     tracking::handshake,
 };
 
@@ -86,4 +90,129 @@ fn a_mark_from_user_space_reaches_the_flow() {
     assert_eq!(rig.ctl(ctl_op::UNHELP, &[key]), 1);
     assert_eq!(flags(&mut rig) & flow_flags::HELPER_FTP, 0);
     assert_eq!(rig.ctl(99, &[key]), 0, "an unknown request changes nothing");
+}
+
+#[test]
+fn a_full_tier_can_refuse_new_flows_by_name() {
+    let mut rig = Rig::new();
+    handshake(&mut rig, HOST_END, PEER_END);
+    rig.configure(|config| {
+        config.table_full = table_full::DROP;
+        config.tier_limits[Tier::Tcp4 as usize] = 1;
+    });
+    let (host, peer) = (End::V4(HOST, 40_001), PEER_END);
+    let syn = tcp(host, peer, &segment("S", 1, 0));
+    assert_eq!(rig.egress(&syn), dropped(DropReason::TierFull));
+    // What no rule accepts keeps its own reason, and other classes have room.
+    let from_outside = tcp(peer, host, &segment("S", 1, 0));
+    assert_eq!(rig.ingress(&from_outside), dropped(DropReason::Policy));
+    let question = udp(End::V4(HOST, 5353), End::V4(PEER, 53), b"?");
+    assert_eq!(rig.egress(&question), passed(PassReason::NewByRule));
+    // What is tracked goes on, and there is room again once it has gone.
+    let data = tcp(PEER_END, HOST_END, &segment("A", 5001, 1001));
+    assert_eq!(rig.ingress(&data), passed(PassReason::Established));
+    rig.configure(|config| config.tier_limits[Tier::Tcp4 as usize] = 2);
+    assert_eq!(rig.egress(&syn), passed(PassReason::NewByRule));
+}
+
+#[test]
+fn a_full_tier_can_let_the_rules_alone_decide() {
+    let rules = [accept(0, ZONE_ANY), accept_port(OUTSIDE, 0, 443)];
+    let mut rig = Rig::with_rules(&rules);
+    handshake(&mut rig, HOST_END, PEER_END);
+    let (peer, web) = (End::V4(PEER, 50_000), End::V4(HOST, 443));
+    let mid = tcp(peer, web, &segment("A", 5, 6));
+    assert_eq!(rig.ingress(&mid), dropped(DropReason::TcpNoFlow));
+    rig.configure(|config| {
+        config.table_full = table_full::PASS;
+        config.tier_limits[Tier::Tcp4 as usize] = 1;
+    });
+    let untracked = passed(PassReason::Untracked);
+    assert_eq!(rig.ingress(&tcp(peer, web, &segment("S", 1, 0))), untracked);
+    assert_eq!(rig.egress(&tcp(web, peer, &segment("SA", 1, 2))), untracked);
+    assert_eq!(rig.ingress(&mid), untracked);
+    assert!(rig.flows4(maps::HALF_OPEN4_OUT).is_empty(), "no entry");
+    // Replies to what the host begins pass by a rule of their own only, and
+    // nothing else gets in either.
+    let (host, other) = (End::V4(HOST, 40_001), End::V4(PEER, 81));
+    assert_eq!(
+        rig.egress(&tcp(host, other, &segment("S", 1, 0))),
+        untracked
+    );
+    let reply = tcp(other, host, &segment("SA", 1, 2));
+    assert_eq!(rig.ingress(&reply), dropped(DropReason::TcpNoFlow));
+    let odd = tcp(peer, web, &segment("SF", 1, 0));
+    assert_eq!(rig.ingress(&odd), dropped(DropReason::TcpFlags));
+    let data = tcp(PEER_END, HOST_END, &segment("A", 5001, 1001));
+    assert_eq!(rig.ingress(&data), passed(PassReason::Established));
+}
+
+#[test]
+fn every_entry_is_counted_in_and_out_of_its_table() {
+    let mut rig = Rig::new();
+    let at = |rig: &mut Rig, table| {
+        let TableCounter { created, removed } = rig.table_counter(table);
+        (created, removed)
+    };
+    handshake(&mut rig, HOST_END, PEER_END);
+    assert_eq!(at(&mut rig, TableId::Inside4), (1, 1), "promoted");
+    assert_eq!(at(&mut rig, TableId::Proved4), (1, 0));
+    assert_eq!(at(&mut rig, TableId::Outside4), (0, 0));
+    let key = rig.flow4(maps::FLOWS4).0.widen();
+    rig.change4(maps::FLOWS4, |flow| flow.expires = tick().0.wrapping_sub(2));
+    assert_eq!(rig.expire(&[key, key]), 1);
+    assert_eq!(at(&mut rig, TableId::Proved4), (1, 1));
+    assert_eq!(rig.event(Event::FlowExpired), 1);
+}
+
+#[test]
+fn counts_of_user_space_are_added() {
+    let mut rig = Rig::new();
+    let counts = CtlCounts {
+        tiers: [3, 0, -1, 0],
+        created: [3, 2],
+        ..CtlCounts::zeroed()
+    };
+    assert_eq!(rig.count(&counts), 4);
+    assert_eq!(rig.count(&counts), 4);
+    let tiers = rig.tier_counts().map(u64::cast_signed);
+    assert_eq!(tiers, [6, 0, -2, 0]);
+    assert_eq!(rig.table_counter(TableId::Proved4).created, 6);
+    assert_eq!(rig.table_counter(TableId::Proved6).created, 4);
+}
+
+/// A flow that expired when the collector looked, and came back before it acted.
+#[test]
+fn a_flow_reopened_between_look_and_deletion_survives() {
+    let mut rig = Rig::new();
+    let seen_alive = (End::V4(HOST, 40_001), PEER_END);
+    let reopened = (End::V4(HOST, 40_002), PEER_END);
+    let gone = (End::V4(HOST, 40_003), PEER_END);
+    for (host, peer) in [seen_alive, reopened, gone] {
+        handshake(&mut rig, host, peer);
+    }
+    let found: Vec<_> = rig.flows4(maps::FLOWS4).values().map(|f| f.0).collect();
+    let expired: Vec<_> = found.iter().map(|key| key.widen()).collect();
+    // One gets a packet: the look found a moment in which the clock had stood
+    // differently, that is all the program can know of it.
+    let port = |key: &FlowKey4, port| key.lo_port() == port || key.hi_port() == port;
+    for key in found.iter().filter(|key| !port(key, 40_001)) {
+        rig.expire4(key);
+    }
+    // Its SYN finds the entry expired, and makes a new one under the same key.
+    let syn = tcp(reopened.0, reopened.1, &segment("S", 9000, 0));
+    assert_eq!(rig.egress(&syn), passed(PassReason::NewByRule));
+    assert_eq!(rig.expire(&expired), 1);
+    assert_eq!(rig.flows4(maps::FLOWS4).len(), 1, "the one with traffic");
+    assert_eq!(rig.flows4(maps::HALF_OPEN4_IN).len(), 1, "the reopened one");
+    handshake_again(&mut rig, reopened);
+    assert_eq!(rig.expire(&expired), 0);
+    assert_eq!(rig.flows4(maps::FLOWS4).len(), 2);
+}
+
+fn handshake_again(rig: &mut Rig, (host, peer): (End, End)) {
+    let syn_ack = tcp(peer, host, &segment("SA", 5000, 9001));
+    assert_eq!(rig.ingress(&syn_ack), passed(PassReason::Established));
+    let ack = tcp(host, peer, &segment("A", 9001, 5001));
+    assert_eq!(rig.egress(&ack), passed(PassReason::Established));
 }
