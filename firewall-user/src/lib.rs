@@ -30,5 +30,6 @@ pub mod preflight;
 pub mod protocol;
 pub mod render;
 pub mod seed;
+pub mod shadow;
 pub mod unload;
 pub mod watchdog;

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{key::Heading, pod, wire::proto};
+use crate::{key::Heading, pod, verdict::DropReason, wire::proto};
 
 /// Key of an IPv4 flow, normalised by construction ([`crate::key::FlowKey::of`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -178,6 +178,17 @@ pub struct Flow {
     pub tcp: [TcpSide; 2],
 }
 pod!(Flow, 80);
+
+impl Flow {
+    /// Why enforcing refuses the flow; `None` if it does not.
+    #[must_use]
+    pub fn would_drop(&self) -> Option<DropReason> {
+        if !FlowState(self.state).has(flow_flags::WOULD_DROP) {
+            return None;
+        }
+        u8::try_from(self.rule).ok()?.try_into().ok()
+    }
+}
 
 /// Life of an entry, bits 8 to 9 of the state word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -83,6 +83,9 @@ events: [{event, count}], rules: [{name, action, packets, bytes}]}. Each packet 
 counted once, in shadow mode under \"would drop\" instead of \"dropped\". A rule
 counts first packets of flows.")]
     Stats(StatsArgs),
+    /// What shadow mode found
+    #[command(subcommand)]
+    Shadow(ShadowCommand),
     /// Detach from every interface and remove all pins
     #[command(after_help = "\
 Example:
@@ -189,6 +192,47 @@ JSON: [{client, cport, server, sport, zone: {client, server}, phase, encrypted,
 age_s, idle_s, tls_age_s, opened, refused, last_refusal, dropped, drops: [{ago_s,
 from, sport, dport, reason}], expectations}]")]
     List(ListArgs),
+}
+
+/// `pinhole shadow`.
+#[derive(Debug, Subcommand)]
+pub enum ShadowCommand {
+    /// What enforcing would have dropped, and where the kernel's own tracking disagrees
+    ///
+    /// Reads the tables twice and compares the connections that are quiet in both
+    /// with nf_conntrack's, where that tracks here; busy ones are left out. States
+    /// have the same names on both sides. Works with the agent stopped, and when
+    /// the policy is enforced.
+    #[command(after_help = "\
+Examples:
+  sudo pinhole shadow report
+  sudo pinhole shadow report --wait 10s --top 20
+  sudo pinhole shadow report -o json | jq '.would_drop[] | {reason, talkers}'
+
+JSON: {shadow, would_drop: [{reason, packets, bytes, flows, talkers: [{src,
+flows, packets, bytes}], examples: [{proto, src, sport, dst, dport, packets,
+bytes}]}], kernel: {tracking, connections, compared, agree, busy, elsewhere},
+disagreements: [{kind, proto, src, sport, dst, dport, pinhole, kernel, reason,
+would_drop}]}. kind is state, direction, missing-in-kernel or missing-in-pinhole;
+tracking is active, idle or absent.
+
+Exit codes: 0 pinhole and the kernel agree or nothing could be compared, 1 they
+disagree (or the report failed: then nothing is on standard output).")]
+    Report(ReportArgs),
+}
+
+/// Arguments of `shadow report`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ReportArgs {
+    /// Time between the two looks (`3s`): connections with a packet in between are left out
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "3s")]
+    pub wait: Duration,
+    /// Sources and examples to name for each reason
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub top: usize,
+    /// As of every list.
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 /// Arguments of everything that lists.

@@ -32,8 +32,8 @@ Examples:
   sudo pinhole flows list -o json | jq '.[] | select(.reply.bytes > 1000000)'
 
 JSON: [{family, proto, state, tier, original: {src, sport, dst, dport, id,
-packets, bytes}, reply: {packets, bytes}, zone: {from, to}, rule, flags,
-started, last_seen, age_s, idle_s, expires_s}]")]
+packets, bytes}, reply: {packets, bytes}, zone: {from, to}, rule, would_drop,
+flags, started, last_seen, age_s, idle_s, expires_s}]")]
     List {
         /// Which flows.
         #[command(flatten)]
@@ -100,7 +100,8 @@ pub struct FilterArgs {
     /// State: established, syn_sent, … for TCP; unreplied or replied for anything else
     #[arg(long, value_name = "STATE")]
     pub state: Option<StateName>,
-    /// All of: half-open, assured, seen-reply, unreplied, related, helper, blind, seeded, from-inside
+    /// All of: half-open, assured, seen-reply, unreplied, related, helper, blind, seeded, from-inside,
+    /// would-drop (in shadow mode)
     #[arg(short = 'u', long, value_name = "STATUS", value_delimiter = ',')]
     pub status: Vec<Status>,
     /// Zone of either end; `host` is the host itself

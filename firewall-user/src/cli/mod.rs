@@ -9,6 +9,7 @@ mod ftp;
 mod program_log;
 mod run;
 mod serve;
+mod shadow;
 mod stats;
 mod status;
 mod unload;
@@ -36,6 +37,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Flows(command) => flows::run(&cli.instance, command),
         Command::Expect(command) => expect::run(&cli.instance, command),
         Command::Ftp(command) => ftp::run(&cli.instance, command),
+        Command::Shadow(command) => shadow::run(&cli.instance, command),
         Command::Stats(args) => stats::run(&cli.instance, args),
         Command::Run(args) => run::run(&cli.instance, args),
         Command::Confirm => confirm::run(&cli.instance),

@@ -100,7 +100,7 @@ pub enum Status {
 }
 
 impl Status {
-    const NAMES: [(&str, Self); 9] = [
+    const NAMES: [(&str, Self); 10] = [
         ("half-open", Self::HalfOpen),
         ("assured", Self::Set(flow_flags::ASSURED)),
         ("seen-reply", Self::Set(flow_flags::SEEN_REPLY)),
@@ -110,6 +110,7 @@ impl Status {
         ("blind", Self::Set(flow_flags::BLIND)),
         ("seeded", Self::Set(flow_flags::SEEDED)),
         ("from-inside", Self::Set(flow_flags::FROM_INSIDE)),
+        ("would-drop", Self::Set(flow_flags::WOULD_DROP)),
     ];
 
     /// Of the flows that the FTP helper reads.

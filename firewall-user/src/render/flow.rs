@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use firewall_common::{
     abi::flow_flags,
     tcp::{State, generic},
+    verdict::DropReason,
     wire::proto,
 };
 use jiff::Timestamp;
@@ -38,8 +39,11 @@ pub struct FlowView {
     pub zone: ZonesView,
     /// Name of the rule that admitted it; `null` if none did (expected, seeded).
     pub rule: Option<String>,
+    /// The drop reason for which enforcing refuses it, if shadow mode let it
+    /// in all the same; else `null`.
+    pub would_drop: Option<&'static str>,
     /// Of `seen-reply`, `assured`, `helper-ftp`, `blind`, `related`, `seeded`,
-    /// `from-inside`.
+    /// `from-inside`, `would-drop`.
     pub flags: Vec<&'static str>,
     /// Time of the first packet, RFC 3339 in UTC.
     #[serde(serialize_with = "as_rfc3339")]
@@ -104,6 +108,7 @@ impl FlowView {
     pub fn new(row: &FlowRow, names: &Names, now: Now) -> Self {
         let original = OriginalView::new(row);
         let flow = &row.flow;
+        let would_drop = flow.would_drop();
         Self {
             family: if original.src.is_ipv4() {
                 "ipv4"
@@ -122,7 +127,11 @@ impl FlowView {
                 from: names.zone(flow.from_zone),
                 to: names.zone(flow.to_zone),
             },
-            rule: names.rule(flow.rule).map(str::to_owned),
+            rule: match would_drop {
+                Some(_) => None,
+                None => names.rule(flow.rule).map(str::to_owned),
+            },
+            would_drop: would_drop.map(DropReason::name),
             flags: flags(row.state().flags())
                 .map(|(_, name, _)| name)
                 .collect(),
@@ -144,6 +153,9 @@ impl FlowView {
             if self.flags.contains(&name) {
                 tags.push_str(tag);
             }
+        }
+        if let Some(reason) = self.would_drop {
+            tags.push_str(&format!("[WOULD DROP {reason}]"));
         }
         tags
     }
@@ -219,7 +231,7 @@ impl Row for FlowView {
 }
 
 /// Flag, name in JSON, tag in the table; no tag where a column says it already.
-const FLAGS: [(u32, &str, &str); 7] = [
+const FLAGS: [(u32, &str, &str); 8] = [
     (flow_flags::SEEN_REPLY, "seen-reply", ""),
     (flow_flags::ASSURED, "assured", "[ASSURED]"),
     (flow_flags::HELPER_FTP, "helper-ftp", "[HELPER ftp]"),
@@ -227,13 +239,15 @@ const FLAGS: [(u32, &str, &str); 7] = [
     (flow_flags::RELATED, "related", "[RELATED]"),
     (flow_flags::SEEDED, "seeded", "[SEEDED]"),
     (flow_flags::FROM_INSIDE, "from-inside", ""),
+    (flow_flags::WOULD_DROP, "would-drop", ""),
 ];
 
 fn flags(set: u32) -> impl Iterator<Item = (u32, &'static str, &'static str)> {
     FLAGS.into_iter().filter(move |(flag, ..)| set & flag != 0)
 }
 
-fn state_name(state: u8) -> &'static str {
+/// As `conntrack -L` names it for TCP; else `UNREPLIED` or `REPLIED`.
+pub(crate) fn state_name(state: u8) -> &'static str {
     match (state, State::try_from(state)) {
         (generic::UNREPLIED, _) => "UNREPLIED",
         (generic::REPLIED, _) => "REPLIED",
@@ -387,6 +401,7 @@ pub(super) mod tests {
                 "reply": { "packets": 14_000, "bytes": 20 << 20 },
                 "zone": { "from": "host", "to": "outside" },
                 "rule": "ftp-out",
+                "would_drop": null,
                 "flags": ["seen-reply", "assured", "helper-ftp", "from-inside"],
                 "started": null,
                 "last_seen": null,

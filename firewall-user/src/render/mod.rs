@@ -9,6 +9,7 @@
 mod expect;
 mod flow;
 mod session;
+mod shadow;
 mod stats;
 mod table;
 
@@ -22,8 +23,12 @@ use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::Serialize;
 
 pub use expect::{ExpectView, ParentView};
+pub(crate) use flow::state_name;
 pub use flow::{FlowView, OriginalView, ReplyView, ZonesView};
 pub use session::{DropView, SessionView, SessionZonesView};
+pub use shadow::{
+    ConnectionView, DisagreementView, EndsView, KernelView, RefusedView, ShadowView, TalkerView,
+};
 pub use stats::{EventView, ReasonView, RuleView, StatsView};
 pub use table::{Ink, Paint, Table};
 
