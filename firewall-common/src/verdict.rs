@@ -81,7 +81,7 @@ outcomes! {
 outcomes! {
     /// Why a packet was dropped.
     DropReason: 64..192 {
-        MalformedEthernet = 1, "malformed-ethernet", "The Ethernet or VLAN header is cut short.";
+        MalformedEthernet = 1, "malformed-ethernet", "The Ethernet header is cut short.";
         UnsupportedEthertype = 2, "unsupported-ethertype", "Neither IP, ARP nor link control.";
         MalformedIpv4 = 3, "malformed-ipv4", "The IPv4 header is cut short or contradicts itself.";
         MalformedIpv6 = 4, "malformed-ipv6", "The IPv6 header or an extension header is cut short or contradicts itself.";
@@ -108,6 +108,9 @@ outcomes! {
         TableError = 25, "table-error", "The flow table refused an entry.";
         NoRoute = 26, "no-route", "A gateway without a route to its destination.";
         UnknownInterface = 27, "unknown-interface", "Seen on an interface without a zone.";
+        VlanTags = 45, "vlan-tags", "More than two VLAN tags.";
+        MalformedVlan = 46, "malformed-vlan", "A VLAN tag is cut short.";
+        NotIp = 47, "not-ip", "Not IP, on an interface without Ethernet headers.";
         TierFull = 50, "tier-full", "Begins a flow for which the proved tier has no room (table-full = drop).";
         RefusedFlow = 55, "refused-flow", "Belongs to a flow that shadow mode let in although it was refused.";
     }

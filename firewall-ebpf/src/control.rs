@@ -231,6 +231,9 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
         EventKind::SynDropped
     } as u16;
     event.flags = flags_of::<P>(h, heading, Direction::Original);
+    if h.l3_offset == 0 {
+        event.flags |= event_flags::NO_ETHERNET;
+    }
     event.from_zone = work.from_zone;
     event.to_zone = work.to_zone;
     event.reason = reason as u8;

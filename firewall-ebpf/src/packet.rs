@@ -64,7 +64,13 @@ impl EbpfContext for XdpPacket {
 impl Reader for XdpPacket {
     #[inline(always)]
     fn frame_len(&self) -> usize {
-        self.ctx.data_end().wrapping_sub(self.ctx.data())
+        let mut len = self.ctx.data_end().wrapping_sub(self.ctx.data());
+        // Were the difference not opaque to the compiler, it would take an offset
+        // from the end in 32 bits, which the verifier forbids of a pointer. It is
+        // an instruction, because line information for none is refused.
+        // SAFETY: one register, unchanged.
+        unsafe { asm!("{0} = {0}", inout(reg) len, options(pure, nomem, nostack)) };
+        len
     }
 
     #[inline(always)]
@@ -138,6 +144,13 @@ impl Reader for TcPacket {
         }
         // SAFETY: the helper filled all N bytes.
         Some(unsafe { out.assume_init() })
+    }
+
+    #[inline(always)]
+    fn tags_beside(&self) -> u32 {
+        let skb = self.ctx.skb.skb;
+        // SAFETY: the kernel passes a valid context.
+        unsafe { (*skb).vlan_present }
     }
 }
 

@@ -2,10 +2,10 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use firewall_common::{
-    abi::{FlowKey4, FlowKey6, Iface, ZONE_HOST, config_flags, essentials},
+    abi::{FlowKey4, FlowKey6, Iface, ZONE_HOST, config_flags, essentials, iface_flags},
     time::Tick,
     verdict::{DropReason, PassReason, Verdict},
-    wire::{Family, Fragment, Frame, parse_frame, proto},
+    wire::{Family, Fragment, Frame, Link, parse_link, parse_network, proto},
 };
 
 use crate::{
@@ -35,6 +35,7 @@ pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> u32 {
         return Verdict::Drop(DropReason::TableError).index();
     };
     work.headers.l3_len = 0;
+    work.link.set(Link::ETHERNET.pack());
     explain::begin(work);
     work.flags = 0;
     let verdict = judge_uncounted(packet, work, matches!(slot, Slot::Ingress));
@@ -51,8 +52,9 @@ pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> u32 {
         outcome
     };
     log::outcome(packet, work, outcome);
-    // Layer 2 is not counted, and 14 bytes is what all but tagged frames have of it.
-    let bytes = (packet.frame_len() as u32).saturating_sub(14);
+    // Layer 2 is not counted.
+    let link = Link::unpack(work.link.get());
+    let bytes = (packet.frame_len() as u32).saturating_sub(link.offset as u32);
     stats::outcome(outcome, bytes);
     outcome
 }
@@ -82,7 +84,13 @@ fn judge_uncounted<P: Packet>(packet: &P, work: &mut Work, may_hold: bool) -> Ve
     if P::EGRESS && packet.came_in_by() != 0 && iface(packet.came_in_by()).is_some() {
         return Verdict::Pass(PassReason::Tracked);
     }
-    match parse_frame(packet, &mut work.headers) {
+    match parse_link(packet, guarded.flags & iface_flags::NO_ETHERNET == 0) {
+        Ok(link) => work.link.set(link.pack()),
+        Err(reason) => return Verdict::Drop(reason),
+    }
+    // Through memory: to the verifier the offset is then one number with a bound,
+    // and it follows the rest once instead of once for each count of tags.
+    match parse_network(packet, Link::unpack(work.link.get()), &mut work.headers) {
         Ok(Frame::Ip) => judge_ip(packet, work),
         Ok(Frame::Arp) => essential(work, essentials::ARP, PassReason::Arp),
         Ok(Frame::LinkControl) => {

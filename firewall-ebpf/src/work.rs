@@ -55,6 +55,8 @@ pub(crate) struct Work {
     pub full: u32,
     /// What becomes of the packet.
     pub outcome: Opaque,
+    /// The packet's link header, packed.
+    pub link: Opaque,
     /// The packet's headers.
     pub headers: Headers,
     /// The headers of the packet that an ICMP error quotes.

@@ -125,13 +125,22 @@ pub mod iface_flags {
     pub const CLSACT: u32 = 1 << 3;
     /// The clsact qdisc is ours: `unload` removes it.
     pub const CLSACT_ADDED: u32 = 1 << 4;
-    /// Receive VLAN offload was on before: `unload` turns it on again.
+    /// Receive offload of 802.1Q tags was on before: `unload` turns it on again.
     pub const RESTORE_RXVLAN: u32 = 1 << 5;
-    /// Transmit VLAN offload was on before: `unload` turns it on again.
+    /// Transmit offload of 802.1Q tags was on before, at the other end of a veth.
     pub const RESTORE_TXVLAN: u32 = 1 << 6;
     /// A VLAN on top of a guarded interface, not guarded itself: no program runs
     /// on it, its frames are judged below.
     pub const VLAN_CHILD: u32 = 1 << 7;
+    /// Its packets have no Ethernet header: they begin with IP.
+    pub const NO_ETHERNET: u32 = 1 << 8;
+    /// As [`RESTORE_RXVLAN`], of 802.1ad tags.
+    pub const RESTORE_RXVLAN_STAG: u32 = 1 << 9;
+    /// As [`RESTORE_TXVLAN`], of 802.1ad tags.
+    pub const RESTORE_TXVLAN_STAG: u32 = 1 << 10;
+    /// All that `unload` restores.
+    pub const RESTORE: u32 =
+        RESTORE_RXVLAN | RESTORE_TXVLAN | RESTORE_RXVLAN_STAG | RESTORE_TXVLAN_STAG;
 }
 
 /// A guarded interface, or a VLAN on top of one ([`iface_flags::VLAN_CHILD`]),

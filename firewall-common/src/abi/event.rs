@@ -51,6 +51,8 @@ pub mod event_flags {
     pub const EGRESS: u16 = 1 << 2;
     /// TCP urgent flag.
     pub const URGENT: u16 = 1 << 3;
+    /// The frame that follows begins with its IP header.
+    pub const NO_ETHERNET: u16 = 1 << 4;
 }
 
 /// Head of every ring record. `len` bytes follow at once.

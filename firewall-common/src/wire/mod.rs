@@ -9,7 +9,7 @@ mod link;
 mod transport;
 
 pub use ip::{inner, parse_l3};
-pub use link::parse_frame;
+pub use link::{ETHERNET_LEN, Link, header_to_run_again, parse_link, parse_network};
 
 use crate::verdict::DropReason;
 
@@ -24,6 +24,13 @@ pub trait Reader {
 
     /// `N` bytes at `offset`, or `None` past the end of what can be read.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// VLAN tags of the frame that are not among its bytes: the device or the
+    /// stack keeps them beside it.
+    #[inline(always)]
+    fn tags_beside(&self) -> u32 {
+        0
+    }
 }
 
 impl Reader for [u8] {

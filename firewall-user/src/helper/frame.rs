@@ -2,18 +2,35 @@
 
 use firewall_common::{
     checksum::{add, fold, pseudo_header},
-    wire::{Family, Fragment, Frame, Headers, parse_frame, parse_l3, proto},
+    wire::{
+        Family, Fragment, Frame, Headers, header_to_run_again, parse_link, parse_network, proto,
+    },
 };
 
 /// Offset of the checksum in the TCP header (RFC 9293, section 3.1).
 const CHECKSUM: usize = 16;
+
+/// The frame to run again of held `bytes`, its checksum complete. `bare` bytes, from
+/// a device without Ethernet headers, get one, because BPF_PROG_RUN takes no frame
+/// without.
+pub fn to_run_again(bytes: &[u8], bare: bool) -> Vec<u8> {
+    let header = if bare {
+        header_to_run_again(bytes)
+    } else {
+        None
+    };
+    let mut frame = header.map_or_else(Vec::new, Vec::from);
+    frame.extend_from_slice(bytes);
+    complete_checksum(&mut frame);
+    frame
+}
 
 /// Completes the TCP checksum of a copied `frame`, if its sender left that to
 /// the device (`CHECKSUM_PARTIAL`, as between the ends of a veth): the field then
 /// holds the folded sum of the pseudo-header. Returns whether it did.
 ///
 /// Any other checksum is left as it is, right or wrong: its receiver judges.
-pub fn complete_checksum(frame: &mut [u8]) -> bool {
+fn complete_checksum(frame: &mut [u8]) -> bool {
     let Some(headers) = headers(frame) else {
         return false;
     };
@@ -42,23 +59,13 @@ pub fn complete_checksum(frame: &mut [u8]) -> bool {
     true
 }
 
-/// Headers of a whole TCP packet, with or without an Ethernet header before it.
+/// Headers of a whole TCP packet in an Ethernet frame.
 fn headers(frame: &[u8]) -> Option<Headers> {
     let mut h = Headers::ZERO;
-    let whole = |h: Headers| {
-        let tcp = h.proto == proto::TCP && h.fragment == Fragment::Whole;
-        tcp.then_some(h)
-    };
-    if parse_frame(frame, &mut h) == Ok(Frame::Ip) {
-        return whole(h);
-    }
-    let family = match frame.first().map(|byte| byte >> 4) {
-        Some(4) => Family::V4,
-        Some(6) => Family::V6,
-        _ => return None,
-    };
-    parse_l3(frame, family, 0, &mut h).ok()?;
-    whole(h)
+    let link = parse_link(frame, true).ok()?;
+    let found = parse_network(frame, link, &mut h).ok()?;
+    let whole = h.proto == proto::TCP && h.fragment == Fragment::Whole;
+    (found == Frame::Ip && whole).then_some(h)
 }
 
 fn len(headers: &Headers) -> usize {
@@ -138,12 +145,38 @@ mod tests {
     }
 
     #[test]
-    fn frames_without_ethernet_and_other_bytes_are_taken_as_they_are() {
-        let mut packet = syn(false).split_off(14);
-        let pseudo = pseudo(&headers(&packet).unwrap(), 24);
-        packet[36..38].copy_from_slice(&fold(pseudo).to_be_bytes());
-        assert!(complete_checksum(&mut packet));
-        assert!(!complete_checksum(&mut []));
-        assert!(!complete_checksum(&mut [0x45; 30]));
+    fn a_packet_without_ethernet_gets_a_header_that_the_stack_takes_for_its_own() {
+        for (v6, kind) in [(false, [8, 0]), (true, [0x86, 0xdd])] {
+            let right = syn(v6);
+            let mut packet = right.clone();
+            let pseudo = pseudo(&headers(&packet).unwrap(), 24);
+            packet[checksum_at(v6)].copy_from_slice(&fold(pseudo).to_be_bytes());
+            let frame = to_run_again(&packet[14..], true);
+            assert_eq!((&frame[..12], &frame[12..14]), (&[0; 12][..], &kind[..]));
+            assert_eq!(frame[14..], right[14..]);
+            // With a header of its own it keeps that.
+            assert_eq!(to_run_again(&packet, false), right);
+        }
+    }
+
+    #[test]
+    fn a_frame_with_tags_is_completed_too() {
+        let right = syn(false);
+        let mut partial = right.clone();
+        let pseudo = pseudo(&headers(&right).unwrap(), 24);
+        partial[checksum_at(false)].copy_from_slice(&fold(pseudo).to_be_bytes());
+        let tag = |frame: &[u8]| {
+            let (addresses, rest) = frame.split_at(12);
+            [addresses, &[0x88, 0xa8, 0, 1, 0x81, 0, 0, 2], rest].concat()
+        };
+        assert_eq!(to_run_again(&tag(&partial), false), tag(&right));
+    }
+
+    #[test]
+    fn other_bytes_are_taken_as_they_are() {
+        for bytes in [&[][..], &[0x45; 30], &[0x15; 30]] {
+            assert_eq!(to_run_again(bytes, false), bytes);
+        }
+        assert_eq!(to_run_again(&[0x15; 30], true), [0x15; 30]);
     }
 }

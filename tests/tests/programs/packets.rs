@@ -138,9 +138,14 @@ pub(crate) fn other(src: End, dst: End, protocol: u8) -> Vec<u8> {
 
 /// Puts an 802.1Q tag into a frame.
 pub(crate) fn tagged(frame: &[u8], vlan: u16) -> Vec<u8> {
+    tagged_as(EtherType::VLAN_TAGGED_FRAME.0, frame, vlan)
+}
+
+/// Puts a tag of any type into a frame, outside those that it has.
+pub(crate) fn tagged_as(kind: u16, frame: &[u8], vlan: u16) -> Vec<u8> {
     let id = VlanId::try_new(vlan).unwrap();
     let mut out = frame[..12].to_vec();
-    out.extend(EtherType::VLAN_TAGGED_FRAME.0.to_be_bytes());
+    out.extend(kind.to_be_bytes());
     out.extend(id.value().to_be_bytes());
     out.extend(&frame[12..]);
     out

@@ -260,8 +260,14 @@ impl Rig {
 
     /// Puts the interface into a zone.
     pub(crate) fn iface(&mut self, zone: u8) {
+        self.iface_with(zone, 0);
+    }
+
+    /// As [`Rig::iface`], with `iface_flags`.
+    pub(crate) fn iface_with(&mut self, zone: u8, flags: u32) {
         let iface = Iface {
             zone,
+            flags,
             ..Zeroable::zeroed()
         };
         self.hash::<u32, Iface>(maps::IFACES)
@@ -411,6 +417,12 @@ impl Rig {
         let at = outcome.index();
         assert_eq!(after[at], before[at] + 1, "counted once");
         outcome
+    }
+
+    /// Bytes counted at an index of the outcomes.
+    pub(crate) fn bytes(&mut self, at: u32) -> u64 {
+        let stats: PerCpuArray<_, Counter> = PerCpuArray::try_from(self.map(maps::STATS)).unwrap();
+        stats.get(&at, 0).unwrap().iter().map(|c| c.bytes).sum()
     }
 
     pub(crate) fn event(&mut self, event: Event) -> u64 {

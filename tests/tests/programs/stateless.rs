@@ -20,8 +20,8 @@ fn link_control_and_arp_pass_other_ethertypes_do_not() {
             passed(PassReason::LinkControl)
         );
     }
-    // MPLS, PPPoE and QinQ could carry IP past the rules.
-    for carrier in [0x8847, 0x8864, 0x88a8] {
+    // MPLS, PPPoE and tags of private types could carry IP past the rules.
+    for carrier in [0x8847, 0x8864, 0x9100] {
         assert_eq!(
             rig.ingress(&ethertype(carrier)),
             dropped(DropReason::UnsupportedEthertype)

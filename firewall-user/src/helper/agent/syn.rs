@@ -11,7 +11,7 @@ use log::{debug, info};
 use super::{Agent, REINJECT_NS, STALE_NS, Tuple, checked};
 use crate::{
     bpf::address,
-    helper::{frame::complete_checksum, ring::Record, tables::Tables},
+    helper::{frame::to_run_again, ring::Record, tables::Tables},
 };
 
 impl<T: Tables> Agent<T> {
@@ -66,8 +66,8 @@ impl<T: Tables> Agent<T> {
             return false;
         }
         self.reinjected.insert(tuple, now_ns);
-        let mut frame = record.data.to_vec();
-        complete_checksum(&mut frame);
+        let bare = record.header.flags & event_flags::NO_ETHERNET != 0;
+        let frame = to_run_again(record.data, bare);
         let done = self.tables.reinject(&frame, record.header.ifindex);
         let waited = now_ns.saturating_sub(record.header.at_ns) / 1000;
         debug!(

@@ -25,6 +25,9 @@ fn frame(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
 fn syn(w: &mut World, kind: EventKind, src: SocketAddr, dst: SocketAddr, flags: u16) {
     let (key, heading) = key(src, dst);
     let data = match kind {
+        EventKind::SynHeld if flags & event_flags::NO_ETHERNET != 0 => {
+            frame(src, dst).split_off(14)
+        }
         EventKind::SynHeld => frame(src, dst),
         _ => Vec::new(),
     };
@@ -60,6 +63,22 @@ fn passive() -> (World, Flow) {
     w.client(&mut f, "PASV\r\n");
     w.server(&mut f, "227 (192,0,2,7,195,155)\r\n");
     (w, f)
+}
+
+#[test]
+fn without_ethernet_a_held_syn_runs_again_behind_a_zero_header() {
+    let (mut w, f) = passive();
+    let (src, dst) = data_port(&f);
+    syn(
+        &mut w,
+        EventKind::SynHeld,
+        src,
+        dst,
+        event_flags::NO_ETHERNET,
+    );
+    let mut wanted = frame(src, dst);
+    wanted[..12].fill(0);
+    assert_eq!(w.agent.tables.reinjected, [(wanted, 7)]);
 }
 
 #[test]
