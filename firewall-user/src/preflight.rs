@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, io, path::Path};
 
 use crate::netlink::{
     nftables::{self, NatChain},
-    route::{self, ARPHRD_ETHER, Link},
+    route::{self, Link},
 };
 
 /// The oldest kernel: BPF_PROG_RUN with live frames came with it.
@@ -39,16 +39,20 @@ pub enum Error {
         /// Names that exist.
         found: Vec<String>,
     },
-    /// The interface has no Ethernet header.
+    /// Neither Ethernet nor plain IP.
     #[error(
-        "interface {name} carries no Ethernet frames (link type {hardware}): \
-         pinhole guards Ethernet interfaces only, name another"
+        "interface {name} (link type {hardware}{}) carries neither Ethernet frames nor plain IP \
+         packets where XDP sees them: guard the interface that its packets arrive on, or name \
+         another",
+        kind.as_ref().map(|kind| format!(", {kind}")).unwrap_or_default()
     )]
-    NotEthernet {
+    LinkType {
         /// Its name.
         name: String,
         /// Its `ARPHRD_*` number.
         hardware: u16,
+        /// Its kind, if it is a virtual one.
+        kind: Option<String>,
     },
     /// The kernel translates addresses on the way between the hooks.
     #[error(
@@ -131,7 +135,7 @@ pub fn kernel_release() -> Result<String, Error> {
 ///
 /// # Errors
 ///
-/// [`Error::UnknownInterface`] or [`Error::NotEthernet`].
+/// [`Error::UnknownInterface`] or [`Error::LinkType`].
 pub fn interfaces<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Link>, Error> {
     let links = route::links().map_err(Error::ask("its interfaces"))?;
     let one =
@@ -142,10 +146,11 @@ pub fn interfaces<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Li
                     found: links.iter().map(|link| link.name.clone()).collect(),
                 }
             })?;
-            if link.hardware != ARPHRD_ETHER {
-                return Err(Error::NotEthernet {
+            if link.header().is_none() {
+                return Err(Error::LinkType {
                     name: link.name.clone(),
                     hardware: link.hardware,
+                    kind: link.kind.clone(),
                 });
             }
             Ok(link.clone())
@@ -272,7 +277,7 @@ mod tests {
 
     #[test]
     fn the_loopback_interface_is_refused() {
-        assert!(matches!(interfaces(["lo"]), Err(Error::NotEthernet { .. })));
+        assert!(matches!(interfaces(["lo"]), Err(Error::LinkType { .. })));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     cli::args::{TcKind, XdpMode},
     config::GuardedIface,
-    netlink::route::{self, Link, XdpState},
+    netlink::route::{self, Link, LinkHeader, XdpState},
     preflight::Version,
 };
 
@@ -55,6 +55,15 @@ pub enum Error {
         found: &'static str,
         /// What was asked for.
         wanted: &'static str,
+    },
+    /// Native mode was asked for where only the generic hook is known to give IP.
+    #[error(
+        "interface {interface} has no Ethernet header: what a driver shows a native XDP program \
+         of its packets is not defined; use --mode auto or generic"
+    )]
+    NoNative {
+        /// The interface.
+        interface: String,
     },
     /// The driver refuses XDP.
     #[error("interface {interface} takes no {mode} XDP program: {cause}; {remedy}")]
@@ -158,7 +167,7 @@ pub fn attach(
     children.refresh(&links)?;
     seed(loaded)?;
     for plan in &mut plans {
-        hooks::attach_xdp(loaded, plan, wish.mode, &mut undo)?;
+        hooks::attach_xdp(loaded, plan, &mut undo)?;
         record(loaded, plan)?;
     }
     commit(loaded)?;
@@ -182,6 +191,8 @@ pub(super) struct Plan {
     pub(super) replace_tc: bool,
     /// Of which kind it is or will be; never `Auto`.
     pub(super) tc: TcKind,
+    /// Where XDP shall run.
+    pub(super) mode: XdpMode,
     /// Why native mode was not to be had.
     pub(super) native_refused: Option<String>,
 }
@@ -216,14 +227,21 @@ fn plan(
     if let Some(state) = replace_xdp {
         fixed_mode(link, state, wish.mode)?;
     }
+    let bare = link.header() == Some(LinkHeader::None);
+    if bare && wish.mode == XdpMode::Native {
+        return Err(Error::NoNative {
+            interface: link.name.clone(),
+        });
+    }
     let (tc, replace_tc) = tc_kind(instance, link, wish.tc)?;
     // What an earlier run has to restore stays to be restored.
-    let keep =
-        iface_flags::CLSACT_ADDED | iface_flags::RESTORE_RXVLAN | iface_flags::RESTORE_TXVLAN;
+    let keep = iface_flags::CLSACT_ADDED | iface_flags::RESTORE;
+    let framing = if bare { iface_flags::NO_ETHERNET } else { 0 };
     Ok(Plan {
         guarded: guarded.clone(),
         link: link.clone(),
-        flags: before.map_or(0, |iface| iface.flags & keep),
+        flags: before.map_or(0, |iface| iface.flags & keep) | framing,
+        mode: if bare { XdpMode::Generic } else { wish.mode },
         before,
         replace_xdp,
         replace_tc,
@@ -339,7 +357,11 @@ fn prepare(
     links: &[Link],
     undo: &mut Undo,
 ) -> Result<(), Error> {
-    let restore = vlan::turn_off(&plan.link, links)?;
+    // Without Ethernet there are no tags.
+    let restore = match plan.link.header() {
+        Some(LinkHeader::Ethernet) => vlan::turn_off(&plan.link, links)?,
+        _ => 0,
+    };
     plan.flags |= restore;
     let (link, all) = (plan.link.clone(), links.to_vec());
     undo.push(move || vlan::restore(&link, &all, restore));
@@ -350,6 +372,7 @@ fn prepare(
     // The mode that it most likely gets; `record` says which one it got.
     plan.flags |= match plan.replace_xdp {
         Some(XdpState { native: false, .. }) => iface_flags::XDP_GENERIC,
+        _ if plan.mode == XdpMode::Generic => iface_flags::XDP_GENERIC,
         _ => iface_flags::XDP_NATIVE,
     };
     record(loaded, plan)?;

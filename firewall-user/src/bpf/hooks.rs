@@ -150,7 +150,6 @@ fn replace_clsact(loaded: &mut Loaded, plan: &Plan) -> Result<(), Error> {
 pub(super) fn attach_xdp(
     loaded: &mut Loaded,
     plan: &mut Plan,
-    wish: XdpMode,
     undo: &mut Undo,
 ) -> Result<(), Error> {
     let pin = loaded.instance.pin(&xdp_pin(&plan.link.name));
@@ -159,7 +158,7 @@ pub(super) fn attach_xdp(
         replace_xdp(program, plan, &pin)?;
         state.native
     } else {
-        let native = add_xdp(program, plan, wish, &pin)?;
+        let native = add_xdp(program, plan, &pin)?;
         undo.push(move || unpin(&pin));
         native
     };
@@ -190,7 +189,8 @@ fn replace_xdp(program: &mut Xdp, plan: &Plan, pin: &Path) -> Result<(), Error> 
 }
 
 /// Native first, generic where the driver has none. Returns whether it is native.
-fn add_xdp(program: &mut Xdp, plan: &mut Plan, wish: XdpMode, pin: &Path) -> Result<bool, Error> {
+fn add_xdp(program: &mut Xdp, plan: &mut Plan, pin: &Path) -> Result<bool, Error> {
+    let wish = plan.mode;
     let index = plan.link.index;
     let wrong = |mode, cause, remedy| Error::Xdp {
         interface: plan.link.name.clone(),

@@ -139,7 +139,7 @@ type Target = (GuardedIface, Link);
 fn links(compiled: &Compiled) -> anyhow::Result<Vec<Link>> {
     let names = compiled.ifaces.iter().map(|iface| iface.name.as_str());
     preflight::interfaces(names).map_err(|error| match error {
-        preflight::Error::UnknownInterface { .. } | preflight::Error::NotEthernet { .. } => {
+        preflight::Error::UnknownInterface { .. } | preflight::Error::LinkType { .. } => {
             Usage::new(error.to_string()).into()
         }
         other => anyhow::Error::from(other),
@@ -265,6 +265,7 @@ fn describe(got: &Attached) -> String {
     } else {
         match &got.native_refused {
             Some(reason) => format!("generic (the driver refuses native: {reason})"),
+            None if has(iface_flags::NO_ETHERNET) => "generic (no Ethernet header)".to_owned(),
             None => "generic".to_owned(),
         }
     };

@@ -34,8 +34,29 @@ const TC_PARENT_CLSACT: u32 = 0xffff_fff1;
 const TC_PARENT_INGRESS: u32 = 0xffff_fff2;
 const TC_PARENT_EGRESS: u32 = 0xffff_fff3;
 
-/// `ARPHRD_ETHER`: the link has Ethernet headers.
+/// `ARPHRD_ETHER` of `linux/if_arp.h`: the link has Ethernet headers.
 pub const ARPHRD_ETHER: u16 = 1;
+/// `ARPHRD_PPP`.
+const ARPHRD_PPP: u16 = 512;
+/// `ARPHRD_RAWIP`: modems.
+const ARPHRD_RAWIP: u16 = 519;
+/// `ARPHRD_TUNNEL`: IPIP.
+const ARPHRD_TUNNEL: u16 = 768;
+/// `ARPHRD_TUNNEL6`: ip6tnl.
+const ARPHRD_TUNNEL6: u16 = 769;
+/// `ARPHRD_SIT`: IPv6 in IPv4.
+const ARPHRD_SIT: u16 = 776;
+/// `ARPHRD_NONE`: tun, WireGuard and the like.
+pub const ARPHRD_NONE: u16 = 0xfffe;
+
+/// What a packet of an interface begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkHeader {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header.
+    None,
+}
 
 /// A network interface of this network namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +87,25 @@ pub struct XdpState {
 }
 
 impl Link {
+    /// What its packets begin with, where XDP and TC see them; `None` for a link
+    /// that cannot be guarded.
+    ///
+    /// Since kernel 5.14 the drivers of the types below let the link header of a
+    /// received packet be empty. GRE may keep the outer IP header there, and what
+    /// IPsec hands to its own interfaces has that of the interface below.
+    #[must_use]
+    pub fn header(&self) -> Option<LinkHeader> {
+        if matches!(self.kind.as_deref(), Some("xfrm" | "vti" | "vti6")) {
+            return None;
+        }
+        match self.hardware {
+            ARPHRD_ETHER => Some(LinkHeader::Ethernet),
+            ARPHRD_NONE | ARPHRD_PPP | ARPHRD_RAWIP | ARPHRD_TUNNEL | ARPHRD_TUNNEL6
+            | ARPHRD_SIT => Some(LinkHeader::None),
+            _ => None,
+        }
+    }
+
     fn parse(payload: &[u8]) -> Option<Self> {
         let attributes = payload.get(IFINFOMSG..)?;
         let kind = nested(attributes, &[IFLA_LINKINFO, IFLA_INFO_KIND]).map(text);
@@ -292,7 +332,7 @@ mod tests {
         let links = links().unwrap();
         let lo = links.iter().find(|l| l.name == "lo").unwrap();
         assert_eq!(lo.index, 1);
-        assert_ne!(lo.hardware, ARPHRD_ETHER);
+        assert_eq!(lo.header(), None);
         assert_eq!(lo.xdp, None);
     }
 
@@ -336,6 +376,32 @@ mod tests {
             }
         );
         assert_eq!(Link::parse(&payload[..20]), None);
+    }
+
+    #[test]
+    fn the_link_type_tells_what_packets_begin_with() {
+        let header = |hardware, kind: Option<&str>| {
+            let link = Link {
+                index: 1,
+                name: "x".into(),
+                hardware,
+                kind: kind.map(Into::into),
+                peer: None,
+                vlan_of: None,
+                xdp: None,
+            };
+            link.header()
+        };
+        assert_eq!(header(ARPHRD_ETHER, None), Some(LinkHeader::Ethernet));
+        for hardware in [ARPHRD_NONE, ARPHRD_PPP, ARPHRD_TUNNEL6] {
+            assert_eq!(header(hardware, Some("tun")), Some(LinkHeader::None));
+        }
+        // GRE, the loopback interface, InfiniBand.
+        for hardware in [778, 772, 32] {
+            assert_eq!(header(hardware, None), None);
+        }
+        assert_eq!(header(ARPHRD_NONE, Some("xfrm")), None);
+        assert_eq!(header(ARPHRD_TUNNEL, Some("vti")), None);
     }
 
     #[test]
