@@ -14,6 +14,8 @@ use aya::maps::{HashMap, IterableMap as _, MapData};
 use aya_obj::generated::{bpf_attr, bpf_cmd};
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::text;
+
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
@@ -255,44 +257,79 @@ pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
     })
 }
 
-/// Offload flags of an interface, `ETH_FLAG_*` of `linux/ethtool.h`.
-pub mod eth_flags {
-    /// VLAN tags are inserted by the device.
-    pub const TXVLAN: u32 = 1 << 7;
-    /// VLAN tags are taken out by the device.
-    pub const RXVLAN: u32 = 1 << 8;
-}
+const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_GFEATURES: u32 = 0x3a;
+const ETHTOOL_SFEATURES: u32 = 0x3b;
+/// The names of features, `enum ethtool_stringset`.
+const ETH_SS_FEATURES: u32 = 4;
+/// `ETH_GSTRING_LEN`, in words.
+const NAME_WORDS: usize = 8;
 
-/// `struct ethtool_value`.
-#[repr(C)]
-struct EthtoolValue {
-    cmd: u32,
-    data: u32,
-}
-
-const ETHTOOL_GFLAGS: u32 = 0x25;
-const ETHTOOL_SFLAGS: u32 = 0x26;
-
-/// Reads the [`mod@eth_flags`] of an interface, and others that ethtool keeps there.
+/// The offload features that an interface uses, by the kernel's names for them, as
+/// `ethtool -k` lists them.
 ///
 /// # Errors
 ///
-/// EOPNOTSUPP or ENODEV from the kernel.
-pub fn eth_flags(interface: &str) -> io::Result<u32> {
-    ethtool(interface, ETHTOOL_GFLAGS, 0)
+/// ENODEV without such an interface, EOPNOTSUPP without features.
+pub fn features(interface: &str) -> io::Result<Vec<String>> {
+    let names = feature_names(interface)?;
+    // struct ethtool_gfeatures: available, requested, active, never changed.
+    let blocks = names.len().div_ceil(32);
+    let mut words = vec![0; 2 + 4 * blocks];
+    words[..2].copy_from_slice(&[ETHTOOL_GFEATURES, blocks as u32]);
+    ethtool(interface, &mut words)?;
+    let active = |at: usize| {
+        words
+            .get(2 + 4 * (at / 32) + 2)
+            .is_some_and(|w| w >> (at % 32) & 1 == 1)
+    };
+    let names = names.into_iter().enumerate();
+    Ok(names
+        .filter(|(at, _)| active(*at))
+        .map(|(_, name)| name)
+        .collect())
 }
 
-/// Sets all flags at once: read them first.
+/// Turns features on or off. A device may keep one all the same: read it again.
 ///
 /// # Errors
 ///
-/// EOPNOTSUPP or EINVAL if the device cannot change one of them.
-pub fn set_eth_flags(interface: &str, flags: u32) -> io::Result<()> {
-    ethtool(interface, ETHTOOL_SFLAGS, flags).map(|_| ())
+/// What the kernel says. Names that it does not know are passed over.
+pub fn set_features(interface: &str, wanted: &[&str], on: bool) -> io::Result<()> {
+    let names = feature_names(interface)?;
+    // struct ethtool_sfeatures: valid, requested.
+    let blocks = names.len().div_ceil(32);
+    let mut words = vec![0; 2 + 2 * blocks];
+    words[..2].copy_from_slice(&[ETHTOOL_SFEATURES, blocks as u32]);
+    for (at, _) in names
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| wanted.contains(&name.as_str()))
+    {
+        let (block, bit) = (2 + 2 * (at / 32), 1 << (at % 32));
+        words[block] |= bit;
+        words[block + 1] |= if on { bit } else { 0 };
+    }
+    ethtool(interface, &mut words)
 }
 
-fn ethtool(interface: &str, cmd: u32, data: u32) -> io::Result<u32> {
-    let mut value = EthtoolValue { cmd, data };
+fn feature_names(interface: &str) -> io::Result<Vec<String>> {
+    // struct ethtool_sset_info: a reserved word, a mask of sets, then their sizes.
+    let mut info = [ETHTOOL_GSSET_INFO, 0, 1 << ETH_SS_FEATURES, 0, 0];
+    ethtool(interface, &mut info)?;
+    let count = info[4] as usize;
+    // struct ethtool_gstrings: set, count, names.
+    let mut words = vec![0; 3 + NAME_WORDS * count];
+    words[..3].copy_from_slice(&[ETHTOOL_GSTRINGS, ETH_SS_FEATURES, count as u32]);
+    ethtool(interface, &mut words)?;
+    let names = words.get(3..).unwrap_or_default().chunks_exact(NAME_WORDS);
+    Ok(names.map(|name| text(bytemuck::cast_slice(name))).collect())
+}
+
+/// Runs the ethtool command in `words`, a structure of `linux/ethtool.h` that is
+/// as long as the sizes in its head say.
+fn ethtool(interface: &str, words: &mut [u32]) -> io::Result<()> {
     // SAFETY: all-zero is a value of this plain structure.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {
@@ -301,12 +338,12 @@ fn ethtool(interface: &str, cmd: u32, data: u32) -> io::Result<u32> {
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    // SAFETY: `request` names the interface and points to `value`, which both
-    // commands read and write as `struct ethtool_value`.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) })?;
-    Ok(value.data)
+    // SAFETY: `request` names the interface and points to `words`; the callers
+    // above give each command the room that its head and the count of features,
+    // which never changes, ask for.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) })
 }
 
 fn check(ret: i32) -> io::Result<()> {
@@ -335,7 +372,14 @@ mod tests {
 
     #[test]
     fn a_missing_interface_has_no_offloads() {
-        assert!(eth_flags("no-such-nic0").is_err());
-        assert!(eth_flags("a-name-that-is-far-too-long").is_err());
+        assert!(features("no-such-nic0").is_err());
+        assert!(features("a-name-that-is-far-too-long").is_err());
+    }
+
+    #[test]
+    fn the_loopback_interface_has_features_by_name() {
+        let found = features("lo").unwrap();
+        assert!(found.iter().any(|name| name == "loopback"), "{found:?}");
+        assert!(!found.iter().any(|name| name == "rx-vlan-hw-parse"));
     }
 }
