@@ -5,5 +5,6 @@
 //! leaves the machine: every packet travels between namespaces that the lab
 //! made, and they are removed with it.
 
+pub mod differential;
 pub mod lab;
 pub mod narrator;

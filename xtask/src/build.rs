@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use crate::{
     cargo_json,
     ctx::Ctx,
+    differential::Check,
     setup::{self, Ebpf},
 };
 
@@ -45,16 +46,27 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
 
 /// Builds the eBPF object into `target/bpf`. cargo decides whether anything has to be done.
 pub(crate) fn object(ctx: &Ctx, ebpf: &Ebpf) -> Result<PathBuf> {
+    object_with(ctx, ebpf, &[], &ctx.object()).context("the eBPF object does not build")
+}
+
+/// Builds an object without one check into `target/bpf`, for tests that must notice.
+pub(crate) fn sabotaged_object(ctx: &Ctx, ebpf: &Ebpf, check: Check) -> Result<PathBuf> {
+    let feature = format!("sabotage-{}", check.name());
+    let object = ctx.object().with_file_name(format!("{feature}.o"));
+    object_with(ctx, ebpf, &["--features", &feature], &object)
+        .with_context(|| format!("the eBPF object with {feature} does not build"))
+}
+
+fn object_with(ctx: &Ctx, ebpf: &Ebpf, features: &[&str], object: &Path) -> Result<PathBuf> {
     let build = ctx.target().join("bpf/build");
     ctx.create_dir(&build)?;
     let mut cargo = ebpf_cargo(ctx, ebpf, &ebpf.toolchain.cargo, "build");
-    cargo.args(["--release", "--target-dir"]).arg(&build);
-    ctx.run(&mut cargo)
-        .context("the eBPF object does not build")?;
+    cargo.arg("--release").args(features);
+    cargo.arg("--target-dir").arg(&build);
+    ctx.run(&mut cargo)?;
     let built = build.join(TARGET).join("release").join(PROGRAM);
-    let object = ctx.object();
-    publish_object(ctx, &built, &object)?;
-    Ok(object)
+    publish_object(ctx, &built, object)?;
+    Ok(object.to_owned())
 }
 
 /// A command of cargo, or of a program that calls it, over the eBPF crate, which is a workspace

@@ -6,6 +6,7 @@ mod cargo_json;
 mod check;
 mod ctx;
 mod demo;
+mod differential;
 mod harness;
 mod setup;
 mod test;
@@ -36,6 +37,8 @@ enum Task {
     Test(test::Args),
     /// Show FTP through firewalls: failing without the helper, working with it.
     Demo(demo::Args),
+    /// Compare the programs with nf_conntrack, packet by packet.
+    Differential(differential::Args),
     /// Boot Debian's kernels in virtual machines and load the programs there.
     Vm(vm::Args),
     /// Check format, lints and documentation.
@@ -59,6 +62,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Build(args) => build::run(&ctx, &args)?,
         Task::Test(args) => test::run(&ctx, &args)?,
         Task::Demo(args) => match demo::run(&ctx, &args)? {},
+        Task::Differential(args) => match differential::run(&ctx, &args)? {},
         Task::Vm(args) => vm::run(&ctx, &args)?,
         Task::Check => check::run(&ctx)?,
     }

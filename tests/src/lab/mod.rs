@@ -28,6 +28,7 @@ pub mod remains;
 pub mod script;
 pub mod server;
 mod topology;
+pub mod tun;
 
 pub use netns::Netns;
 pub use place::{Guard, Place};
