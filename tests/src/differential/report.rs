@@ -11,7 +11,12 @@ use firewall_common::{
     verdict::Verdict,
 };
 
-use super::{classes::classify, compare::Step, conversation::Conversation, segment::Segment};
+use super::{
+    classes::classify,
+    compare::Step,
+    conversation::Conversation,
+    segment::{Segment, Side},
+};
 
 const STATES: usize = 10;
 const KINDS: [&str; 6] = ["SYN", "SYN-ACK", "FIN", "ACK", "RST", "none of these"];
@@ -62,7 +67,7 @@ pub struct Disagreement {
     pub number: u64,
     /// Packets up to the disagreement.
     pub packets: usize,
-    /// That conversation's packets, in words.
+    /// The packets that it takes, in words ([`super::shrink`]).
     pub example: String,
 }
 
@@ -73,7 +78,7 @@ pub struct Report {
     /// Conversations taken through both.
     pub conversations: u64,
     /// Disagreements that are meant, by [`super::classes::Class::name`].
-    pub known: BTreeMap<&'static str, Disagreement>,
+    pub known: BTreeMap<String, Disagreement>,
     /// Disagreements that are not, by what they look like.
     pub unknown: BTreeMap<String, Disagreement>,
 }
@@ -102,11 +107,11 @@ impl Report {
             count: 1,
             number: conversation.number,
             packets: steps.len(),
-            example: story(conversation, steps)?,
+            example: String::new(),
         };
-        match classify(steps) {
-            Some(class) => note(&mut self.known, class.name, found),
-            None => note(&mut self.unknown, look(steps)?, found),
+        match name(steps)? {
+            (true, name) => note(&mut self.known, name, found),
+            (false, name) => note(&mut self.unknown, name, found),
         }
         Ok(())
     }
@@ -161,6 +166,17 @@ fn note<K: Ord>(to: &mut BTreeMap<K, Disagreement>, key: K, found: Disagreement)
     }
 }
 
+/// Is the disagreement at the end of `steps` meant, and what is it called?
+///
+/// # Errors
+/// A flow of pinhole's holds no TCP state.
+pub fn name(steps: &[Step]) -> Result<(bool, String)> {
+    match classify(steps) {
+        Some(class) => Ok((true, class.name.into())),
+        None => Ok((false, look(steps)?)),
+    }
+}
+
 /// What tells one kind of disagreement from another.
 fn look(steps: &[Step]) -> Result<String> {
     let Some(last) = steps.last() else {
@@ -201,35 +217,31 @@ fn reason(step: &Step) -> String {
     }
 }
 
-/// The packets of a conversation, what both said and where both stood.
+/// Steps in words. Sequence numbers count from each side's first.
 ///
 /// # Errors
 /// A flow of pinhole's holds no TCP state.
-pub fn story(conversation: &Conversation, steps: &[Step]) -> Result<String> {
-    let mut text = format!(
-        "conversation {} ({})\n",
-        conversation.number,
-        conversation.ends.family.name()
-    );
+pub fn story(steps: &[Step]) -> Result<String> {
+    let mut text = String::new();
+    let bases = Side::BOTH.map(|side| {
+        let first = steps.iter().find(|s| s.segment.from == side);
+        first.map_or(0, |s| s.segment.seq)
+    });
     for (at, step) in steps.iter().enumerate() {
         let [kernel, pinhole] = step.states_after()?;
+        let mut line = format!("{:>5} ", at + 1);
+        line += &step.segment.told(bases);
+        let kernel_does = match step.kernel.passes() {
+            true => "passes",
+            false => "drops",
+        };
         writeln!(
             text,
-            "  {:>3} {}\n        kernel {:?}, {}; pinhole {}, {}{}",
-            at + 1,
-            step.segment,
-            step.kernel,
+            "{line}\n           kernel {kernel_does}, {}; pinhole {}, {}{}",
             kernel.name(),
             reason(step),
             pinhole.name(),
             if step.agrees()? { "" } else { "   <--" },
-        )?;
-    }
-    if let Some(flow) = steps.last().and_then(|step| step.before.flow) {
-        writeln!(
-            text,
-            "  pinhole's entry before the last packet: {:?}",
-            flow.tcp
         )?;
     }
     Ok(text)
@@ -284,8 +296,9 @@ fn section<K: fmt::Display>(
     for (name, found) in sorted {
         writeln!(
             f,
-            "\n{:>8} x {name}\n{}",
+            "\n{:>8} x {name}; conversation {}:\n{}",
             found.count,
+            found.number,
             found.example.trim_end()
         )?;
     }

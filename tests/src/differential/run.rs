@@ -13,6 +13,7 @@ use super::{
     compare::Pair,
     conversation::Conversation,
     report::{Report, story},
+    shrink,
 };
 
 /// Conversations that a thread takes at a time.
@@ -87,7 +88,29 @@ pub fn run(plan: &Plan, progress: impl Fn(u64) + Sync) -> Result<Outcome> {
         sum.report.add(outcome.report);
         sum.elapsed = sum.elapsed.max(outcome.elapsed);
     }
+    tell_examples(plan, &mut sum.report)?;
     Ok(sum)
+}
+
+fn tell_examples(plan: &Plan, report: &mut Report) -> Result<()> {
+    let mut found: Vec<_> = report.known.iter_mut().chain(&mut report.unknown).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    in_thread(|| {
+        let mut pair = Pair::new(&plan.object)?;
+        found
+            .iter_mut()
+            .try_for_each(|(name, found)| shrink::tell(&mut pair, plan.seed, name, found))
+    })
+}
+
+/// A thread of its own, whose network namespace ends with it.
+fn in_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(work);
+        worker.join().map_err(|_| anyhow!("a thread panicked"))?
+    })
 }
 
 fn work(plan: &Plan, shared: &Shared, progress: &(impl Fn(u64) + Sync)) -> Result<Outcome> {
@@ -120,14 +143,15 @@ fn work(plan: &Plan, shared: &Shared, progress: &(impl Fn(u64) + Sync)) -> Resul
 /// # Errors
 /// As [`run`].
 pub fn one(plan: &Plan, number: u64) -> Result<String> {
-    // A thread of its own, whose network namespace ends with it.
-    thread::scope(|scope| {
-        let told = scope.spawn(|| {
-            let mut pair = Pair::new(&plan.object)?;
-            let conversation = Conversation::new(plan.seed, number);
-            let steps = pair.replay(&conversation, usize::MAX, 0)?;
-            story(&conversation, &steps)
-        });
-        told.join().map_err(|_| anyhow!("a thread panicked"))?
+    in_thread(|| {
+        let mut pair = Pair::new(&plan.object)?;
+        let conversation = Conversation::new(plan.seed, number);
+        let family = conversation.ends.family.name();
+        let steps = pair.replay(&conversation, usize::MAX, 0)?;
+        Ok(format!(
+            "conversation {number} of seed {} ({family})\n{}",
+            plan.seed,
+            story(&steps)?
+        ))
     })
 }

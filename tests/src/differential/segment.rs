@@ -110,35 +110,34 @@ impl Segment {
         self.seq.wrapping_add(u32::from(self.len) + flags)
     }
 
-    /// Is one of `flags` set?
+    /// In words, with each side's sequence numbers counted from its base.
     #[must_use]
-    pub const fn has(&self, flags: u8) -> bool {
-        self.flags & flags != 0
-    }
-}
-
-impl fmt::Display for Segment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub fn told(&self, bases: [u32; 2]) -> String {
         let arrow = match self.from {
             Side::Inside => "in->out",
             Side::Outside => "out->in",
         };
-        let Self {
-            seq,
-            ack,
-            window,
-            len,
-            ..
-        } = self;
+        let from = |side: Side, number: u32| number.wrapping_sub(bases[side as usize]) as i32;
+        let seq = from(self.from, self.seq);
         let flags = letters(self.flags);
-        write!(
-            f,
-            "{arrow} {flags:<5} seq {seq} ack {ack} win {window} len {len}"
-        )?;
-        if !self.options.bytes().is_empty() {
-            write!(f, " options {:?}", self.options)?;
+        let mut text = format!("{arrow} {flags:<5} seq {seq}");
+        if self.has(ACK) {
+            text += &format!(" ack {}", from(self.from.other(), self.ack));
         }
-        Ok(())
+        text += &format!(" win {}", self.window);
+        if self.len > 0 {
+            text += &format!(" len {}", self.len);
+        }
+        if !self.options.bytes().is_empty() {
+            text += &format!(" options {:?}", self.options);
+        }
+        text
+    }
+
+    /// Is one of `flags` set?
+    #[must_use]
+    pub const fn has(&self, flags: u8) -> bool {
+        self.flags & flags != 0
     }
 }
 
