@@ -121,6 +121,22 @@ pub trait FlowKey: Copy {
 
     /// The same key in the form used where both families share one map.
     fn widen(&self) -> FlowKey6;
+
+    /// A digest of all that tells one key from another, for [`crate::abi::incarnation`]:
+    /// the high bits are mixed best. The same for both forms of an IPv4 key.
+    fn digest(&self) -> u32;
+}
+
+/// Mixes a word into a digest (the multiplier is that of Knuth, volume 3, section 6.4).
+#[inline(always)]
+const fn mix(digest: u32, word: u32) -> u32 {
+    (digest.rotate_left(15) ^ word).wrapping_mul(0x9e37_79b1)
+}
+
+#[inline(always)]
+const fn mix_ports(digest: u32, lo_port: u16, hi_port: u16, proto: u8, aux: u8) -> u32 {
+    let ports = (lo_port as u32) << 16 | hi_port as u32;
+    mix(mix(digest, ports), (proto as u32) << 8 | aux as u32)
 }
 
 impl FlowKey for FlowKey4 {
@@ -160,6 +176,17 @@ impl FlowKey for FlowKey4 {
             self.aux(),
         )
     }
+
+    #[inline(always)]
+    fn digest(&self) -> u32 {
+        mix_ports(
+            mix(mix(0, self.lo()), self.hi()),
+            self.lo_port(),
+            self.hi_port(),
+            self.proto(),
+            self.aux(),
+        )
+    }
 }
 
 impl FlowKey for FlowKey6 {
@@ -184,6 +211,24 @@ impl FlowKey for FlowKey6 {
     #[inline(always)]
     fn widen(&self) -> FlowKey6 {
         *self
+    }
+
+    #[inline(always)]
+    fn digest(&self) -> u32 {
+        let (lo, hi) = (self.lo(), self.hi());
+        let addresses = if is_v4_mapped(&lo) && is_v4_mapped(&hi) {
+            mix(mix(0, lo[3]), hi[3])
+        } else {
+            let low = mix(mix(mix(mix(0, lo[0]), lo[1]), lo[2]), lo[3]);
+            mix(mix(mix(mix(low, hi[0]), hi[1]), hi[2]), hi[3])
+        };
+        mix_ports(
+            addresses,
+            self.lo_port(),
+            self.hi_port(),
+            self.proto(),
+            self.aux(),
+        )
     }
 }
 
@@ -237,5 +282,16 @@ mod tests {
         let (wide, wide_heading) = FlowKey6::of(&h);
         assert_eq!(narrow.widen(), wide);
         assert_eq!(heading, wide_heading);
+        assert_eq!(narrow.digest(), wide.digest());
+    }
+
+    #[test]
+    fn digests_tell_keys_apart() {
+        let digest = |sport| {
+            let (key, _) = FlowKey4::of(&headers(0xc0000207, 0x0a000001, sport, 21));
+            key.digest() >> 20
+        };
+        let all: std::collections::BTreeSet<u32> = (1000..2000).map(digest).collect();
+        assert!(all.len() > 800, "{} of 1000", all.len());
     }
 }

@@ -7,6 +7,7 @@
 //! - [`wire`] turns bytes into [`wire::Headers`]
 //! - [`key`] turns headers into a canonical flow key and a direction
 //! - [`tcp`] is the TCP state machine
+//! - [`timeout`] says when a flow ends
 //! - [`policy`] matches a new flow against compiled rules
 //! - [`sabotage`] is what a test build leaves out
 //! - [`verdict`] names every outcome
@@ -20,6 +21,7 @@ pub mod policy;
 pub mod sabotage;
 pub mod tcp;
 pub mod time;
+pub mod timeout;
 pub mod verdict;
 pub mod wire;
 

@@ -17,7 +17,7 @@ use firewall_common::{
     wire,
 };
 
-pub(crate) use entry::state_of;
+pub(crate) use entry::{is_expired, last_of, state_of};
 pub(crate) use tiers::{Family, Place, count_created, count_in_tier, delete_expired};
 
 use crate::{packet::Packet, work::Work};

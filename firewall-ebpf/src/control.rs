@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use firewall_common::{
     abi::{
-        EVENT_CLASSES, EventHeader, EventKind, Flow, FlowState, PairKey, event_flags, flow_flags,
+        EVENT_CLASSES, EventHeader, EventKind, Flow, FlowState, Last, PairKey, event_flags, flow_flags,
         heartbeat,
     },
     key::{Direction, Heading},
@@ -15,7 +15,7 @@ use firewall_common::{
 
 use crate::{
     atomic::Shared,
-    conntrack::{Family, state_of},
+    conntrack::{Family, last_of, state_of},
     maps::{CONFIG, EVENTS, HEARTBEAT, PAIRS},
     packet::{Packet, bounded},
     stats,
@@ -76,8 +76,7 @@ pub(crate) fn payload<P: Packet, K: Family>(
         return Verdict::Pass(PassReason::Blind);
     }
     K::into_event(work);
-    // SAFETY: a map value; the zones are written at creation only.
-    let flow = unsafe { &*entry.cast_const() };
+    let last = Last(last_of(entry).load());
     let h = &work.headers;
     let offset = h.payload_offset as u32;
     let event = &mut work.event;
@@ -93,8 +92,8 @@ pub(crate) fn payload<P: Packet, K: Family>(
     };
     event.kind = kind as u16;
     event.flags = flags_of::<P>(h, heading, Direction::of(heading, word.first_heading()));
-    event.from_zone = flow.from_zone;
-    event.to_zone = flow.to_zone;
+    event.from_zone = last.from_zone();
+    event.to_zone = last.to_zone();
     event.reason = 0;
     event.tcp_flags = h.tcp_flags;
     event.reserved = 0;
@@ -171,8 +170,8 @@ pub(crate) fn opened<K: Family>(work: &mut Work, word: FlowState) {
     } else {
         0
     };
-    event.from_zone = work.flow.from_zone;
-    event.to_zone = work.flow.to_zone;
+    event.from_zone = work.flow.from_zone();
+    event.to_zone = work.flow.to_zone();
     event.reason = 0;
     event.tcp_flags = 0;
     event.reserved = 0;

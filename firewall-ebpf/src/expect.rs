@@ -1,14 +1,16 @@
 //! Taking a pinhole.
 
 use firewall_common::{
-    abi::{ExpectKey, ExpectState, Expectation, Flow, FlowState, Phase, flow_flags},
+    abi::{ExpectKey, ExpectState, Expectation, FlowState, Phase, flow_flags},
     key::Direction,
     tcp::State,
     time::Tick,
     verdict::{DropReason, Event},
+    wire::proto,
 };
 
 use crate::{
+    conntrack::{is_expired, state_of},
     atomic::Shared,
     maps::{EXPECTATIONS, FLOWS4, FLOWS6, Table as _},
     stats,
@@ -113,12 +115,10 @@ fn parent_lives(expectation: &Expectation, now: Tick) -> bool {
     let Some(entry) = entry else {
         return false;
     };
-    // SAFETY: a map value, aligned.
-    let flow: &Flow = unsafe { &*entry.cast_const() };
-    let word = FlowState(flow.state);
+    let word = FlowState(state_of(entry).load());
     word.phase() as u8 == Phase::Live as u8
         && word.incarnation() == expectation.parent_incarnation
-        && !now.is_after(Tick(flow.expires))
+        && !is_expired(entry, word, proto::TCP, now)
         && word.state() == State::Established as u8
         && !word.has(flow_flags::FIN_ORIGINAL | flow_flags::FIN_REPLY)
 }

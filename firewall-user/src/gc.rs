@@ -10,11 +10,12 @@ use aya::maps::{Array, HashMap, MapData};
 use bytemuck::Zeroable as _;
 use firewall_common::{
     abi::{
-        ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, FlowState, Phase, TIER_COUNTS_LEN, Tier,
-        maps,
+        Config, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, FlowState, Phase,
+        TIER_COUNTS_LEN, Tier, maps,
     },
     key::FlowKey,
     time::Tick,
+    timeout::Timeouts,
 };
 
 use crate::bpf::{
@@ -69,6 +70,7 @@ pub struct Collector {
     tables: Vec<Table>,
     at: usize,
     expectations: HashMap<MapData, ExpectKey, Expectation>,
+    config: Array<MapData, Config>,
     counts: Counts,
     requests: Requests,
 }
@@ -93,6 +95,7 @@ impl Collector {
             ],
             at: 0,
             expectations: pinned(instance, maps::EXPECTATIONS)?,
+            config: pinned(instance, maps::CONFIG)?,
             counts: Counts::new(pinned(instance, maps::TIER_COUNTS)?),
             requests,
         })
@@ -107,6 +110,7 @@ impl Collector {
     /// [`Error`]; the next sweep goes on with the next table.
     pub async fn sweep(&mut self) -> Result<Swept, Error> {
         let mut swept = Swept::default();
+        let timeouts = self.timeouts()?;
         while swept.read < BUDGET && !swept.finished {
             let now = Tick::from_ns(sys::monotonic_ns());
             let Some(table) = self.tables.get_mut(self.at) else {
@@ -119,7 +123,7 @@ impl Collector {
             }
             let batch = batch?;
             swept.read += batch.flows.len();
-            let expired = self.counts.judge(&batch, now);
+            let expired = self.counts.judge(&batch, now, &timeouts);
             swept.deleted += self.requests.expire(&expired)?;
             tokio::task::yield_now().await;
         }
@@ -128,6 +132,12 @@ impl Collector {
             swept.expectations = self.expire_expectations()?;
         }
         Ok(swept)
+    }
+
+    fn timeouts(&self) -> Result<Timeouts, Error> {
+        let config = self.config.get(&0, 0);
+        let config = config.map_err(MapError::map(maps::CONFIG))?;
+        Ok(config.timeouts)
     }
 
     fn expire_expectations(&mut self) -> Result<usize, Error> {
@@ -229,10 +239,10 @@ impl Counts {
     }
 
     /// Counts a batch, and picks what is expired.
-    fn judge(&mut self, batch: &Batch, now: Tick) -> Vec<FlowKey6> {
+    fn judge(&mut self, batch: &Batch, now: Tick, timeouts: &Timeouts) -> Vec<FlowKey6> {
         let mut expired = Vec::new();
         for (key, flow) in &batch.flows {
-            if now.is_after(Tick(flow.expires)) {
+            if now.is_after(flow.expires(key.proto(), timeouts)) {
                 expired.push(*key);
             } else if batch.proved && FlowState(flow.state).phase() == Phase::Live {
                 self.seen[Tier::of(key) as usize] += 1;

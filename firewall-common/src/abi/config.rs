@@ -23,6 +23,9 @@ pub mod timeout {
     pub const ICMP: usize = 12;
     /// Any other protocol.
     pub const OTHER: usize = 13;
+    /// The most that a TCP flow gets while data is unacknowledged, or while it
+    /// has no reply.
+    pub const TCP_UNACKNOWLEDGED: usize = 14;
     /// Length of the table.
     pub const LEN: usize = 16;
 }

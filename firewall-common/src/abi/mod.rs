@@ -9,6 +9,8 @@ mod event;
 mod expect;
 mod explain;
 mod flow;
+mod flow_key;
+mod flow_word;
 mod rule;
 mod session;
 mod table;
@@ -18,13 +20,15 @@ pub use event::*;
 pub use expect::*;
 pub use explain::*;
 pub use flow::*;
+pub use flow_key::*;
+pub use flow_word::*;
 pub use rule::*;
 pub use session::*;
 pub use table::*;
 
 /// Version of all structures and map shapes below. A running instance whose
 /// pinned maps carry another version is refused, never misread.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps, as they stand in the object and under the pin directory.
 pub mod maps {

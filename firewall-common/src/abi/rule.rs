@@ -7,8 +7,15 @@ use crate::pod;
 /// Rules in one generation of the `RULES` map.
 pub const MAX_RULES: usize = 1024;
 
-/// [`Rule::id`] of flows that no rule admitted: seeded, expected, or a named essential.
-pub const RULE_NONE: u16 = u16::MAX;
+/// Rules in the configuration. One less than [`MAX_RULES`], so that no
+/// [`Rule::id`] of either generation is [`RULE_NONE`].
+pub const MAX_NAMED_RULES: usize = MAX_RULES - 1;
+
+/// [`Rule::id`] of flows that no rule admitted: seeded, expected, or a named
+/// essential. The highest number that fits in an entry ([`super::Last`]).
+pub const RULE_NONE: u16 = 2047;
+
+const _: () = assert!(MAX_NAMED_RULES - 1 + MAX_RULES < RULE_NONE as usize);
 
 /// Name of a rule, NUL-terminated.
 pub type RuleName = [u8; 32];

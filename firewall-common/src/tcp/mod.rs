@@ -4,10 +4,10 @@ mod state;
 
 pub use state::{Segment, State, Step, step};
 
-/// States of protocols that have none of their own.
+/// States of protocols that have none of their own, apart from those of TCP.
 pub mod generic {
     /// Seen in one direction.
-    pub const UNREPLIED: u8 = 32;
+    pub const UNREPLIED: u8 = 12;
     /// Seen in both directions.
-    pub const REPLIED: u8 = 33;
+    pub const REPLIED: u8 = 13;
 }

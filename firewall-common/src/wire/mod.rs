@@ -11,7 +11,7 @@ mod transport;
 pub use ip::{inner, parse_l3};
 pub use link::{ETHERNET_LEN, Link, header_to_run_again, parse_link, parse_network};
 
-use crate::verdict::DropReason;
+use crate::{abi::flow_flags::NO_SCALE, verdict::DropReason};
 
 /// Bytes that can be read at an offset, or not.
 pub trait Reader {
@@ -92,6 +92,9 @@ pub struct Headers {
     pub seq: u32,
     /// TCP acknowledgement number.
     pub ack: u32,
+    /// Highest right edge of the selective acknowledgements; `ack` where
+    /// there are none.
+    pub sack: u32,
     /// Bytes of layer 3 upwards, as the IP header says.
     pub l3_len: u32,
     /// Offset of the IP header in the frame.
@@ -104,12 +107,18 @@ pub struct Headers {
     pub sport: u16,
     /// Destination port, host byte order; the identifier for ICMP echo.
     pub dport: u16,
+    /// TCP window as it stands in the header, not scaled.
+    pub window: u16,
     /// Family.
     pub family: Family,
     /// IP protocol number of the transport header.
     pub proto: u8,
     /// TCP flags.
     pub tcp_flags: u8,
+    /// Window scale that a SYN offers, 0 to 14, or [`NO_SCALE`].
+    pub scale: u8,
+    /// Does a SYN allow selective acknowledgements?
+    pub sack_permitted: bool,
     /// ICMP type.
     pub icmp_type: u8,
     /// TTL or hop limit.
@@ -137,15 +146,19 @@ impl Headers {
         dst: [0; 4],
         seq: 0,
         ack: 0,
+        sack: 0,
         l3_len: 0,
         l3_offset: 0,
         l4_offset: 0,
         payload_offset: 0,
         sport: 0,
         dport: 0,
+        window: 0,
         family: Family::V4,
         proto: 0,
         tcp_flags: 0,
+        scale: NO_SCALE,
+        sack_permitted: false,
         icmp_type: 0,
         ttl: 0,
         fragment: Fragment::Whole,

@@ -76,6 +76,8 @@ fn tcp<R: Reader + ?Sized>(r: &R, h: &mut Headers, at: usize) -> Parsed<()> {
     h.seq = u32::from_be_bytes([b[4], b[5], b[6], b[7]]);
     h.ack = u32::from_be_bytes([b[8], b[9], b[10], b[11]]);
     h.tcp_flags = b[13];
+    h.window = u16::from_be_bytes([b[14], b[15]]);
+    h.sack = h.ack;
     h.payload_offset = (at + header_len) as u16;
     Ok(())
 }

@@ -2,17 +2,17 @@
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use firewall_common::{
-    abi::{Flow, FlowState, RULE_NONE, TcpSide, action, flow_flags, rule_flags, table_full},
+    abi::{
+        Flow, FlowState, Last, RULE_NONE, TcpSide, action, flow_flags, incarnation, rule_flags,
+        table_full,
+    },
     key::Heading,
     tcp::{Segment, State, generic},
     verdict::{DropReason, Event, PassReason, Verdict},
     wire::{Headers, proto},
 };
 
-use super::{
-    entry::timeout_of,
-    tiers::{Family, Place, insert, is_full},
-};
+use super::tiers::{Family, Place, insert, is_full};
 use crate::{
     control,
     expect::{self, Taken},
@@ -129,21 +129,22 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         (generic::UNREPLIED, 0)
     };
     // SAFETY: a helper without arguments.
-    let incarnation = unsafe { bpf_get_prandom_u32() };
+    let random = unsafe { bpf_get_prandom_u32() };
+    let incarnation = incarnation(K::slot(work).digest(), random);
     let silent = TcpSide {
         end: 0,
-        reserved: [0; 3],
+        maxend: 0,
+        maxack: 0,
+        maxwin: 0,
     };
+    let h = &work.headers;
     work.flow = Flow {
         state: FlowState::new(state, flags, incarnation).0,
-        expires: work.now.plus(timeout_of(h.proto, state)).0,
+        last: Last::new(rule, work.from_zone, work.to_zone).0,
         seen: work.now.0,
+        created: work.now.0,
         bytes: [h.l3_len as u64, 0],
         packets: [1, 0],
-        created: work.now.0,
-        from_zone: work.from_zone,
-        to_zone: work.to_zone,
-        rule,
         tcp: [TcpSide { end, ..silent }, silent],
     };
     match insert::<K>(work, Place::half_open(work.from_inside)) {

@@ -1,9 +1,11 @@
 //! One entry of a flow table, through its look-up pointer.
 
 use firewall_common::{
-    abi::{Flow, FlowState, timeout},
+    abi::{Flow, FlowState, Last},
     key::Direction,
-    tcp::{State, generic},
+    tcp::State,
+    time::Tick,
+    timeout,
     wire::proto,
 };
 
@@ -19,10 +21,10 @@ pub(crate) fn state_of(entry: *mut Flow) -> Shared<u64> {
 }
 
 #[inline(always)]
-pub(super) fn expires_of(entry: *mut Flow) -> Shared<u32> {
+pub(crate) fn last_of(entry: *mut Flow) -> Shared<u64> {
     // SAFETY: as `state_of`.
-    let word = unsafe { &raw mut (*entry).expires };
-    // SAFETY: as `state_of`; four bytes, aligned.
+    let word = unsafe { &raw mut (*entry).last };
+    // SAFETY: as `state_of`.
     unsafe { Shared::new(word) }
 }
 
@@ -30,7 +32,7 @@ pub(super) fn expires_of(entry: *mut Flow) -> Shared<u32> {
 pub(super) fn seen_of(entry: *mut Flow) -> Shared<u32> {
     // SAFETY: as `state_of`.
     let word = unsafe { &raw mut (*entry).seen };
-    // SAFETY: as `expires_of`.
+    // SAFETY: as `state_of`; four bytes, aligned.
     unsafe { Shared::new(word) }
 }
 
@@ -42,19 +44,38 @@ pub(super) fn end_of(entry: *mut Flow, direction: Direction) -> Shared<u32> {
         // SAFETY: as above.
         Direction::Reply => unsafe { &raw mut (*entry).tcp[1].end },
     };
-    // SAFETY: as `expires_of`.
+    // SAFETY: as `seen_of`.
     unsafe { Shared::new(side) }
 }
 
 /// The zone from which packets of `direction` must come.
 #[inline(always)]
 pub(super) fn zone_of(entry: *mut Flow, direction: Direction) -> u8 {
-    // SAFETY: a map value; the field is written at creation only.
-    let flow = unsafe { &*entry.cast_const() };
+    let last = Last(last_of(entry).load());
     match direction {
-        Direction::Original => flow.from_zone,
-        Direction::Reply => flow.to_zone,
+        Direction::Original => last.from_zone(),
+        Direction::Reply => last.to_zone(),
     }
+}
+
+/// Does the entry, which has `word`, count as absent at `now`? It is one of
+/// `protocol`.
+#[inline(always)]
+pub(crate) fn is_expired(entry: *mut Flow, word: FlowState, protocol: u8, now: Tick) -> bool {
+    let Some(config) = CONFIG.get(0) else {
+        return true;
+    };
+    // SAFETY: a map value; a torn read of the windows, which other CPUs change
+    // meanwhile, is the read of a moment before or after.
+    let flow = unsafe { &*entry.cast_const() };
+    now.is_after(timeout::expires(
+        protocol,
+        word,
+        Last(last_of(entry).load()),
+        Tick(seen_of(entry).load()),
+        || flow.has_unacknowledged(),
+        &config.timeouts,
+    ))
 }
 
 /// Advances the state word; an unchanged one costs no atomic operation.
@@ -63,8 +84,8 @@ pub(super) fn swap(entry: *mut Flow, old: FlowState, new: FlowState) -> bool {
     old == new || state_of(entry).swap(old.0, new.0).is_ok()
 }
 
-/// Moves the expiry. Once both ends have said good-bye, later packets do not
-/// lengthen the flow's life.
+/// Renews the flow's life. Once both ends have said good-bye, later packets do
+/// not lengthen it.
 #[inline(always)]
 pub(super) fn refresh(work: &Work, entry: *mut Flow, word: FlowState, changed: bool) {
     let h = &work.headers;
@@ -73,29 +94,10 @@ pub(super) fn refresh(work: &Work, entry: *mut Flow, word: FlowState, changed: b
             State::try_from(word.state()),
             Ok(State::LastAck | State::TimeWait | State::Close)
         );
-    if changed || !ended {
-        let ticks = timeout_of(h.proto, word.state());
-        expires_of(entry).store(work.now.plus(ticks).0);
-    }
     let seen = seen_of(entry);
-    if seen.load() != work.now.0 {
+    if (changed || !ended) && seen.load() != work.now.0 {
         seen.store(work.now.0);
     }
-}
-
-#[inline(always)]
-pub(super) fn timeout_of(protocol: u8, state: u8) -> u32 {
-    let index = match protocol {
-        proto::TCP => timeout::TCP + state as usize,
-        proto::UDP if state == generic::REPLIED => timeout::UDP_STREAM,
-        proto::UDP => timeout::UDP,
-        proto::ICMP | proto::ICMPV6 => timeout::ICMP,
-        _ => timeout::OTHER,
-    };
-    // The mask is for the verifier; every index above is below it.
-    CONFIG
-        .get(0)
-        .map_or(0, |config| config.timeouts[index & (timeout::LEN - 1)])
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@ use aya_ebpf::btf_maps::LruHashMap;
 use firewall_common::{
     abi::{
         Config, EndReason, Flow, FlowKey4, FlowKey6, FlowState, Phase, TableId, Tier, flow_flags,
+        is_incarnation_of,
     },
     key::FlowKey,
     time::Tick,
@@ -11,7 +12,7 @@ use firewall_common::{
     wire::proto,
 };
 
-use super::entry::{expires_of, seen_of, state_of};
+use super::entry::{is_expired, seen_of, state_of};
 use crate::{
     atomic::Shared,
     control,
@@ -159,12 +160,18 @@ pub(super) fn find<K: Family>(key: &K, now: Tick) -> Found {
 #[inline(always)]
 fn look<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, place: Place) -> Option<Found> {
     let entry = table.entry(key)?;
-    if now.is_after(Tick(expires_of(entry).load())) {
+    let word = FlowState(state_of(entry).load());
+    // The node may have gone to another key since it was looked up.
+    if !is_incarnation_of(word.incarnation(), key.digest()) {
+        stats::event(Event::Recycled);
+        return None;
+    }
+    if is_expired(entry, word, protocol_of(key), now) {
         // Expired counts as absent, whether or not the collector has been here.
         delete_expired(table, key, entry, now, place);
         return None;
     }
-    match FlowState(state_of(entry).load()).phase() {
+    match word.phase() {
         Phase::Live => Some(Found::Flow(entry, matches!(place, Place::Proved))),
         // A left-over is a miss; a fresh one is a flow whose step another CPU
         // is taking at this moment.
@@ -189,16 +196,18 @@ pub(crate) fn delete_expired<K: Family, T: Table<K>>(
     place: Place,
 ) -> bool {
     let state = state_of(entry);
-    let word = state.load();
-    if !now.is_after(Tick(expires_of(entry).load()))
-        || FlowState(word).phase() as u8 == Phase::Doomed as u8
-        || !doom(state, word)
+    let word = FlowState(state.load());
+    let protocol = protocol_of(key);
+    if !is_incarnation_of(word.incarnation(), key.digest())
+        || !is_expired(entry, word, protocol, now)
+        || word.phase() as u8 == Phase::Doomed as u8
+        || !doom(state, word.0)
     {
         return false;
     }
-    if !now.is_after(Tick(expires_of(entry).load())) {
-        let doomed = FlowState(word).with_phase(Phase::Doomed).0;
-        let _ = state.swap(doomed, word);
+    if !is_expired(entry, word, protocol, now) {
+        let doomed = word.with_phase(Phase::Doomed).0;
+        let _ = state.swap(doomed, word.0);
         return false;
     }
     remove(table, key, place, EndReason::Expired);
@@ -262,8 +271,13 @@ fn count_removed<K: Family>(place: Place) {
 }
 
 #[inline(always)]
+fn protocol_of<K: Family>(key: &K) -> u8 {
+    key.widen().proto()
+}
+
+#[inline(always)]
 fn tier_of<K: Family>(key: &K) -> Tier {
-    if key.widen().proto() == proto::TCP {
+    if protocol_of(key) == proto::TCP {
         K::TCP
     } else {
         K::OTHER

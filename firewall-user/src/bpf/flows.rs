@@ -8,6 +8,7 @@ use firewall_common::{
     abi::{Flow, FlowKey4, FlowKey6, maps},
     key::FlowKey,
     time::Tick,
+    timeout::Timeouts,
 };
 
 use super::{
@@ -33,6 +34,7 @@ impl Pinned {
     /// # Errors
     /// [`Error::Map`].
     pub fn each_flow(&self, mut see: impl FnMut(&FlowRow)) -> Result<(), Error> {
+        let timeouts = &self.config()?.timeouts;
         let mut met = HashSet::new();
         let mut once = |row: &FlowRow| {
             let is_new = match row.tier {
@@ -44,8 +46,8 @@ impl Pinned {
             }
         };
         for (v4, v6, tier) in TABLES {
-            self.each_of::<FlowKey4>(v4, tier, &mut once)?;
-            self.each_of::<FlowKey6>(v6, tier, &mut once)?;
+            self.each_of::<FlowKey4>(v4, tier, timeouts, &mut once)?;
+            self.each_of::<FlowKey6>(v6, tier, timeouts, &mut once)?;
         }
         Ok(())
     }
@@ -79,6 +81,7 @@ impl Pinned {
     /// # Errors
     /// [`Error::Map`].
     pub fn flow(&self, key: &FlowKey6) -> Result<Option<FlowRow>, Error> {
+        let timeouts = &self.config()?.timeouts;
         let now = Tick::from_ns(sys::monotonic_ns());
         for (v4, v6, tier) in TABLES {
             let found = match key.narrow() {
@@ -89,6 +92,7 @@ impl Pinned {
                 key: *key,
                 flow,
                 tier,
+                expires: flow.expires(key.proto(), timeouts),
             });
             if let Some(row) = row.filter(|row| row.is_live(now)) {
                 return Ok(Some(row));
@@ -101,6 +105,7 @@ impl Pinned {
         &self,
         name: &'static str,
         tier: FlowTier,
+        timeouts: &Timeouts,
         see: &mut impl FnMut(&FlowRow),
     ) -> Result<(), Error>
     where
@@ -113,6 +118,7 @@ impl Pinned {
                 key: key.widen(),
                 flow: *flow,
                 tier,
+                expires: flow.expires(key.widen().proto(), timeouts),
             };
             if row.is_live(now) {
                 see(&row);

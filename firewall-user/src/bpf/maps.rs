@@ -100,6 +100,8 @@ pub struct FlowRow {
     pub flow: Flow,
     /// Where it is.
     pub tier: FlowTier,
+    /// After this point it counts as absent.
+    pub expires: Tick,
 }
 
 impl FlowRow {
@@ -113,7 +115,7 @@ impl FlowRow {
     /// to the programs too.
     #[must_use]
     pub fn is_live(&self, now: Tick) -> bool {
-        self.state().phase() == Phase::Live && !now.is_after(Tick(self.flow.expires))
+        self.state().phase() == Phase::Live && !now.is_after(self.expires)
     }
 }
 

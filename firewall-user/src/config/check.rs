@@ -3,7 +3,9 @@
 use std::{collections::HashMap, ops::Range};
 
 use firewall_common::{
-    abi::{MAX_RULES, MAX_ZONES, ZONE_ANY, ZONE_HOST, essentials, table_full, timeout},
+    abi::{
+        MAX_NAMED_RULES, MAX_RULES, MAX_ZONES, ZONE_ANY, ZONE_HOST, essentials, table_full, timeout,
+    },
     tcp::State,
     wire::proto,
 };
@@ -159,6 +161,13 @@ pub(super) fn rules(
             ));
         }
         compiled += combinations(&rule).count();
+        if number > MAX_NAMED_RULES {
+            return Err(source.error(
+                span,
+                format!("too many rules: there is room for {MAX_NAMED_RULES}"),
+                "one rule can have several networks and port ranges",
+            ));
+        }
         if compiled > MAX_RULES {
             return Err(source.error(
                 span,
@@ -338,6 +347,7 @@ pub(super) fn timeouts(raw: &RawTimeouts) -> Timeouts {
         (tcp(State::TimeWait), raw.tcp_time_wait),
         (tcp(State::Close), raw.tcp_close),
         (tcp(State::SynSent2), raw.tcp_syn_sent),
+        (timeout::TCP_UNACKNOWLEDGED, raw.tcp_unacknowledged),
         (timeout::UDP, raw.udp),
         (timeout::UDP_STREAM, raw.udp_stream),
         (timeout::ICMP, raw.icmp),

@@ -51,7 +51,7 @@ impl Filter {
     #[must_use]
     pub fn matches(&self, row: &FlowRow) -> bool {
         let (src, sport, dst, dport) = row.key.endpoints(row.state().first_heading());
-        let zones = (row.flow.from_zone, row.flow.to_zone);
+        let zones = (row.flow.from_zone(), row.flow.to_zone());
         self.proto.is_none_or(|wanted| wanted == row.key.proto())
             && self.addresses(address(src), address(dst))
             && self.ports(row.key.proto(), sport, dport)
@@ -148,9 +148,10 @@ impl FromStr for Status {
 pub(crate) mod tests {
     use bytemuck::Zeroable as _;
     use firewall_common::{
-        abi::{Flow, FlowKey6, FlowState},
+        abi::{Flow, FlowKey6, FlowState, Last, RULE_NONE},
         key::{FlowKey as _, map_v4},
         tcp::{State, generic},
+        time::Tick,
         wire::{self, Headers},
     };
 
@@ -188,11 +189,11 @@ pub(crate) mod tests {
             key,
             flow: Flow {
                 state: FlowState::new(state, first | flow_flags::ASSURED, 7).0,
-                from_zone: 1,
-                to_zone: 2,
+                last: Last::new(RULE_NONE, 1, 2).0,
                 ..Flow::zeroed()
             },
             tier: FlowTier::Proved,
+            expires: Tick(0),
         }
     }
 

@@ -2,12 +2,9 @@
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use bytemuck::Zeroable as _;
-use firewall_common::{
-    abi::{
-        ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, FlowState, Pair, PairKey, Session,
-        heartbeat, maps, programs,
-    },
-    time::Tick,
+use firewall_common::abi::{
+    Config, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair, PairKey, Session, heartbeat,
+    maps, programs,
 };
 
 use super::tables::{FlowView, Result, TableError, Tables};
@@ -25,6 +22,7 @@ pub struct MapTables {
     pairs: HashMap<MapData, PairKey, Pair>,
     flows4: HashMap<MapData, FlowKey4, Flow>,
     flows6: HashMap<MapData, FlowKey6, Flow>,
+    config: Array<MapData, Config>,
     heartbeat: Array<MapData, u64>,
     requests: Requests,
 }
@@ -49,6 +47,7 @@ impl MapTables {
             pairs: pinned(instance, maps::PAIRS)?,
             flows4: pinned(instance, maps::FLOWS4)?,
             flows6: pinned(instance, maps::FLOWS6)?,
+            config: pinned(instance, maps::CONFIG)?,
             heartbeat: pinned(instance, maps::HEARTBEAT)?,
             requests,
         })
@@ -64,13 +63,6 @@ fn optional<T>(name: &'static str, result: std::result::Result<T, MapError>) -> 
             Ok(None)
         }
         Err(e) => Err(error(name, &e)),
-    }
-}
-
-fn view(flow: &Flow) -> FlowView {
-    FlowView {
-        state: FlowState(flow.state),
-        expires: Tick(flow.expires),
     }
 }
 
@@ -126,7 +118,15 @@ impl Tables for MapTables {
             Some(key) => optional(maps::FLOWS4, self.flows4.get(&key, 0))?,
             None => optional(maps::FLOWS6, self.flows6.get(key, 0))?,
         };
-        Ok(flow.as_ref().map(view))
+        let Some(flow) = flow else {
+            return Ok(None);
+        };
+        let config = self.config.get(&0, 0);
+        let config = config.map_err(|e| error(maps::CONFIG, &e))?;
+        Ok(Some(FlowView {
+            state: flow.state(),
+            expires: flow.expires(key.proto(), &config.timeouts),
+        }))
     }
 
     fn heartbeat(&mut self, now_ns: u64, pid: u32) -> Result<()> {

@@ -124,12 +124,12 @@ impl FlowView {
                 bytes: flow.bytes[1],
             },
             zone: ZonesView {
-                from: names.zone(flow.from_zone),
-                to: names.zone(flow.to_zone),
+                from: names.zone(flow.from_zone()),
+                to: names.zone(flow.to_zone()),
             },
             rule: match would_drop {
                 Some(_) => None,
-                None => names.rule(flow.rule).map(str::to_owned),
+                None => names.rule(flow.rule()).map(str::to_owned),
             },
             would_drop: would_drop.map(DropReason::name),
             flags: flags(row.state().flags())
@@ -139,7 +139,7 @@ impl FlowView {
             last_seen: now.wall_of_tick(flow.seen),
             age_s: now.since_tick(flow.created),
             idle_s: now.since_tick(flow.seen),
-            expires_s: now.until_tick(flow.expires),
+            expires_s: now.until_tick(row.expires.0),
             now,
         }
     }
@@ -260,7 +260,7 @@ pub(crate) fn state_name(state: u8) -> &'static str {
 pub(super) mod tests {
     use bytemuck::Zeroable as _;
     use firewall_common::{
-        abi::{Flow, FlowKey6, FlowState},
+        abi::{Flow, FlowKey6, FlowState, Last, RULE_NONE},
         key::map_v4,
         time::Tick,
     };
@@ -296,17 +296,15 @@ pub(super) mod tests {
             key: FlowKey6::from_parts(v4(1), v4(2), 21, 40_000, 6, 0),
             flow: Flow {
                 state: FlowState::new(State::Established as u8, flags, 7).0,
-                expires: Tick::from_ns(NOW.monotonic_ns + 431_990_000_000_000).0,
                 seen: ticks_before(10),
                 created: ticks_before(100),
                 bytes: [900, 20 << 20],
                 packets: [12, 14_000],
-                from_zone: 0,
-                to_zone: 1,
-                rule: 0,
+                last: Last::new(0, 0, 1).0,
                 ..Flow::zeroed()
             },
             tier: FlowTier::Proved,
+            expires: Tick::from_ns(NOW.monotonic_ns + 431_990_000_000_000),
         }
     }
 
@@ -317,17 +315,15 @@ pub(super) mod tests {
             key: FlowKey6::from_parts(lo, hi, 77, 77, 58, 0),
             flow: Flow {
                 state: FlowState::new(generic::UNREPLIED, 0, 8).0,
-                expires: Tick::from_ns(NOW.monotonic_ns + 29_000_000_000).0,
                 seen: ticks_before(1),
                 created: ticks_before(1),
                 bytes: [104, 0],
                 packets: [1, 0],
-                from_zone: 1,
-                to_zone: 9,
-                rule: u16::MAX,
+                last: Last::new(RULE_NONE, 1, 9).0,
                 ..Flow::zeroed()
             },
             tier: FlowTier::HalfOpen,
+            expires: Tick::from_ns(NOW.monotonic_ns + 29_000_000_000),
         }
     }
 
@@ -424,7 +420,7 @@ pub(super) mod tests {
         let now = Tick::from_ns(NOW.monotonic_ns);
         let mut row = tcp();
         assert!(row.is_live(now));
-        row.flow.expires = now.0.wrapping_sub(1);
+        row.expires = Tick(now.0.wrapping_sub(1));
         assert!(!row.is_live(now));
         let mut doomed = tcp();
         doomed.flow.state = doomed

@@ -95,7 +95,10 @@ fn talkers(flows: &[&FlowRow], top: usize) -> Vec<Talker> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use firewall_common::{abi::flow_flags, verdict::STATS_LEN};
+    use firewall_common::{
+        abi::{Last, flow_flags},
+        verdict::STATS_LEN,
+    };
 
     use super::*;
     use crate::filter::tests::row;
@@ -104,7 +107,7 @@ pub(crate) mod tests {
     pub(crate) fn refused(src: &str, sport: u16, packets: u32) -> FlowRow {
         let mut row = row(6, src, sport, "10.0.0.1", 22);
         row.flow.state = row.state().with(flow_flags::WOULD_DROP).0;
-        row.flow.rule = DropReason::Policy as u16;
+        row.flow.last = Last::new(DropReason::Policy as u16, 1, 2).0;
         row.flow.packets = [packets, 0];
         row.flow.bytes = [u64::from(packets) * 60, 0];
         row

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use firewall_common::{
-    abi::{ExpectKey, ExpectState, Expectation, Iface, config_flags, maps},
+    abi::{ExpectKey, ExpectState, Expectation, Iface, RULE_NONE, config_flags, maps},
     verdict::{DropReason, PassReason},
 };
 
@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use crate::{
     control::with_pinhole,
     packets::{End, HOST, HOST6, PEER, PEER6, echo, icmpv6, segment, tcp, udp},
-    rig::{OUTSIDE, Rig, dropped, passed, tick},
+    rig::{OUTSIDE, Rig, dropped, long_ago, passed},
 };
 
 const KNOWN: PassReason = PassReason::Established;
@@ -58,8 +58,8 @@ fn a_pinhole_that_has_served_is_closed_to_its_taker_too() {
         &|rig| {
             let flows = rig.flows4(maps::FLOWS4);
             for (key, mut flow) in flows.into_values() {
-                if flow.rule == u16::MAX {
-                    flow.expires = tick().0.wrapping_sub(2);
+                if flow.rule() == RULE_NONE {
+                    flow.seen = long_ago();
                     rig.hash(maps::FLOWS4).insert(key, flow, 0).unwrap();
                 }
             }

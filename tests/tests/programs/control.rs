@@ -11,7 +11,7 @@ use firewall_common::{
 
 use crate::{
     packets::{End, HOST, PEER, THIRD, Tcp, segment, tcp},
-    rig::{OUTSIDE, Rig, dropped, now_ns, passed, tick},
+    rig::{OUTSIDE, Rig, dropped, long_ago, now_ns, passed, tick},
     tracking::handshake,
 };
 
@@ -205,7 +205,7 @@ fn a_pinhole_dies_with_its_parent_even_without_an_agent() {
             let rst = tcp(FTP, HOST_END, &segment("R", 5001, 0));
             assert_eq!(rig.ingress(&rst), passed(KNOWN));
         },
-        &|rig| rig.change4(maps::FLOWS4, |flow| flow.expires = tick().0.wrapping_sub(2)),
+        &|rig| rig.change4(maps::FLOWS4, |flow| flow.seen = long_ago()),
     ];
     for end in ends {
         let mut rig = Rig::new();

@@ -26,6 +26,8 @@ use firewall_common::{
 
 /// The loopback interface, on which BPF_PROG_RUN runs by default.
 const LO: u32 = 1;
+/// All time-outs, in ticks.
+const TIMEOUT: u32 = ticks_from_secs(600);
 /// Zone of that interface.
 pub(crate) const OUTSIDE: u8 = 1;
 const XDP_DROP: u32 = 1;
@@ -177,7 +179,7 @@ impl Rig {
         rig.configure(|config| {
             config.essentials = essentials::ALL;
             config.tier_limits = [1024; 4];
-            config.timeouts = [ticks_from_secs(600); timeout::LEN];
+            config.timeouts = [TIMEOUT; timeout::LEN];
             config.agent_stale_ns = 2_000_000_000;
             config.hold_ring_limit = 1 << 20;
             config.hold_per_pair = 8;
@@ -458,7 +460,7 @@ impl Rig {
     pub(crate) fn expire4(&mut self, key: &FlowKey4) {
         let mut table = self.hash::<FlowKey4, Flow>(maps::FLOWS4);
         let mut flow = table.get(key, 0).unwrap();
-        flow.expires = tick().0.wrapping_sub(2);
+        flow.seen = long_ago();
         table.insert(key, flow, 0).unwrap();
     }
 
@@ -473,6 +475,11 @@ impl Rig {
         }
         records
     }
+}
+
+/// When a flow was last renewed that has expired by now.
+pub(crate) fn long_ago() -> u32 {
+    tick().0.wrapping_sub(TIMEOUT + 2)
 }
 
 /// The tick of now.

@@ -12,7 +12,7 @@ use firewall_common::{
 
 use crate::{
     packets::{End, HOST, PEER, segment, tcp, udp},
-    rig::{OUTSIDE, Rig, accept, accept_port, dropped, passed, tick},
+    rig::{OUTSIDE, Rig, accept, accept_port, dropped, long_ago, passed},
     tracking::handshake,
 };
 
@@ -23,7 +23,7 @@ const PEER_END: End = End::V4(PEER, 80);
 fn an_expired_flow_is_no_flow() {
     let mut rig = Rig::new();
     handshake(&mut rig, HOST_END, PEER_END);
-    rig.change4(maps::FLOWS4, |flow| flow.expires = tick().0.wrapping_sub(2));
+    rig.change4(maps::FLOWS4, |flow| flow.seen = long_ago());
     let data = tcp(PEER_END, HOST_END, &segment("A", 5001, 1001));
     assert_eq!(rig.ingress(&data), dropped(DropReason::TcpNoFlow));
     assert!(rig.flows4(maps::FLOWS4).is_empty(), "deleted on the way");
@@ -36,7 +36,7 @@ fn the_collector_deletes_what_is_expired_and_nothing_else() {
     let key = rig.flow4(maps::FLOWS4).0.widen();
     assert_eq!(rig.expire(&[key]), 0, "alive");
     assert_eq!(rig.flows4(maps::FLOWS4).len(), 1);
-    rig.change4(maps::FLOWS4, |flow| flow.expires = tick().0.wrapping_sub(2));
+    rig.change4(maps::FLOWS4, |flow| flow.seen = long_ago());
     assert_eq!(rig.expire(&[key, key]), 1, "once");
     assert!(rig.flows4(maps::FLOWS4).is_empty());
     assert_eq!(rig.event(Event::FlowExpired), 1);
@@ -48,9 +48,7 @@ fn half_open_flows_expire_too() {
     let syn = tcp(HOST_END, PEER_END, &segment("S", 1000, 0));
     assert_eq!(rig.egress(&syn), passed(PassReason::NewByRule));
     let key = rig.flow4(maps::HALF_OPEN4_IN).0.widen();
-    rig.change4(maps::HALF_OPEN4_IN, |flow| {
-        flow.expires = tick().0.wrapping_sub(2)
-    });
+    rig.change4(maps::HALF_OPEN4_IN, |flow| flow.seen = long_ago());
     assert_eq!(rig.expire(&[key]), 1);
     assert!(rig.flows4(maps::HALF_OPEN4_IN).is_empty());
 }
@@ -159,7 +157,7 @@ fn every_entry_is_counted_in_and_out_of_its_table() {
     assert_eq!(at(&mut rig, TableId::Proved4), (1, 0));
     assert_eq!(at(&mut rig, TableId::Outside4), (0, 0));
     let key = rig.flow4(maps::FLOWS4).0.widen();
-    rig.change4(maps::FLOWS4, |flow| flow.expires = tick().0.wrapping_sub(2));
+    rig.change4(maps::FLOWS4, |flow| flow.seen = long_ago());
     assert_eq!(rig.expire(&[key, key]), 1);
     assert_eq!(at(&mut rig, TableId::Proved4), (1, 1));
     assert_eq!(rig.event(Event::FlowExpired), 1);

@@ -75,7 +75,7 @@ fn a_connection_proves_itself_by_the_originators_ack() {
     assert!(rig.flows4(maps::HALF_OPEN4_IN).is_empty());
     let (_, flow) = rig.flow4(maps::FLOWS4);
     assert_eq!(flow.packets, [2, 2]);
-    assert_eq!(flow.state as u8, State::Established as u8);
+    assert_eq!(flow.state().state(), State::Established as u8);
 }
 
 #[test]
@@ -171,7 +171,10 @@ fn a_closed_connection_lets_no_data_through_but_its_tuple_is_reused() {
         rig.egress(&tcp(host, peer, &segment("A", 1002, 5002))),
         passed(KNOWN)
     );
-    assert_eq!(rig.flow4(maps::FLOWS4).1.state as u8, State::TimeWait as u8);
+    assert_eq!(
+        rig.flow4(maps::FLOWS4).1.state().state(),
+        State::TimeWait as u8
+    );
     // A new SYN of the host begins a new flow in its place, by the rules.
     assert_eq!(
         rig.egress(&tcp(host, peer, &segment("S", 9000, 0))),
@@ -280,7 +283,10 @@ fn a_reset_closes_and_then_only_a_new_syn_opens() {
         rig.ingress(&tcp(peer, host, &segment("RA", 5001, 1001))),
         passed(KNOWN)
     );
-    assert_eq!(rig.flow4(maps::FLOWS4).1.state as u8, State::Close as u8);
+    assert_eq!(
+        rig.flow4(maps::FLOWS4).1.state().state(),
+        State::Close as u8
+    );
     assert_eq!(
         rig.egress(&tcp(host, peer, &segment("S", 9000, 0))),
         passed(NEW)
