@@ -13,7 +13,12 @@ use super::{
 ///
 /// # Errors
 /// One of the trackers fails.
-pub(super) fn tell(pair: &mut Pair, seed: u64, called: &str, found: &mut Disagreement) -> Result<()> {
+pub(super) fn tell(
+    pair: &mut Pair,
+    seed: u64,
+    called: &str,
+    found: &mut Disagreement,
+) -> Result<()> {
     let mut conversation = Conversation::new(seed, found.number);
     conversation.segments.truncate(found.packets);
     let mut at = conversation.segments.len();
