@@ -133,6 +133,7 @@ outcomes! {
         Reinjected = 12, "reinjected", "Held SYNs run again.";
         TupleReused = 13, "tuple-reused", "A SYN replaced a closed flow of the same addresses and ports.";
         Recycled = 14, "recycled", "Entries that were reused for another flow while they were looked at.";
+        FlowEventLost = 35, "flow-event-lost", "Events that a watcher of flows was not told: its ring was full.";
         FlowRefused = 40, "flow-refused", "Flows tracked in shadow mode although they would be refused.";
         FlowAdmitted = 41, "flow-admitted", "Refused flows of shadow mode that were admitted after all.";
     }

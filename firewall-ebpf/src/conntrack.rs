@@ -18,7 +18,7 @@ use firewall_common::{
 };
 
 pub(crate) use entry::{is_expired, last_of, state_of};
-pub(crate) use tiers::{Family, Place, count_created, count_in_tier, delete_expired};
+pub(crate) use tiers::{Family, Place, count_created, count_in_tier, delete_expired, delete_live};
 
 use crate::{packet::Packet, work::Work};
 use begin::{begin, is_tracked};

@@ -11,7 +11,10 @@ use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_xdp_load_bytes},
 };
 use firewall_common::{
-    abi::{CTL_KEYS, CtlCounts, Flow, FlowKey4, FlowKey6, FlowState, Phase, ctl_op, flow_flags},
+    abi::{
+        CTL_FLOWS, CtlCounts, CtlFlow, Flow, FlowKey4, FlowKey6, FlowState, Phase, ctl_op,
+        flow_flags,
+    },
     time::Tick,
     verdict::Event,
     wire::Reader as _,
@@ -42,7 +45,7 @@ pub(crate) fn run(packet: &XdpPacket) -> u32 {
     if op == ctl_op::COUNT {
         return add_counts(packet);
     }
-    if count > CTL_KEYS as u32 {
+    if count > CTL_FLOWS as u32 {
         return 0;
     }
     // SAFETY: a helper without arguments.
@@ -88,37 +91,43 @@ fn add_counts(packet: &XdpPacket) -> u32 {
 extern "C" fn one(index: u32, request: *mut c_void) -> i64 {
     // SAFETY: `run` passes its own `Request`, which nothing else refers to meanwhile.
     let request = unsafe { &mut *request.cast::<Request>() };
-    let mut key = MaybeUninit::<FlowKey6>::uninit();
-    let size = size_of::<FlowKey6>() as u32;
-    // SAFETY: `key` has room for its own size; the helper checks the source.
+    let mut flow = MaybeUninit::<CtlFlow>::uninit();
+    let size = size_of::<CtlFlow>() as u32;
+    // SAFETY: `flow` has room for its own size; the helper checks the source.
     let loaded = unsafe {
         bpf_xdp_load_bytes(
             request.ctx.cast(),
             8 + index * size,
-            key.as_mut_ptr().cast(),
+            flow.as_mut_ptr().cast(),
             size,
         )
     };
     if loaded != 0 {
         return 1;
     }
-    // SAFETY: the helper filled it, and any bit pattern is a valid key.
-    let key = unsafe { key.assume_init() };
-    let changed = match key.narrow() {
-        Some(key) => apply(&key, request.op, request.now),
-        None => apply(&key, request.op, request.now),
+    // SAFETY: the helper filled it, and any bit pattern is valid.
+    let flow = unsafe { flow.assume_init() };
+    let changed = match flow.key.narrow() {
+        Some(key) => apply(&key, flow.incarnation, request.op, request.now),
+        None => apply(&flow.key, flow.incarnation, request.op, request.now),
     };
     request.done += changed as u32;
     0
 }
 
 #[inline(always)]
-fn apply<K: Family>(key: &K, op: u32, now: Tick) -> bool {
+fn apply<K: Family>(key: &K, incarnation: u32, op: u32, now: Tick) -> bool {
     match op {
         ctl_op::EXPIRE => {
             expire(K::flows(), key, now, Place::Proved)
                 | expire(K::half_open(true), key, now, Place::Inside)
                 | expire(K::half_open(false), key, now, Place::Outside)
+        }
+        // The proved table last: a flow moves there from the others.
+        ctl_op::DELETE => {
+            delete(K::half_open(true), key, incarnation, Place::Inside)
+                || delete(K::half_open(false), key, incarnation, Place::Outside)
+                || delete(K::flows(), key, incarnation, Place::Proved)
         }
         ctl_op::BLIND => mark(key, |word| word.with(flow_flags::BLIND)),
         ctl_op::UNHELP => mark(key, |word| word.without(flow_flags::HELPER_FTP)),
@@ -133,6 +142,14 @@ fn expire<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, place: Place) -
         return false;
     };
     crate::conntrack::delete_expired(table, key, entry, now, place)
+}
+
+/// Deletes the entry if it is the one that the operator saw.
+#[inline(always)]
+fn delete<K: Family, T: Table<K>>(table: &T, key: &K, incarnation: u32, place: Place) -> bool {
+    table
+        .entry(key)
+        .is_some_and(|entry| crate::conntrack::delete_live(table, key, entry, incarnation, place))
 }
 
 #[inline(always)]

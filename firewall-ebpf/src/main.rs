@@ -17,6 +17,7 @@ mod packet;
 mod pipeline;
 mod policy;
 mod stats;
+mod watch;
 mod work;
 
 use aya_ebpf::{

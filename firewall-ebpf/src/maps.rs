@@ -5,9 +5,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use firewall_common::abi::{
-    Census, CollectorState, Config, Control, Counter, EVENTS_BYTES, ExpectKey, Expectation, Flow,
-    FlowKey4, FlowKey6, Iface, MAX_RULES, Pair, PairKey, Rule, RuleName, Session, TABLES_LEN,
-    TIER_COUNTS_LEN, TableCounter, heartbeat,
+    Census, CollectorState, Config, Control, Counter, EVENTS_BYTES, ExpectKey, Expectation,
+    FLOW_EVENTS_BYTES, Flow, FlowKey4, FlowKey6, Iface, MAX_RULES, Pair, PairKey, Rule, RuleName,
+    Session, TABLES_LEN, TIER_COUNTS_LEN, TableCounter, Watch, heartbeat,
 };
 use firewall_common::verdict::STATS_LEN;
 
@@ -62,6 +62,10 @@ static CENSUS: Array<Census, TABLES_LEN> = Array::new();
 static COLLECTOR: Array<CollectorState, 1> = Array::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<u8, EVENTS_BYTES> = RingBuf::new();
+#[btf_map]
+pub(crate) static WATCH: Array<Watch, 1> = Array::new();
+#[btf_map]
+pub(crate) static FLOW_EVENTS: RingBuf<u8, FLOW_EVENTS_BYTES> = RingBuf::new();
 
 /// What [`Table::create`] says when the entry is there already.
 pub(crate) const EEXIST: i32 = -17;

@@ -116,10 +116,44 @@ pub mod ctl_op {
     pub const ADMIT: u32 = 4;
     /// Change counts, by a [`super::CtlCounts`] in place of the keys.
     pub const COUNT: u32 = 5;
+    /// Delete the flows, alive as they may be, if their entries are still of the
+    /// incarnations given: what the operator asks for. Returns how many were there.
+    pub const DELETE: u32 = 6;
 }
 
-/// Keys in one [`CtlRequest`].
-pub const CTL_KEYS: usize = 32;
+/// Flows in one [`CtlRequest`].
+pub const CTL_FLOWS: usize = 32;
+
+/// A flow that a [`CtlRequest`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct CtlFlow {
+    /// IPv4 in mapped form.
+    pub key: FlowKey6,
+    /// Of the entry that was seen; only [`ctl_op::DELETE`] looks at it.
+    pub incarnation: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+pod!(CtlFlow, 48);
+
+impl CtlFlow {
+    /// Whatever entry the key has.
+    #[must_use]
+    pub const fn any(key: FlowKey6) -> Self {
+        Self::new(key, 0)
+    }
+
+    /// The entry of this incarnation.
+    #[must_use]
+    pub const fn new(key: FlowKey6, incarnation: u32) -> Self {
+        Self {
+            key,
+            incarnation,
+            reserved: 0,
+        }
+    }
+}
 
 /// Input of the control program, passed to BPF_PROG_RUN as the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -127,12 +161,12 @@ pub const CTL_KEYS: usize = 32;
 pub struct CtlRequest {
     /// [`ctl_op`].
     pub op: u32,
-    /// How many of `keys` count.
+    /// How many of `flows` count.
     pub count: u32,
-    /// Flows, IPv4 in mapped form.
-    pub keys: [FlowKey6; CTL_KEYS],
+    /// Flows.
+    pub flows: [CtlFlow; CTL_FLOWS],
 }
-pod!(CtlRequest, 8 + 40 * 32);
+pod!(CtlRequest, 8 + 48 * 32);
 
 /// Input of the control program for [`ctl_op::COUNT`]: what user space wrote or
 /// found by itself. Added by the program, atomically, so that nothing that the

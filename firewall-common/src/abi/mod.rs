@@ -14,6 +14,7 @@ mod flow_word;
 mod rule;
 mod session;
 mod table;
+mod watch;
 
 pub use config::*;
 pub use event::*;
@@ -25,6 +26,7 @@ pub use flow_word::*;
 pub use rule::*;
 pub use session::*;
 pub use table::*;
+pub use watch::*;
 
 /// Version of all structures and map shapes below. A running instance whose
 /// pinned maps carry another version is refused, never misread.
@@ -79,6 +81,10 @@ pub mod maps {
     pub const COLLECTOR: &str = "COLLECTOR";
     /// `RINGBUF`: control payloads and related events, in the order in which they were seen.
     pub const EVENTS: &str = "EVENTS";
+    /// `ARRAY<Watch>[1]`: whether anybody watches flows.
+    pub const WATCH: &str = "WATCH";
+    /// `RINGBUF` of [`super::FlowEvent`]: what becomes of flows, for one watcher.
+    pub const FLOW_EVENTS: &str = "FLOW_EVENTS";
     /// `ARRAY<Explain>[1]`: how the last packet was judged. Never pinned, and written only
     /// where [`super::EXPLAIN_SWITCH`] is on.
     pub const EXPLAIN: &str = "EXPLAIN";
@@ -96,4 +102,6 @@ pub mod programs {
     /// XDP, run through BPF_PROG_RUN with a [`super::CtlRequest`] as the packet:
     /// the only place in which flows are deleted or marked on request.
     pub const CTL: &str = "pinhole_ctl";
+    /// Name of the pin of [`CTL`], for commands that work without an agent.
+    pub const CTL_PIN: &str = "program-ctl";
 }

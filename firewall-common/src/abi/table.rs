@@ -74,18 +74,6 @@ pub struct TableCounter {
 }
 pod!(TableCounter, 16);
 
-/// Why an entry is taken out of its table by the programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum EndReason {
-    /// Its time was over.
-    Expired = 1,
-    /// A SYN began a new connection between the same endpoints.
-    Reused = 2,
-    /// It has proved itself: no end, the flow goes on in the proved table.
-    Promoted = 3,
-}
-
 /// What a new flow meets while the proved tier has no room for its class,
 /// `Config::table_full`.
 pub mod table_full {

@@ -20,6 +20,7 @@ use crate::{
     maps::{CONFIG, EEXIST},
     packet::Packet,
     policy, stats,
+    watch::{self, News},
     work::Work,
 };
 
@@ -148,7 +149,11 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         tcp: [TcpSide { end, ..silent }, silent],
     };
     match insert::<K>(work, Place::half_open(work.from_inside)) {
-        Ok(()) => stats::event(Event::FlowCreated),
+        Ok(()) => {
+            stats::event(Event::FlowCreated);
+            let (key, flow) = K::to_insert(work);
+            watch::tell(key, flow, FlowState(flow.state), News::NEW);
+        }
         // Another CPU was faster with a packet of the same flow. That packet's
         // entry stands; this one was admitted too, and its step would be the
         // same (a TCP flow begins with a SYN only).

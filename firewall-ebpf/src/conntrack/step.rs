@@ -12,7 +12,13 @@ use super::{
     entry::{account, end_of, refresh, state_of, swap, zone_of},
     tiers::{Family, promote, reopen},
 };
-use crate::{control, expect, packet::Packet, stats, work::Work};
+use crate::{
+    control, expect,
+    packet::Packet,
+    stats,
+    watch::{self, News},
+    work::Work,
+};
 
 /// Lost swaps after which a packet passes without its step being recorded.
 const CAS_TRIES: usize = 4;
@@ -57,8 +63,9 @@ pub(super) fn step<P: Packet, K: Family>(
     if changed && word.has(flow_flags::RELATED) && is_there(word) {
         expect::served(work, direction);
     }
-    if !proved && has_proved(protocol, word) {
-        promote::<K>(work, entry, word);
+    let moved = !proved && has_proved(protocol, word) && promote::<K>(work, entry, word);
+    if changed && !moved {
+        watch::tell(&*K::slot(work), entry, word, News::update(proved));
     }
     if protocol == proto::TCP && word.has(flow_flags::HELPER_FTP) {
         return Some(control::payload::<P, K>(packet, work, heading, entry, word));

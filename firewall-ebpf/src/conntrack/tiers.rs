@@ -21,6 +21,7 @@ use crate::{
         HALF_OPEN6_IN, HALF_OPEN6_OUT, TABLE_COUNTERS, TIER_COUNTS, Table,
     },
     stats,
+    watch::{self, News},
     work::Work,
 };
 
@@ -210,8 +211,37 @@ pub(crate) fn delete_expired<K: Family, T: Table<K>>(
         let _ = state.swap(doomed, word.0);
         return false;
     }
-    remove(table, key, place, EndReason::Expired);
+    let reason = EndReason::of_time_out(protocol, word.state());
+    remove(table, key, entry, word, place, reason);
     true
+}
+
+/// Lost swaps after which a flow that shall be deleted is left to the next try.
+const DELETE_TRIES: usize = 8;
+
+/// Deletes the entry of this incarnation, alive as it may be; true if this call did.
+#[inline(always)]
+pub(crate) fn delete_live<K: Family, T: Table<K>>(
+    table: &T,
+    key: &K,
+    entry: *mut Flow,
+    incarnation: u32,
+    place: Place,
+) -> bool {
+    let state = state_of(entry);
+    for _ in 0..DELETE_TRIES {
+        let word = FlowState(state.load());
+        // Another flow took its place, another CPU deletes it, or is moving it.
+        if word.incarnation() != incarnation || word.phase() as u8 != Phase::Live as u8 {
+            return false;
+        }
+        if doom(state, word.0) {
+            remove(table, key, entry, word, place, EndReason::Deleted);
+            return true;
+        }
+    }
+    stats::event(Event::Contention);
+    false
 }
 
 #[inline(always)]
@@ -220,18 +250,33 @@ fn doom(state: Shared<u64>, word: u64) -> bool {
     state.swap(word, doomed).is_ok()
 }
 
-/// Takes an entry out of its table: every deletion there is goes through here,
-/// with its reason. Only the winner of the swap to doomed or promoting may call it.
+/// Takes an entry out of its table and tells why: every deletion there is goes
+/// through here, but for what the LRU displaces. Only the winner of the swap to
+/// doomed or promoting may call it; `word` is the state before that.
 #[inline(always)]
-fn remove<K: Family, T: Table<K>>(table: &T, key: &K, place: Place, reason: EndReason) {
+fn remove<K: Family, T: Table<K>>(
+    table: &T,
+    key: &K,
+    entry: *mut Flow,
+    word: FlowState,
+    place: Place,
+    reason: EndReason,
+) {
+    let proved = matches!(place, Place::Proved);
+    if !matches!(reason, EndReason::Promoted) {
+        watch::tell(key, entry, word, News::destroy(reason, proved));
+    }
     // What the LRU displaced in this moment it took, not we.
     if table.delete(key) {
         count_removed::<K>(place);
     }
-    if matches!(place, Place::Proved) {
+    if proved {
         count_tier::<K>(key, -1);
     }
-    if matches!(reason, EndReason::Expired) {
+    if matches!(
+        reason,
+        EndReason::Expired | EndReason::Closed | EndReason::Reset
+    ) {
         stats::event(Event::FlowExpired);
     }
 }
@@ -310,20 +355,21 @@ pub(super) fn is_full<K: Family>(key: &K, config: &Config) -> bool {
 /// Moves a flow to the proved table, unless that is at its limit.
 ///
 /// The swap to promoting elects one CPU; it inserts, then deletes the half-open
-/// entry. The others meet `Found::Moving`.
+/// entry. The others meet `Found::Moving`. True if this call moved it; its new
+/// entry is then in `work.flow`, too.
 #[inline(always)]
-pub(super) fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowState) {
+pub(super) fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowState) -> bool {
     if CONFIG
         .get(0)
         .is_none_or(|config| is_full(&*K::slot(work), config))
     {
         stats::event(Event::TableFull);
-        return;
+        return false;
     }
     let state = state_of(entry);
     let promoting = word.with_phase(Phase::Promoting);
     if state.swap(word.0, promoting.0).is_err() {
-        return;
+        return false;
     }
     // SAFETY: a map value; other CPUs stay away from it while it is promoting,
     // but for counters, of which the copy may miss the last packet.
@@ -331,32 +377,41 @@ pub(super) fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowSt
     // The half-open table may have evicted it under the copy, for another flow.
     if state.load() != promoting.0 {
         stats::event(Event::Recycled);
-        return;
+        return false;
     }
     let proved = word.with(flow_flags::ASSURED);
     work.flow.state = proved.0;
-    match insert::<K>(work, Place::Proved) {
+    let moved = match insert::<K>(work, Place::Proved) {
         Ok(()) => {
             count_tier(&*K::slot(work), 1);
             stats::event(Event::FlowPromoted);
+            let (key, flow) = K::to_insert(work);
+            watch::tell(key, flow, proved, News::update(true));
+            true
         }
-        Err(EEXIST) => stats::event(Event::CreateRaced),
+        Err(EEXIST) => {
+            stats::event(Event::CreateRaced);
+            false
+        }
         Err(_) => {
             stats::event(Event::CreateFailed);
             let _ = state.swap(promoting.0, word.0);
-            return;
+            return false;
         }
-    }
+    };
     let inside = word.has(flow_flags::FROM_INSIDE);
     remove(
         K::half_open(inside),
         &*K::slot(work),
+        entry,
+        word,
         Place::half_open(inside),
         EndReason::Promoted,
     );
     if proved.has(flow_flags::HELPER_FTP) {
         control::opened::<K>(work, proved);
     }
+    moved
 }
 
 /// Makes room for a new flow of the same addresses and ports.
@@ -367,10 +422,24 @@ pub(super) fn reopen<K: Family>(key: &K, entry: *mut Flow, word: FlowState, prov
     }
     stats::event(Event::TupleReused);
     if proved {
-        remove(K::flows(), key, Place::Proved, EndReason::Reused);
+        remove(
+            K::flows(),
+            key,
+            entry,
+            word,
+            Place::Proved,
+            EndReason::Reused,
+        );
     } else {
         let inside = word.has(flow_flags::FROM_INSIDE);
         let place = Place::half_open(inside);
-        remove(K::half_open(inside), key, place, EndReason::Reused);
+        remove(
+            K::half_open(inside),
+            key,
+            entry,
+            word,
+            place,
+            EndReason::Reused,
+        );
     }
 }

@@ -22,7 +22,7 @@ use crate::{config::Tables, lock};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pinhole.o"));
 
 /// Every map of the object; all are pinned, but for the programs' own log ring.
-const MAPS: [&str; 23] = [
+const MAPS: [&str; 25] = [
     maps::ABI,
     maps::CONFIG,
     maps::CONTROL,
@@ -46,6 +46,8 @@ const MAPS: [&str; 23] = [
     maps::CENSUS,
     maps::COLLECTOR,
     maps::EVENTS,
+    maps::WATCH,
+    maps::FLOW_EVENTS,
 ];
 
 const NETNS: &str = "/proc/self/ns/net";
@@ -178,6 +180,7 @@ impl Loaded {
         let (sizes, kept_sizes) = sizes(instance, tables);
         let mut ebpf = create(instance, &sizes, log)?;
         load_programs(&mut ebpf)?;
+        pin_control(&mut ebpf, instance)?;
         stamp(&mut ebpf, netns)?;
         let agent = lock::hold(instance)?;
         guard.disarm();
@@ -414,6 +417,24 @@ fn load(name: &'static str, program: &mut Program) -> Result<(), Error> {
         _ => return Err(missing(name)),
     };
     loaded.map_err(|e| refused(name, &e))
+}
+
+/// Pins the control program in the place of an earlier one, so that commands can
+/// delete flows without an agent.
+fn pin_control(ebpf: &mut Ebpf, instance: &Instance) -> Result<(), Error> {
+    let path = instance.pin(programs::CTL_PIN);
+    let fresh = instance.pin(&format!("{}-new", programs::CTL_PIN));
+    let failed = |reason: String| Error::Program {
+        program: programs::CTL,
+        reason: format!("it cannot be pinned at {}: {reason}", path.display()),
+    };
+    // Left by a start that was cut short.
+    let _ = fs::remove_file(&fresh);
+    let program: &mut Xdp = program(ebpf, programs::CTL)?;
+    program
+        .pin(&fresh)
+        .map_err(|error| failed(causes(&error)))?;
+    fs::rename(&fresh, &path).map_err(|error| failed(error.to_string()))
 }
 
 fn missing(program: &'static str) -> Error {

@@ -1,12 +1,13 @@
 //! Requests to the loaded programs, run through BPF_PROG_RUN.
 
-use std::{io, rc::Rc};
+use std::{io, path::PathBuf, rc::Rc};
 
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
 use bytemuck::{Pod, Zeroable};
-use firewall_common::abi::{CTL_KEYS, CtlCounts, CtlRequest, FlowKey6, ctl_op, programs};
+use firewall_common::abi::{CTL_FLOWS, CtlCounts, CtlFlow, CtlRequest, FlowKey6, ctl_op, programs};
 
-use super::{hooks::os_error, loader::Loaded};
+use super::{Instance, causes, hooks::os_error, loader::Loaded};
 
 /// `struct xdp_md` of `linux/bpf.h`.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -36,6 +37,17 @@ pub enum Error {
         program: &'static str,
         /// What the kernel says.
         cause: io::Error,
+    },
+    /// Its pin cannot be opened.
+    #[error(
+        "the control program {} cannot be opened: {cause}; run `pinhole run` again, which pins it",
+        path.display()
+    )]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// What the kernel says.
+        cause: String,
     },
     /// Not a frame.
     #[error("a frame of {0} bytes cannot be run again")]
@@ -114,29 +126,21 @@ impl Requests {
             attrs: TestRunAttrs::new().xdp_live_frames(1),
             ..TestRunOptions::new()
         };
-        self.run(programs::REINJECT, options).map(|_| ())
+        run(
+            self.program(programs::REINJECT)?,
+            programs::REINJECT,
+            options,
+        )
+        .map(|_| ())
     }
 
     fn control(&self, op: u32, keys: &[FlowKey6]) -> Result<u32, Error> {
-        let mut done = 0;
-        for some in keys.chunks(CTL_KEYS) {
-            let mut request = CtlRequest {
-                op,
-                count: some.len() as u32,
-                ..CtlRequest::zeroed()
-            };
-            request.keys[..some.len()].copy_from_slice(some);
-            let options = TestRunOptions {
-                data_in: Some(bytemuck::bytes_of(&request)),
-                ..TestRunOptions::new()
-            };
-            done += self.run(programs::CTL, options)?;
-        }
-        Ok(done)
+        let flows: Vec<_> = keys.iter().copied().map(CtlFlow::any).collect();
+        control(self.program(programs::CTL)?, op, &flows)
     }
 
-    fn run(&self, name: &'static str, options: TestRunOptions<'_>) -> Result<u32, Error> {
-        run(&self.0, name, options)
+    fn program(&self, name: &'static str) -> Result<&Xdp, Error> {
+        loaded_program(&self.0, name)
     }
 }
 
@@ -155,15 +159,66 @@ pub fn count(loaded: &Loaded, counts: &CtlCounts) -> Result<(), Error> {
         data_in: Some(bytemuck::bytes_of(&request)),
         ..TestRunOptions::new()
     };
-    run(loaded, programs::CTL, options).map(|_| ())
+    let program = loaded_program(loaded, programs::CTL)?;
+    run(program, programs::CTL, options).map(|_| ())
 }
 
-fn run(loaded: &Loaded, name: &'static str, options: TestRunOptions<'_>) -> Result<u32, Error> {
-    let program: &Xdp = loaded
-        .ebpf
-        .program(name)
+fn loaded_program<'a>(loaded: &'a Loaded, name: &'static str) -> Result<&'a Xdp, Error> {
+    let program = loaded.ebpf.program(name);
+    program
         .and_then(|program| program.try_into().ok())
-        .ok_or(Error::Missing(name))?;
+        .ok_or(Error::Missing(name))
+}
+
+/// The control program by its pin: for commands, which work without an agent.
+#[derive(Debug)]
+pub struct Control(Xdp);
+
+impl Control {
+    /// That of an attached instance.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pin`].
+    pub fn open(instance: &Instance) -> Result<Self, Error> {
+        let path = instance.pin(programs::CTL_PIN);
+        let program = Xdp::from_pin(&path, XdpAttachType::Interface);
+        program.map(Self).map_err(|error| Error::Pin {
+            path,
+            cause: causes(&error),
+        })
+    }
+
+    /// Deletes the flows, alive as they may be, unless their entries are of other
+    /// incarnations by now. Returns how many were deleted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Run`].
+    pub fn delete(&self, flows: &[CtlFlow]) -> Result<u32, Error> {
+        control(&self.0, ctl_op::DELETE, flows)
+    }
+}
+
+fn control(program: &Xdp, op: u32, flows: &[CtlFlow]) -> Result<u32, Error> {
+    let mut done = 0;
+    for some in flows.chunks(CTL_FLOWS) {
+        let mut request = CtlRequest {
+            op,
+            count: some.len() as u32,
+            ..CtlRequest::zeroed()
+        };
+        request.flows[..some.len()].copy_from_slice(some);
+        let options = TestRunOptions {
+            data_in: Some(bytemuck::bytes_of(&request)),
+            ..TestRunOptions::new()
+        };
+        done += run(program, programs::CTL, options)?;
+    }
+    Ok(done)
+}
+
+fn run(program: &Xdp, name: &'static str, options: TestRunOptions<'_>) -> Result<u32, Error> {
     program
         .test_run(options)
         .map(|result| result.return_value)

@@ -7,6 +7,7 @@
 
 mod attacks;
 mod control;
+mod events;
 mod link;
 mod malformed;
 mod packets;

@@ -15,11 +15,12 @@ use aya::{
 use bytemuck::Zeroable;
 use firewall_common::{
     abi::{
-        Config, Control, Counter, CtlCounts, CtlRequest, EventHeader, ExpectKey, Expectation, Flow,
-        FlowKey4, FlowKey6, Iface, Pair, PairKey, Rule, TABLES_LEN, TIER_COUNTS_LEN, TableCounter,
-        TableId, ZONE_ANY, action, ctl_op, essentials, heartbeat, maps, programs, rule_flags,
-        timeout,
+        Config, Control, Counter, CtlCounts, CtlFlow, CtlRequest, EventHeader, ExpectKey,
+        Expectation, Flow, FlowEvent, FlowEventKind, FlowKey4, FlowKey6, FlowState, Iface, Pair,
+        PairKey, Rule, TABLES_LEN, TIER_COUNTS_LEN, TableCounter, TableId, Watch, ZONE_ANY, action,
+        ctl_op, essentials, heartbeat, maps, programs, rule_flags, timeout,
     },
+    key::FlowKey as _,
     time::{Tick, ticks_from_secs},
     verdict::{DropReason, Event, PassReason, STATS_LEN, Verdict},
 };
@@ -223,6 +224,8 @@ impl Rig {
             tables.set(at, zero, 0).unwrap();
         }
         self.records();
+        self.watch_until(0, &[]);
+        self.flow_events();
     }
 
     fn empty<K: aya::Pod, V: aya::Pod>(&mut self, table: &str) {
@@ -346,10 +349,24 @@ impl Rig {
 
     /// Asks the control program; returns how many flows it changed.
     pub(crate) fn ctl(&mut self, op: u32, keys: &[FlowKey6]) -> u32 {
+        let flows: Vec<_> = keys.iter().copied().map(CtlFlow::any).collect();
+        self.ctl_flows(op, &flows)
+    }
+
+    /// Deletes flows by what was seen of them, as the command line does.
+    pub(crate) fn delete(&mut self, seen: &[(FlowKey4, Flow)]) -> u32 {
+        let flow = |(key, flow): &(FlowKey4, Flow)| {
+            CtlFlow::new(key.widen(), FlowState(flow.state).incarnation())
+        };
+        let flows: Vec<_> = seen.iter().map(flow).collect();
+        self.ctl_flows(ctl_op::DELETE, &flows)
+    }
+
+    fn ctl_flows(&mut self, op: u32, flows: &[CtlFlow]) -> u32 {
         let mut request: CtlRequest = Zeroable::zeroed();
         request.op = op;
-        request.count = keys.len() as u32;
-        request.keys[..keys.len()].copy_from_slice(keys);
+        request.count = flows.len() as u32;
+        request.flows[..flows.len()].copy_from_slice(flows);
         let program: &mut Xdp = self
             .ebpf()
             .program_mut(programs::CTL)
@@ -462,6 +479,35 @@ impl Rig {
         let mut flow = table.get(key, 0).unwrap();
         flow.seen = long_ago();
         table.insert(key, flow, 0).unwrap();
+    }
+
+    /// Somebody watches flows for the rest of the test.
+    pub(crate) fn watch(&mut self, kinds: &[FlowEventKind]) {
+        self.watch_until(now_ns() + 3_600_000_000_000, kinds);
+    }
+
+    /// Somebody watched, and did not say that it ended.
+    pub(crate) fn watched(&mut self) {
+        self.watch_until(now_ns() - 1_000_000_000, &FlowEventKind::ALL);
+    }
+
+    fn watch_until(&mut self, until_ns: u64, kinds: &[FlowEventKind]) {
+        let watch = Watch {
+            until_ns,
+            kinds: kinds.iter().fold(0, |bits, kind| bits | kind.bit()),
+            pid: 0,
+        };
+        self.array(maps::WATCH).set(0, watch, 0).unwrap();
+    }
+
+    /// What the watcher was told.
+    pub(crate) fn flow_events(&mut self) -> Vec<FlowEvent> {
+        let mut ring = RingBuf::try_from(self.map(maps::FLOW_EVENTS)).unwrap();
+        let mut events = Vec::new();
+        while let Some(record) = ring.next() {
+            events.push(bytemuck::pod_read_unaligned(&record));
+        }
+        events
     }
 
     /// Everything on the ring.
