@@ -7,6 +7,7 @@ mod flows;
 mod hooks;
 pub mod loader;
 pub mod maps;
+pub mod memory;
 pub mod pins;
 pub mod requests;
 pub mod sys;
