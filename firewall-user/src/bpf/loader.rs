@@ -50,6 +50,14 @@ const MAPS: [&str; 25] = [
     maps::FLOW_EVENTS,
 ];
 
+/// Every program of the object.
+const PROGRAMS: [&str; 4] = [
+    programs::INGRESS,
+    programs::EGRESS,
+    programs::REINJECT,
+    programs::CTL,
+];
+
 const NETNS: &str = "/proc/self/ns/net";
 
 /// Lines of the verifier's log that an error shows: the last ones hold the reason.
@@ -179,7 +187,7 @@ impl Loaded {
         let guard = PinGuard(Some(instance.clone()).filter(|_| !taken_over));
         let (sizes, kept_sizes) = sizes(instance, tables);
         let mut ebpf = create(instance, &sizes, log)?;
-        load_programs(&mut ebpf)?;
+        load_programs(&mut ebpf, &PROGRAMS)?;
         pin_control(&mut ebpf, instance)?;
         stamp(&mut ebpf, netns)?;
         let agent = lock::hold(instance)?;
@@ -380,18 +388,12 @@ fn create(
 }
 
 /// All at once: the verifier takes its time over each, on one CPU.
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
-    let known = [
-        programs::INGRESS,
-        programs::EGRESS,
-        programs::REINJECT,
-        programs::CTL,
-    ];
+pub(super) fn load_programs(ebpf: &mut Ebpf, known: &[&'static str]) -> Result<(), Error> {
     for name in known {
         ebpf.program(name).ok_or_else(|| missing(name))?;
     }
     let wanted = ebpf.programs_mut().filter_map(|(name, program)| {
-        let name = known.into_iter().find(|wanted| *wanted == name)?;
+        let name = known.iter().copied().find(|wanted| *wanted == name)?;
         Some((name, program))
     });
     std::thread::scope(|scope| {
@@ -444,7 +446,7 @@ fn missing(program: &'static str) -> Error {
     }
 }
 
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
+pub(super) fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
 where
     &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
 {

@@ -12,13 +12,24 @@ use super::{Instance, causes, hooks::os_error, loader::Loaded};
 /// `struct xdp_md` of `linux/bpf.h`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct XdpMd {
+pub(super) struct XdpMd {
     data: u32,
     data_end: u32,
     data_meta: u32,
     ingress_ifindex: u32,
     rx_queue_index: u32,
     egress_ifindex: u32,
+}
+
+impl XdpMd {
+    /// The context of a frame of `len` bytes that comes in through `ifindex`.
+    pub(super) fn arriving(ifindex: u32, len: usize) -> Self {
+        Self {
+            data_end: len as u32,
+            ingress_ifindex: ifindex,
+            ..Self::zeroed()
+        }
+    }
 }
 
 /// The shortest frame that the kernel runs a program on.
@@ -115,11 +126,7 @@ impl Requests {
         if frame.len() < MIN_FRAME {
             return Err(Error::Frame(frame.len()));
         }
-        let context = XdpMd {
-            data_end: frame.len() as u32,
-            ingress_ifindex: ifindex,
-            ..XdpMd::zeroed()
-        };
+        let context = XdpMd::arriving(ifindex, frame.len());
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: Some(bytemuck::bytes_of(&context)),

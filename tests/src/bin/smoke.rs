@@ -7,7 +7,7 @@
 //! as root it does the same to this machine's kernel.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fs,
     path::Path,
@@ -15,11 +15,13 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use firewall_common::verdict::DropReason;
 use firewall_user::{
     bpf::{
         Instance,
         loader::{Loaded, ProgramLog},
+        private::{Hook, Private},
     },
     config,
 };
@@ -27,6 +29,9 @@ use nix::{
     mount::{MsFlags, mount},
     sys::reboot::{RebootMode, reboot},
 };
+
+/// The loopback interface.
+const LO: u32 = 1;
 
 /// The last line of a run in which every program was accepted.
 const PASSED: &str = "passed";
@@ -80,11 +85,31 @@ fn prepare(init: bool) -> Result<()> {
     Ok(())
 }
 
-/// Loads the object as `pinhole run` and as `pinhole run -v` would: to the
-/// verifier these are different programs.
+/// Loads the object as `pinhole run`, `pinhole run -v` and `pinhole why` would: to
+/// the verifier these are different programs.
 fn load_all() -> Result<()> {
     load(ProgramLog::Off, "without their log")?;
-    load(ProgramLog::On, "with their log")
+    load(ProgramLog::On, "with their log")?;
+    explain()
+}
+
+/// Loads the object with notes on how a packet was judged, and has one judged:
+/// without an interface of its own, it is dropped for that.
+fn explain() -> Result<()> {
+    let begun = Instant::now();
+    let hooks = BTreeSet::from([Hook::Ingress, Hook::Egress]);
+    let mut private = Private::load(None, 1, &hooks)?;
+    let took = begun.elapsed().as_secs_f64();
+    say(&format!(
+        "{} programs loaded with notes in {took:.1} s",
+        hooks.len()
+    ));
+    for hook in hooks {
+        let notes = private.run(hook, LO, 0, &[0; 60])?;
+        let wanted = DropReason::UnknownInterface.index();
+        ensure!(notes.outcome == wanted, "{}: {notes:?}", hook.name());
+    }
+    Ok(())
 }
 
 /// Loads the object with the built-in policy's tables, and tells what each
