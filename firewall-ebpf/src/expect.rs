@@ -10,8 +10,8 @@ use firewall_common::{
 };
 
 use crate::{
-    atomic::Shared,
     conntrack::{is_expired, state_of},
+    atomic::Shared,
     maps::{EXPECTATIONS, FLOWS4, FLOWS6, Table as _},
     stats,
     work::Work,

@@ -6,6 +6,7 @@
 //! - [`filter`] picks flows; pure
 //! - [`render`] writes entries as tables or JSON
 //! - [`protocol`] knows the names of IP protocols
+//! - [`reasons`] is the reference of all outcomes
 //! - [`ftp`] reads FTP control connections; pure
 //! - [`helper`] is the FTP agent: from ring records to expectations
 //! - [`preflight`] checks what must hold before anything is attached
@@ -14,6 +15,7 @@
 //! - [`lock`] keeps agents of one instance apart
 //! - [`watchdog`] undoes what nobody confirms
 //! - [`unload`] removes an instance
+//! - [`why`] explains what becomes of a packet
 //! - [`netlink`] asks the kernel about links, routes, sockets, connections and NAT
 
 pub mod bpf;
@@ -28,8 +30,10 @@ pub mod lock;
 pub mod netlink;
 pub mod preflight;
 pub mod protocol;
+pub mod reasons;
 pub mod render;
 pub mod seed;
 pub mod shadow;
 pub mod unload;
 pub mod watchdog;
+pub mod why;

@@ -5,6 +5,7 @@ use std::{num::NonZeroU16, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::flow_args::FlowsCommand;
+use super::why_args::WhyArgs;
 use crate::{bpf::Instance, config::REFERENCE};
 
 /// A stateful firewall with an FTP helper, on XDP and TC.
@@ -86,6 +87,15 @@ counts first packets of flows.")]
     /// What shadow mode found
     #[command(subcommand)]
     Shadow(ShadowCommand),
+    /// Say what becomes of a packet, and why; nothing live changes
+    ///
+    /// The attached programs are loaded a second time, under the same policy, with
+    /// tables of their own that begin as copies of the live entries concerned, and
+    /// the packet is run through them. The packets of a capture are judged in
+    /// order, each as the ones before left those tables. Works with the agent
+    /// stopped.
+    #[command(after_help = WHY_EXAMPLES)]
+    Why(Box<WhyArgs>),
     /// Detach from every interface and remove all pins
     #[command(after_help = "\
 Example:
@@ -99,6 +109,28 @@ Example:
         deadline_ns: u64,
     },
 }
+
+const WHY_EXAMPLES: &str = "\
+Examples:
+  sudo pinhole why tcp 198.51.100.7:40000 192.0.2.1:22
+      would this host let a new connection in?
+  sudo pinhole why tcp 198.51.100.7:40000 192.0.2.1:22 --flags RST --seq 7
+  sudo pinhole why udp '[2001:db8::1]:5353' '[2001:db8::2]:53' --iface eth0 --in
+  sudo pinhole why icmp 192.0.2.1 198.51.100.2 --out
+  sudo pinhole why --hex 4500003c…
+  sudo pinhole why capture.pcap -o json | jq '.[] | select(.verdict == \"drop\")'
+  pinhole why --list-reasons
+
+A packet from an address of this host goes out, any other comes in, through the
+guarded interface; where there are several, routes and Ethernet addresses say
+through which. --in, --out and --iface say otherwise. Times of a capture are not
+replayed: all of its packets are judged now.
+
+JSON: {packet, time_s, headers: {proto, src, sport, dst, dport, icmp_type, id,
+flags, seq, ack, payload}, iface, hook, verdict, reason, number, meaning, advice,
+rule: {name, action}, zone: {from, to}, flow, flow_after, expectation, segments,
+captured}; of a capture an array of these. flow, flow_after and expectation are
+as in the lists.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:

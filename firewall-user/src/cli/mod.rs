@@ -13,6 +13,8 @@ mod shadow;
 mod stats;
 mod status;
 mod unload;
+mod why;
+pub mod why_args;
 
 use std::process::ExitCode;
 
@@ -42,6 +44,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&cli.instance, args),
         Command::Confirm => confirm::run(&cli.instance),
         Command::Status(args) => status::run(&cli.instance, args),
+        Command::Why(args) => why::run(&cli.instance, args),
         Command::Unload => unload::run(&cli.instance),
         Command::Watchdog { deadline_ns } => {
             watchdog::watch(&cli.instance, *deadline_ns)?;

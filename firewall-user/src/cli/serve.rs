@@ -1,12 +1,12 @@
 //! The foreground of `pinhole run`, after everything is attached.
 
-use std::{convert::Infallible, io::Write as _, process::ExitCode, rc::Rc, time::Duration};
+use std::{io::Write as _, process::ExitCode, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use firewall_common::{abi::maps, time::NS_PER_SEC};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::program_log::{self, ProgramLog};
@@ -26,7 +26,7 @@ use crate::{
     unload::{self, By},
 };
 
-const LOOK: Duration = Duration::from_secs(1);
+const COLLECT: Duration = Duration::from_secs(1);
 
 /// The signals that end the agent. Others keep their meaning: the end of the
 /// terminal kills it, and enforcement stays.
@@ -77,8 +77,7 @@ pub(super) async fn serve(
         ended = helper::run(agent, ring, std::future::pending()) => {
             ended.map(|()| ExitCode::SUCCESS)
         }
-        ended = look_after(instance, lock, children) => ended,
-        never = collect(collector) => match never {},
+        ended = collect(instance, lock, collector, children) => ended,
         ended = log_lines(logger) => ended,
     }
 }
@@ -124,12 +123,13 @@ fn stopped(instance: &Instance) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn look_after(
+async fn collect(
     instance: &Instance,
     lock: &AgentLock,
+    mut collector: Collector,
     mut children: VlanChildren,
 ) -> anyhow::Result<ExitCode> {
-    let mut every = interval(LOOK);
+    let mut every = interval(COLLECT);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
@@ -143,16 +143,11 @@ async fn look_after(
             Ok(Err(error)) => log::warn!("VLANs on guarded interfaces: {error}"),
             Err(error) => log::warn!("VLANs on guarded interfaces: they cannot be listed: {error}"),
         }
-    }
-}
-
-async fn collect(mut collector: Collector) -> Infallible {
-    loop {
-        let rest = collector.step().await.unwrap_or_else(|error| {
-            log::warn!("collecting expired flows: {error}");
-            LOOK
-        });
-        sleep(rest).await;
+        match collector.sweep().await {
+            Ok(swept) if swept.deleted > 0 => log::debug!("collected {swept:?}"),
+            Ok(_) => {}
+            Err(error) => log::warn!("collecting expired flows: {error}"),
+        }
     }
 }
 

@@ -2,26 +2,22 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use firewall_common::abi::{Config, Iface, config_flags, heartbeat, iface_flags, table_full};
+use firewall_common::abi::{Config, Iface, config_flags, heartbeat, iface_flags};
 use serde::Serialize;
 
-use super::{
-    args::{ListArgs, Output},
-    stats,
-};
+use super::args::{ListArgs, Output};
 use crate::{
     bpf::{
         Instance,
         detach::{self, tcx_pin, xdp_pin},
         loader,
         maps::Pinned,
-        memory, text,
+        text,
     },
     lock,
     netlink::route::{self, Link},
     preflight,
-    render::{self, CollectorView, Ink, Now, Paint, Table, TableView},
+    render::{self, Ink, Now, Paint, Table},
 };
 
 /// What `status` shows; its fields are the JSON.
@@ -39,18 +35,7 @@ struct StatusView {
     confirm: ConfirmView,
     interfaces: Vec<IfaceView>,
     flows: Vec<TierView>,
-    /// What a new flow meets while a class of them is at its limit.
-    table_full: &'static str,
-    tables: Vec<TableView>,
-    collector: CollectorView,
-    memory: MemoryView,
     rules: u32,
-}
-
-#[derive(Debug, Serialize)]
-struct MemoryView {
-    /// What the kernel says that the tables and the ring take.
-    kernel_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -131,17 +116,6 @@ fn view(instance: &Instance) -> anyhow::Result<StatusView> {
         },
         interfaces,
         flows: tiers(&config, &pinned.tier_counts()?),
-        table_full: match config.table_full {
-            table_full::DROP => "drop",
-            table_full::PASS => "pass",
-            _ => "track-unprotected",
-        },
-        tables: stats::tables(&pinned, now)?,
-        collector: CollectorView::new(&pinned.collector()?, now),
-        memory: MemoryView {
-            kernel_bytes: memory::taken(instance)
-                .context("the memory of the tables cannot be read")?,
-        },
         rules: config.rule_count[config.generation as usize & 1],
     })
 }
@@ -251,19 +225,6 @@ fn draw(view: &StatusView) -> String {
             tier.count, tier.limit, tier.kind, tier.family
         );
     }
-    let evicted: u64 = view.tables.iter().map(|table| table.evicted).sum();
-    if evicted > 0 {
-        out += &format!(
-            "displaced: {evicted} flows, the least used of full tables; `pinhole stats` says which\n"
-        );
-    }
-    if view.collector.passes > 0 {
-        out += &view.collector.line();
-    }
-    out += &format!(
-        "tables: {} of kernel memory\n",
-        memory::mebibytes(view.memory.kernel_bytes)
-    );
     out.push('\n');
     out += &interfaces(&view.interfaces).render(ink);
     out

@@ -37,6 +37,16 @@ impl Paint {
     }
 }
 
+impl Ink {
+    /// `text` with the colour of `paint`.
+    #[must_use]
+    pub fn paint(self, text: &str, paint: Paint) -> String {
+        let mut out = String::new();
+        painted(text, paint.code(), self, &mut out);
+        out
+    }
+}
+
 const BOLD: &str = "\x1b[1m";
 const RESET: &str = "\x1b[0m";
 const GAP: &str = "  ";
