@@ -20,6 +20,7 @@ pub mod live;
 pub mod matrix;
 pub mod netns;
 pub mod paced;
+pub mod passage;
 pub mod payload;
 pub mod pinhole;
 pub mod place;
@@ -29,6 +30,8 @@ pub mod script;
 pub mod server;
 mod topology;
 pub mod tun;
+pub mod tun_wire;
+pub mod vlan;
 
 pub use netns::Netns;
 pub use place::{Guard, Place};

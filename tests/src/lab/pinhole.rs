@@ -184,6 +184,19 @@ impl Firewall {
         }
     }
 
+    /// Stops the agent in its tracks, or lets it go on: within its heartbeat's
+    /// time, nobody notices.
+    pub fn pause_agent(&self, paused: bool) {
+        let signal = if paused {
+            Signal::SIGSTOP
+        } else {
+            Signal::SIGCONT
+        };
+        if let Some(agent) = &self.agent {
+            agent.signal(signal);
+        }
+    }
+
     /// Has the agent ended?
     pub fn is_agent_gone(&mut self) -> bool {
         self.agent

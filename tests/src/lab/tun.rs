@@ -3,7 +3,10 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
 };
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +15,7 @@ use nix::libc;
 /// An `IFF_TUN` device of the calling thread's network namespace; gone when dropped.
 ///
 /// Without `IFF_NAPI` a write is taken through the stack before it returns.
+#[derive(Debug)]
 pub struct Tun(File);
 
 impl Tun {
@@ -66,5 +70,11 @@ impl Tun {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -119,6 +119,17 @@ pub struct Stats {
     pub drop: Vec<Count>,
     /// What passed, by reason.
     pub pass: Vec<Count>,
+    /// What happened beside.
+    pub events: Vec<EventCount>,
+}
+
+/// A counter of events.
+#[derive(Clone, Debug, Deserialize)]
+pub struct EventCount {
+    /// Its name.
+    pub event: String,
+    /// How often.
+    pub count: u64,
 }
 
 /// A counter.
@@ -134,9 +145,26 @@ impl Stats {
     /// Packets dropped for a reason.
     #[must_use]
     pub fn dropped(&self, reason: &str) -> u64 {
-        let found = self.drop.iter().find(|count| count.reason == reason);
-        found.map_or(0, |count| count.packets)
+        packets(&self.drop, reason)
     }
+
+    /// Packets that passed for a reason.
+    #[must_use]
+    pub fn passed(&self, reason: &str) -> u64 {
+        packets(&self.pass, reason)
+    }
+
+    /// How often an event happened.
+    #[must_use]
+    pub fn happened(&self, event: &str) -> u64 {
+        let found = self.events.iter().find(|count| count.event == event);
+        found.map_or(0, |count| count.count)
+    }
+}
+
+fn packets(counts: &[Count], reason: &str) -> u64 {
+    let found = counts.iter().find(|count| count.reason == reason);
+    found.map_or(0, |count| count.packets)
 }
 
 impl Firewall {
