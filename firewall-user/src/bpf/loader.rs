@@ -258,7 +258,9 @@ pub fn remove_pins(instance: &Instance) {
         return;
     };
     for entry in entries.flatten() {
-        let removed = if entry.file_name() == lock::DIRECTORY {
+        // Locks are directories, everything else is a pin.
+        let is_lock = entry.path().symlink_metadata().is_ok_and(|m| m.is_dir());
+        let removed = if is_lock {
             fs::remove_dir(entry.path())
         } else {
             fs::remove_file(entry.path())

@@ -14,6 +14,7 @@ pub mod requests;
 pub mod sys;
 pub mod vlan;
 pub mod vlan_children;
+pub mod watch;
 
 use std::{
     error::Error,

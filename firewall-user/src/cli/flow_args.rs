@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::{Args, Subcommand, ValueEnum};
 use firewall_common::{
-    abi::{MAX_ZONES, ZONE_HOST},
+    abi::{FlowEventKind, MAX_ZONES, ZONE_HOST},
     wire::proto,
 };
 
@@ -67,6 +67,50 @@ JSON: {count}")]
         #[command(flatten)]
         list: ListArgs,
     },
+    /// Watch flows begin, change and end, until Ctrl-C
+    ///
+    /// One watcher at a time. Lines are as `conntrack -E` writes them: NEW for an
+    /// accepted first packet, UPDATE for another protocol state, DESTROY with
+    /// counters and a reason, LOST with a number if the kernel had more to tell
+    /// than was read in time. What a full table displaces is told by nobody; and
+    /// while no agent runs, flows whose time is over are not collected, so their
+    /// end is told when a packet meets them or when an agent runs again.
+    #[command(after_help = "\
+Examples:
+  sudo pinhole flows watch
+  sudo pinhole flows watch -e NEW,DESTROY -p tcp --dport 21 --timestamp
+  sudo pinhole flows watch -o json | jq -c 'select(.reason == \"reset\")'
+
+Reasons: expired (no packet in time), closed (both sides had said good-bye),
+reset (a side had reset it), reused (a new flow of the same ports took its
+place), deleted (by `flows delete` or `flows flush`).
+JSON, one object a line: {event, at, reason, …} and what `flows list` has of a
+flow; {event: \"LOST\", at, lost} for events that could not be told, lost being
+null if their number is not known.")]
+    Watch(WatchArgs),
+    /// Delete the flows that a filter picks; exit code 1 if there is none
+    ///
+    /// A TCP connection whose flow is deleted is cut: its next packets are
+    /// dropped, unless a rule is `loose`. Others begin again with their next
+    /// packet, if a rule accepts it.
+    #[command(after_help = "\
+Examples:
+  sudo pinhole flows delete -p tcp --src 192.0.2.9 --dport 22
+  sudo pinhole flows delete --zone outside --status half-open
+
+JSON: {matched, deleted}")]
+    Delete(DeleteArgs),
+    /// Delete all flows, or those that a filter picks
+    ///
+    /// As `flows delete`; without a filter it wants --yes, because it cuts every
+    /// TCP connection, also the one through which you may be logged in.
+    #[command(after_help = "\
+Examples:
+  sudo pinhole flows flush -p udp
+  sudo pinhole flows flush --yes
+
+JSON: {matched, deleted}")]
+    Flush(DeleteArgs),
 }
 
 /// Which flows; what is given must hold all together.
@@ -144,6 +188,75 @@ pub enum Family {
     Ipv4,
     /// IPv6
     Ipv6,
+}
+
+/// Arguments of `flows watch`.
+#[derive(Clone, Debug, Args)]
+pub struct WatchArgs {
+    /// Which flows.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Which events: new, updates, destroy; several with commas
+    #[arg(
+        short,
+        long,
+        value_name = "EVENTS",
+        value_delimiter = ',',
+        ignore_case = true
+    )]
+    pub event_mask: Vec<EventName>,
+    /// Begin each line with the time
+    #[arg(long)]
+    pub timestamp: bool,
+    /// How.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// A kind of event, as conntrack(8) names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EventName {
+    /// All of them
+    All,
+    /// An accepted first packet
+    New,
+    /// Another state
+    #[value(alias = "update")]
+    Updates,
+    /// The end
+    Destroy,
+}
+
+impl WatchArgs {
+    /// The kinds asked for; all if none is named.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<FlowEventKind> {
+        let names = &self.event_mask;
+        let all = names.is_empty() || names.contains(&EventName::All);
+        let wanted = |kind: &FlowEventKind| {
+            let name = match kind {
+                FlowEventKind::New => EventName::New,
+                FlowEventKind::Update => EventName::Updates,
+                FlowEventKind::Destroy => EventName::Destroy,
+            };
+            all || names.contains(&name)
+        };
+        FlowEventKind::ALL.into_iter().filter(wanted).collect()
+    }
+}
+
+/// Arguments of `flows delete` and `flows flush`.
+#[derive(Clone, Debug, Args)]
+pub struct DeleteArgs {
+    /// Which flows.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Do it even if it cuts all connections, or your own
+    #[arg(long)]
+    pub yes: bool,
+    /// How.
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 /// Arguments of `flows get`.

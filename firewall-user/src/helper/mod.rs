@@ -25,4 +25,5 @@ pub mod tables;
 
 pub use agent::{Agent, Settings, run};
 pub use maps::MapTables;
+pub use ring::Events;
 pub use tables::{TableError, Tables};

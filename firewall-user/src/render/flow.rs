@@ -61,7 +61,7 @@ pub struct FlowView {
     now: Now,
 }
 
-fn as_rfc3339<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_rfc3339<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&rfc3339(*at))
 }
 
@@ -145,10 +145,16 @@ impl FlowView {
     }
 
     fn tags(&self) -> String {
-        let mut tags = String::new();
         if self.tier == FlowTier::HalfOpen.name() {
-            tags.push_str("[HALF-OPEN]");
+            format!("[HALF-OPEN]{}", self.flag_tags())
+        } else {
+            self.flag_tags()
         }
+    }
+
+    /// Tags of the flags that are set.
+    pub(super) fn flag_tags(&self) -> String {
+        let mut tags = String::new();
         for (_, name, tag) in FLAGS {
             if self.flags.contains(&name) {
                 tags.push_str(tag);
@@ -289,7 +295,7 @@ pub(super) mod tests {
         Tick::from_ns(NOW.monotonic_ns - seconds * 1_000_000_000).0
     }
 
-    fn tcp() -> FlowRow {
+    pub(in super::super) fn tcp() -> FlowRow {
         use flow_flags::{ASSURED, FIRST_DOWN, FROM_INSIDE, HELPER_FTP, SEEN_REPLY};
         let flags = FIRST_DOWN | SEEN_REPLY | ASSURED | HELPER_FTP | FROM_INSIDE;
         FlowRow {
@@ -308,7 +314,7 @@ pub(super) mod tests {
         }
     }
 
-    fn ping() -> FlowRow {
+    pub(in super::super) fn ping() -> FlowRow {
         let lo: [u32; 4] = bytemuck::cast([0xfd_u8; 16]);
         let hi: [u32; 4] = bytemuck::cast([0xfe_u8; 16]);
         FlowRow {

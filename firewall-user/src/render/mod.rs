@@ -6,6 +6,7 @@
 //! numbers, durations are seconds with a fraction under a name that ends in
 //! `_s`, and what does not apply is `null`.
 
+mod event;
 mod expect;
 mod flow;
 mod session;
@@ -23,6 +24,7 @@ use firewall_common::time::{NS_PER_SEC, Tick, ns_from_ticks};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::Serialize;
 
+pub use event::{FlowEventView, Line, LostView};
 pub use expect::{ExpectView, ParentView};
 pub(crate) use flow::state_name;
 pub use flow::{FlowView, OriginalView, ReplyView, ZonesView};

@@ -1,5 +1,9 @@
 //! `pinhole flows`.
 
+mod delete;
+mod own;
+mod watch;
+
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -27,6 +31,9 @@ pub(super) fn run(instance: &Instance, command: &FlowsCommand) -> anyhow::Result
         FlowsCommand::List { filter, list: args } => list(instance, filter, args.output)?,
         FlowsCommand::Get(args) => get(instance, args)?,
         FlowsCommand::Count { filter, list: args } => count(instance, filter, args.output)?,
+        FlowsCommand::Watch(args) => watch::run(instance, args)?,
+        FlowsCommand::Delete(args) => delete::delete(instance, args)?,
+        FlowsCommand::Flush(args) => delete::flush(instance, args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,142 @@
+//! `flows watch`.
+
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use anyhow::bail;
+use firewall_common::abi::Config;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    bpf::{
+        Instance,
+        maps::{Names, Pinned},
+        watch::{Told, Watcher},
+    },
+    cli::{args::Output, flow_args::WatchArgs},
+    filter::Filter,
+    render::{FlowEventView, Line, LostView, Now},
+};
+
+/// How often the programs hear that somebody watches.
+const RENEW: Duration = Duration::from_secs(1);
+
+/// Prints events until a signal comes, or until nobody reads them any more.
+///
+/// # Errors
+/// Nothing attached, another watcher, wrong filters.
+pub(super) fn run(instance: &Instance, args: &WatchArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(watch(instance, args))
+}
+
+async fn watch(instance: &Instance, args: &WatchArgs) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut teller = Teller::new(instance, args)?;
+    let mut watcher = Watcher::start(instance, &args.kinds())?;
+    let mut every = interval(RENEW);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let mut batch = Vec::new();
+        let mut late = false;
+        tokio::select! {
+            biased;
+            () = any(&mut interrupt, &mut terminate, &mut hang_up) => return Ok(()),
+            _ = every.tick() => {
+                if !instance.pin_dir().exists() {
+                    bail!("instance {instance} was removed: there are no more flows to watch");
+                }
+                late = watcher.renew()?;
+                teller.refresh()?;
+            }
+            taken = watcher.take(|record| {
+                batch.push(Told::parse(record, &teller.config.timeouts));
+            }) => taken?,
+        }
+        let told = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let lines = teller.lines(&told, watcher.lost()?, late)?;
+        if !lines.is_empty() && !print(&lines)? {
+            return Ok(());
+        }
+    }
+}
+
+async fn any(interrupt: &mut Signal, terminate: &mut Signal, hang_up: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
+    }
+}
+
+/// Makes lines of events.
+struct Teller {
+    pinned: Pinned,
+    filter: Filter,
+    names: Names,
+    config: Config,
+    json: bool,
+    timestamp: bool,
+}
+
+impl Teller {
+    fn new(instance: &Instance, args: &WatchArgs) -> anyhow::Result<Self> {
+        let pinned = Pinned::open(instance)?;
+        Ok(Self {
+            filter: args.filter.resolve(&pinned)?,
+            names: pinned.names()?,
+            config: pinned.config()?,
+            json: args.list.output == Output::Json,
+            timestamp: args.timestamp,
+            pinned,
+        })
+    }
+
+    /// Another policy can have come: its names and time-outs.
+    fn refresh(&mut self) -> anyhow::Result<()> {
+        let config = self.pinned.config()?;
+        if config != self.config {
+            self.names = self.pinned.names()?;
+            self.config = config;
+        }
+        Ok(())
+    }
+
+    fn lines(&self, told: &[Told], lost: u64, late: bool) -> anyhow::Result<String> {
+        let now = Now::read();
+        let mut lines = String::new();
+        for told in told.iter().filter(|told| self.filter.matches(&told.row)) {
+            lines += &self.line(&FlowEventView::new(told, &self.names, now))?;
+        }
+        if lost > 0 {
+            lines += &self.line(&LostView::new(Some(lost), now))?;
+        }
+        if late {
+            lines += &self.line(&LostView::new(None, now))?;
+        }
+        Ok(lines)
+    }
+
+    fn line(&self, line: &impl Line) -> anyhow::Result<String> {
+        Ok(line.line(self.json, self.timestamp)?)
+    }
+}
+
+/// Writes whole lines at once, and none later; false if nobody reads them.
+fn print(lines: &str) -> anyhow::Result<bool> {
+    let mut out = io::stdout().lock();
+    match out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
