@@ -32,6 +32,7 @@ mod topology;
 pub mod tun;
 pub mod tun_wire;
 pub mod vlan;
+pub mod wire;
 
 pub use netns::Netns;
 pub use place::{Guard, Place};
