@@ -1,10 +1,17 @@
 //! What must hold before anything is loaded or attached.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+};
 
-use crate::netlink::{
-    nftables::{self, NatChain},
-    route::{self, Link},
+use crate::{
+    bpf::vlan_children,
+    netlink::{
+        nftables::{self, NatChain},
+        route::{self, Link},
+    },
 };
 
 /// The oldest kernel: BPF_PROG_RUN with live frames came with it.
@@ -53,6 +60,17 @@ pub enum Error {
         hardware: u16,
         /// Its kind, if it is a virtual one.
         kind: Option<String>,
+    },
+    /// Two zones for the frames of one VLAN.
+    #[error(
+        "interface {vlan} is a VLAN on {on}, which is guarded in another zone: each of its frames \
+         would be judged in both; put both in one zone, or guard the VLANs of {on} and not {on}"
+    )]
+    VlanZones {
+        /// The VLAN.
+        vlan: String,
+        /// What it is on.
+        on: String,
     },
     /// The kernel translates addresses on the way between the hooks.
     #[error(
@@ -156,6 +174,23 @@ pub fn interfaces<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Li
             Ok(link.clone())
         };
     names.into_iter().map(one).collect()
+}
+
+/// Refuses a VLAN in another zone than the guarded interface that it is on. `zones`
+/// are those of the guarded interfaces, by index.
+///
+/// # Errors
+///
+/// [`Error::VlanZones`].
+pub fn vlan_zones(zones: &BTreeMap<u32, u8>) -> Result<(), Error> {
+    let links = route::links().map_err(Error::ask("its interfaces"))?;
+    match vlan_children::crossing(&links, zones) {
+        Some((vlan, on)) => Err(Error::VlanZones {
+            vlan: vlan.name.clone(),
+            on: on.name.clone(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Refuses address translation by the kernel: on a gateway it changes tuples

@@ -86,26 +86,49 @@ pub const fn is_guarded(iface: &Iface) -> bool {
 /// The VLANs on guarded interfaces that are not guarded themselves, each with
 /// the index of the nearest guarded one below it. VLANs nest.
 pub fn find(links: &[Link], is_guarded: impl Fn(u32) -> bool) -> Vec<(&Link, u32)> {
-    let below: BTreeMap<u32, u32> = links
-        .iter()
-        .filter_map(|link| Some((link.index, link.vlan_of?)))
-        .collect();
-    let nearest = |child: &Link| {
-        let mut at = child.vlan_of?;
-        // Bounded, should a list that was read while it changed hold a circle.
-        for _ in 0..=links.len() {
-            if is_guarded(at) {
-                return Some(at);
-            }
-            at = *below.get(&at)?;
-        }
-        None
-    };
+    let below = below(links);
     links
         .iter()
         .filter(|link| !is_guarded(link.index))
-        .filter_map(|link| Some((link, nearest(link)?)))
+        .filter_map(|link| Some((link, nearest(&below, link, &is_guarded)?)))
         .collect()
+}
+
+/// Which interface each VLAN is on.
+fn below(links: &[Link]) -> BTreeMap<u32, u32> {
+    let vlans = links.iter();
+    vlans
+        .filter_map(|link| Some((link.index, link.vlan_of?)))
+        .collect()
+}
+
+/// The nearest guarded interface that a VLAN is on.
+fn nearest(
+    below: &BTreeMap<u32, u32>,
+    vlan: &Link,
+    is_guarded: impl Fn(u32) -> bool,
+) -> Option<u32> {
+    let mut at = vlan.vlan_of?;
+    // Bounded, should a list that was read while it changed hold a circle.
+    for _ in 0..=below.len() {
+        if is_guarded(at) {
+            return Some(at);
+        }
+        at = *below.get(&at)?;
+    }
+    None
+}
+
+/// A guarded VLAN, and the guarded interface that it is on, in another zone. `zones`
+/// are those of the guarded interfaces, by index.
+pub fn crossing<'a>(links: &'a [Link], zones: &BTreeMap<u32, u8>) -> Option<(&'a Link, &'a Link)> {
+    let below = below(links);
+    links.iter().find_map(|vlan| {
+        let zone = zones.get(&vlan.index)?;
+        let on = nearest(&below, vlan, |index| zones.contains_key(&index))?;
+        let on = links.iter().find(|link| link.index == on)?;
+        (zones.get(&on.index) != Some(zone)).then_some((vlan, on))
+    })
 }
 
 /// The entries that VLANs are to have, next to the `found` ones of guarded interfaces.
@@ -188,6 +211,24 @@ mod tests {
         let wanted = entries(&links, &found);
         assert_eq!(wanted.len(), 1);
         assert_eq!(wanted[&6].zone, 2);
+    }
+
+    #[test]
+    fn a_guarded_vlan_in_another_zone_than_what_it_is_on_is_found() {
+        let links = [
+            link(2, "eth0", None),
+            link(5, "eth0.1", Some(2)),
+            link(6, "eth0.1.2", Some(5)),
+        ];
+        let found = |zones: &[(u32, u8)]| {
+            crossing(&links, &zones.iter().copied().collect())
+                .map(|(vlan, on)| (vlan.index, on.index))
+        };
+        assert_eq!(found(&[(2, 1), (5, 1), (6, 1)]), None);
+        assert_eq!(found(&[(5, 1)]), None);
+        assert_eq!(found(&[(2, 1), (5, 2)]), Some((5, 2)));
+        // Not the one below it, which is not guarded.
+        assert_eq!(found(&[(2, 1), (6, 2)]), Some((6, 2)));
     }
 
     #[test]

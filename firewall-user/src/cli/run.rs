@@ -138,10 +138,15 @@ type Target = (GuardedIface, Link);
 /// The interfaces of the policy, in its order.
 fn links(compiled: &Compiled) -> anyhow::Result<Vec<Link>> {
     let names = compiled.ifaces.iter().map(|iface| iface.name.as_str());
-    preflight::interfaces(names).map_err(|error| match error {
-        preflight::Error::UnknownInterface { .. } | preflight::Error::LinkType { .. } => {
-            Usage::new(error.to_string()).into()
-        }
+    let found = preflight::interfaces(names).and_then(|links| {
+        let zones = links.iter().zip(&compiled.ifaces);
+        let zones = zones.map(|(link, iface)| (link.index, iface.zone));
+        preflight::vlan_zones(&zones.collect()).map(|()| links)
+    });
+    found.map_err(|error| match error {
+        preflight::Error::UnknownInterface { .. }
+        | preflight::Error::LinkType { .. }
+        | preflight::Error::VlanZones { .. } => Usage::new(error.to_string()).into(),
         other => anyhow::Error::from(other),
     })
 }

@@ -59,6 +59,8 @@ struct IfaceView {
     index: u32,
     zone: String,
     trusted: bool,
+    /// Do its packets have an Ethernet header?
+    ethernet: bool,
     /// "native" or "generic"; `null` if the program is gone.
     xdp: Option<&'static str>,
     /// "tcx" or "clsact"; `null` if the program is gone.
@@ -179,6 +181,7 @@ fn iface_view(
         index,
         zone: text(&iface.zone_name),
         trusted: iface.trusted != 0,
+        ethernet: !has(iface_flags::NO_ETHERNET),
     }
 }
 

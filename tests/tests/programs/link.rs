@@ -89,7 +89,7 @@ fn more_tags_than_two_are_dropped_by_name() {
         let outwards = tagged(&tags, &data(HOST_END, PEER_END));
         assert_eq!(rig.egress(&outwards), dropped(DropReason::VlanTags));
     }
-    let nested = tagged(&[C_TAG, C_TAG], &tagged(&TAGS[3], &ethertype(0x0806)));
+    let nested = tagged(&[C_TAG, C_TAG], &tagged(TAGS[3], &ethertype(0x0806)));
     assert_eq!(rig.ingress(&nested), dropped(DropReason::VlanTags));
 }
 
