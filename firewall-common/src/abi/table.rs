@@ -74,6 +74,17 @@ pub struct TableCounter {
 }
 pod!(TableCounter, 16);
 
+impl TableCounter {
+    /// Of all CPUs.
+    #[must_use]
+    pub fn sum<'a>(of_cpus: impl Iterator<Item = &'a Self>) -> Self {
+        of_cpus.fold(Self::default(), |sum, cpu| Self {
+            created: sum.created.wrapping_add(cpu.created),
+            removed: sum.removed.wrapping_add(cpu.removed),
+        })
+    }
+}
+
 /// What a new flow meets while the proved tier has no room for its class,
 /// `Config::table_full`.
 pub mod table_full {
@@ -96,9 +107,9 @@ pub const CENSUS_STATES: usize = 12;
 pub struct Census {
     /// `CLOCK_MONOTONIC` of its end, ns; 0 before the first.
     pub at_ns: u64,
-    /// Entries that it read.
+    /// Entries that it left there.
     pub present: u64,
-    /// Of these, expired.
+    /// Entries that it found expired.
     pub expired: u64,
     /// [`TableCounter::created`] of all CPUs, as at its beginning.
     pub created: u64,

@@ -1,12 +1,12 @@
 //! The foreground of `pinhole run`, after everything is attached.
 
-use std::{io::Write as _, process::ExitCode, rc::Rc, time::Duration};
+use std::{convert::Infallible, io::Write as _, process::ExitCode, rc::Rc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use firewall_common::{abi::maps, time::NS_PER_SEC};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 use super::program_log::{self, ProgramLog};
@@ -26,7 +26,7 @@ use crate::{
     unload::{self, By},
 };
 
-const COLLECT: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The signals that end the agent. Others keep their meaning: the end of the
 /// terminal kills it, and enforcement stays.
@@ -77,7 +77,8 @@ pub(super) async fn serve(
         ended = helper::run(agent, ring, std::future::pending()) => {
             ended.map(|()| ExitCode::SUCCESS)
         }
-        ended = collect(instance, lock, collector, children) => ended,
+        ended = look_after(instance, lock, children) => ended,
+        never = collect(collector) => match never {},
         ended = log_lines(logger) => ended,
     }
 }
@@ -123,13 +124,12 @@ fn stopped(instance: &Instance) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn collect(
+async fn look_after(
     instance: &Instance,
     lock: &AgentLock,
-    mut collector: Collector,
     mut children: VlanChildren,
 ) -> anyhow::Result<ExitCode> {
-    let mut every = interval(COLLECT);
+    let mut every = interval(LOOK);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         every.tick().await;
@@ -143,11 +143,16 @@ async fn collect(
             Ok(Err(error)) => log::warn!("VLANs on guarded interfaces: {error}"),
             Err(error) => log::warn!("VLANs on guarded interfaces: they cannot be listed: {error}"),
         }
-        match collector.sweep().await {
-            Ok(swept) if swept.deleted > 0 => log::debug!("collected {swept:?}"),
-            Ok(_) => {}
-            Err(error) => log::warn!("collecting expired flows: {error}"),
-        }
+    }
+}
+
+async fn collect(mut collector: Collector) -> Infallible {
+    loop {
+        let rest = collector.step().await.unwrap_or_else(|error| {
+            log::warn!("collecting expired flows: {error}");
+            LOOK
+        });
+        sleep(rest).await;
     }
 }
 
