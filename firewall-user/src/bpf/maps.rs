@@ -5,12 +5,13 @@
 
 use std::{collections::BTreeMap, fmt, io, path::Path};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use bytemuck::Zeroable;
 use firewall_common::{
     abi::{
-        ABI_VERSION, Config, Control, Counter, ExpectKey, Expectation, Flow, FlowKey6, FlowState,
-        Iface, MAX_RULES, Phase, Rule, RuleName, Session, ZONE_ANY, ZONE_HOST, heartbeat, maps,
+        ABI_VERSION, Census, CollectorState, Config, Control, Counter, ExpectKey, Expectation,
+        Flow, FlowKey6, FlowState, Iface, MAX_RULES, Phase, Rule, RuleName, Session, TableCounter,
+        TableId, ZONE_ANY, ZONE_HOST, heartbeat, maps,
     },
     time::Tick,
 };
@@ -226,6 +227,38 @@ impl Pinned {
         (0..map.len())
             .map(|index| self.element(&map, maps::TIER_COUNTS, index))
             .collect()
+    }
+
+    /// Every flow table: its size, what the programs did to it, what the
+    /// collector last found.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn tables(&self) -> Result<Vec<(TableId, u32, TableCounter, Census)>, Error> {
+        let counters: PerCpuArray<MapData, TableCounter> =
+            self.per_cpu_array(maps::TABLE_COUNTERS)?;
+        let censuses: Array<MapData, Census> = self.array(maps::CENSUS)?;
+        TableId::ALL
+            .into_iter()
+            .map(|id| {
+                let size = MapInfo::from_pin(self.instance.pin(id.map()))
+                    .map_err(|error| self.failed(id.map(), &error))?
+                    .max_entries();
+                let of_cpus = counters
+                    .get(&(id as u32), 0)
+                    .map_err(|error| self.failed(maps::TABLE_COUNTERS, &error))?;
+                let census = self.element(&censuses, maps::CENSUS, id as u32)?;
+                Ok((id, size, TableCounter::sum(of_cpus.iter()), census))
+            })
+            .collect()
+    }
+
+    /// What the collector says of itself.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn collector(&self) -> Result<CollectorState, Error> {
+        self.element(&self.array(maps::COLLECTOR)?, maps::COLLECTOR, 0)
     }
 
     /// Guarded interfaces by index, without the VLANs on top of them.

@@ -8,6 +8,7 @@ mod hooks;
 pub mod loader;
 pub mod lookup;
 pub mod maps;
+pub mod memory;
 pub mod pins;
 pub mod private;
 pub mod requests;

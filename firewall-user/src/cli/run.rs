@@ -23,9 +23,9 @@ use crate::{
         detach, fill,
         loader::{Loaded, ProgramLog},
         maps::Pinned,
-        sys, text, vlan_children,
+        memory, sys, text, vlan_children,
     },
-    config::{self, Compiled, GuardedIface},
+    config::{self, Compiled, GuardedIface, Tables},
     error::Usage,
     ftp,
     helper::Settings,
@@ -68,6 +68,9 @@ async fn attached(
     } else {
         ProgramLog::Off
     };
+    if !instance.pin_dir().exists() {
+        println!("{}", tables(&compiled.tables));
+    }
     let mut loaded = Loaded::load(instance, &compiled.tables, log)?;
     say_kept(&loaded);
     let guarded = renumber(&loaded, &mut compiled)?;
@@ -149,6 +152,18 @@ fn links(compiled: &Compiled) -> anyhow::Result<Vec<Link>> {
         | preflight::Error::VlanZones { .. } => Usage::new(error.to_string()).into(),
         other => anyhow::Error::from(other),
     })
+}
+
+/// What will be taken, before it is.
+fn tables(tables: &Tables) -> String {
+    format!(
+        "tables: {} proved and {} half-open flows, {} expectations, {} sessions: {} of kernel memory",
+        2 * u64::from(tables.flows),
+        4 * u64::from(tables.half_open),
+        tables.expectations,
+        tables.sessions,
+        memory::mebibytes(memory::planned(tables)),
+    )
 }
 
 fn say_kept(loaded: &Loaded) {

@@ -2,22 +2,26 @@
 
 use std::process::ExitCode;
 
-use firewall_common::abi::{Config, Iface, config_flags, heartbeat, iface_flags};
+use anyhow::Context as _;
+use firewall_common::abi::{Config, Iface, config_flags, heartbeat, iface_flags, table_full};
 use serde::Serialize;
 
-use super::args::{ListArgs, Output};
+use super::{
+    args::{ListArgs, Output},
+    stats,
+};
 use crate::{
     bpf::{
         Instance,
         detach::{self, tcx_pin, xdp_pin},
         loader,
         maps::Pinned,
-        text,
+        memory, text,
     },
     lock,
     netlink::route::{self, Link},
     preflight,
-    render::{self, Ink, Now, Paint, Table},
+    render::{self, CollectorView, Ink, Now, Paint, Table, TableView},
 };
 
 /// What `status` shows; its fields are the JSON.
@@ -35,7 +39,18 @@ struct StatusView {
     confirm: ConfirmView,
     interfaces: Vec<IfaceView>,
     flows: Vec<TierView>,
+    /// What a new flow meets while a class of them is at its limit.
+    table_full: &'static str,
+    tables: Vec<TableView>,
+    collector: CollectorView,
+    memory: MemoryView,
     rules: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct MemoryView {
+    /// What the kernel says that the tables and the ring take.
+    kernel_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -118,6 +133,17 @@ fn view(instance: &Instance) -> anyhow::Result<StatusView> {
         },
         interfaces,
         flows: tiers(&config, &pinned.tier_counts()?),
+        table_full: match config.table_full {
+            table_full::DROP => "drop",
+            table_full::PASS => "pass",
+            _ => "track-unprotected",
+        },
+        tables: stats::tables(&pinned, now)?,
+        collector: CollectorView::new(&pinned.collector()?, now),
+        memory: MemoryView {
+            kernel_bytes: memory::taken(instance)
+                .context("the memory of the tables cannot be read")?,
+        },
         rules: config.rule_count[config.generation as usize & 1],
     })
 }
@@ -228,6 +254,19 @@ fn draw(view: &StatusView) -> String {
             tier.count, tier.limit, tier.kind, tier.family
         );
     }
+    let evicted: u64 = view.tables.iter().map(|table| table.evicted).sum();
+    if evicted > 0 {
+        out += &format!(
+            "displaced: {evicted} flows, the least used of full tables; `pinhole stats` says which\n"
+        );
+    }
+    if view.collector.passes > 0 {
+        out += &view.collector.line();
+    }
+    out += &format!(
+        "tables: {} of kernel memory\n",
+        memory::mebibytes(view.memory.kernel_bytes)
+    );
     out.push('\n');
     out += &interfaces(&view.interfaces).render(ink);
     out

@@ -13,6 +13,7 @@ mod session;
 mod shadow;
 mod stats;
 mod table;
+mod tables;
 mod why;
 
 use std::{
@@ -34,6 +35,7 @@ pub use shadow::{
 };
 pub use stats::{EventView, ReasonView, RuleView, StatsView};
 pub use table::{Ink, Paint, Table};
+pub use tables::{CollectorView, TableView, WitnessView, tables};
 pub use why::{DecidedView, HeadersView, WhyView, summary};
 
 use crate::{bpf::sys, cli::args::Output};
