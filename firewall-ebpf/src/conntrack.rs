@@ -7,17 +7,18 @@
 
 mod begin;
 mod entry;
+mod refused;
 mod step;
 mod tiers;
 
 use firewall_common::{
-    abi::{FlowState, ZONE_HOST, essentials},
+    abi::{FlowState, ZONE_HOST, config_flags, essentials, flow_flags},
     key::Direction,
     verdict::{DropReason, PassReason, Verdict},
     wire,
 };
 
-pub(crate) use entry::{is_expired, last_of, state_of};
+pub(crate) use entry::{forget_rule, is_expired, last_of, state_of};
 pub(crate) use tiers::{Family, Place, count_created, count_in_tier, delete_expired, delete_live};
 
 use crate::{packet::Packet, work::Work};
@@ -42,7 +43,16 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
         Found::Nothing
     };
     let verdict = match found {
-        Found::Flow(entry, proved) => step::<P, K>(packet, work, heading, entry, proved),
+        Found::Flow(entry, proved) => {
+            let word = FlowState(state_of(entry).load());
+            let refused = word.has(flow_flags::WOULD_DROP);
+            if refused && work.flags & config_flags::SHADOW == 0 {
+                refused::judge::<K>(work, heading, entry, word, proved)
+            } else {
+                let verdict = step::<P, K>(packet, work, heading, entry, proved);
+                refused::counted(verdict, refused)
+            }
+        }
         Found::Moving => Some(Verdict::Pass(PassReason::Established)),
         Found::Nothing => None,
     };
@@ -77,6 +87,9 @@ fn related<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdict {
         return UNRELATED;
     };
     let word = FlowState(state_of(entry).load());
+    if word.has(flow_flags::WOULD_DROP) {
+        return UNRELATED;
+    }
     // It comes from where the quoted packet was going, or from this very host.
     let ahead = zone_of(entry, Direction::of(heading, word.first_heading()).flip());
     if work.from_zone != ahead && work.from_zone != ZONE_HOST {

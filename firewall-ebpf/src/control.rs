@@ -5,8 +5,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use firewall_common::{
     abi::{
-        EVENT_CLASSES, EventHeader, EventKind, Flow, FlowState, Last, PairKey, event_flags, flow_flags,
-        heartbeat,
+        EVENT_CLASSES, EventHeader, EventKind, Flow, FlowState, Last, PairKey, config_flags,
+        event_flags, flow_flags, heartbeat,
     },
     key::{Direction, Heading},
     verdict::{DropReason, Event, PassReason, Verdict},
@@ -104,7 +104,13 @@ pub(crate) fn payload<P: Packet, K: Family>(
         }
         // An RST is never sent again, and needs no answer.
         Queued::Full if matches!(kind, EventKind::Rst) => established,
-        Queued::Full => Verdict::Drop(DropReason::RingFull),
+        Queued::Full => {
+            // In shadow mode it passes unread: nobody sends it again.
+            if work.flags & config_flags::SHADOW != 0 {
+                blind(entry, word.incarnation());
+            }
+            Verdict::Drop(DropReason::RingFull)
+        }
         Queued::TooLong => {
             stats::event(Event::ControlTooLong);
             blind(entry, word.incarnation());
@@ -181,25 +187,26 @@ pub(crate) fn opened<K: Family>(work: &mut Work, word: FlowState) {
 }
 
 /// A SYN that the rules refuse: if its two hosts have a live FTP session, the
-/// agent hears of it, and may be asked to run it again once it has caught up.
+/// agent hears of it, and may be asked to run it again once it has caught up (in
+/// shadow mode, where it passes, to say then whether it is expected). Returns the
+/// reason for which it is dropped.
 #[inline(always)]
 pub(crate) fn refused_syn<P: Packet, K: Family>(
     packet: &P,
     work: &mut Work,
     heading: Heading,
     reason: DropReason,
-) -> Verdict {
-    let refused = Verdict::Drop(reason);
+) -> DropReason {
     work.pair = PairKey::new(work.headers.src, work.headers.dst);
     let pair = &work.pair;
     let Some(pair) = PAIRS.get_ptr_mut(pair) else {
-        return refused;
+        return reason;
     };
     let Some(config) = CONFIG.get(0) else {
-        return refused;
+        return reason;
     };
     if !agent_lives(work) {
-        return refused;
+        return reason;
     }
     // SAFETY: a map value is valid for the whole run.
     let window = unsafe { &raw mut (*pair).window };
@@ -207,7 +214,7 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
     // leaves it alone.
     let window = unsafe { Shared::new(window) };
     let Some(spent) = spend(window, work.now_ns) else {
-        return refused;
+        return reason;
     };
     let frame = packet.frame_len() as u32;
     let hold = !P::EGRESS
@@ -239,14 +246,10 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
     event.tcp_flags = h.tcp_flags;
     event.reserved = 0;
     if !matches!(queue(packet, &work.event, 0), Queued::Yes) {
-        return refused;
+        return reason;
     }
     stats::event(Event::SynReported);
-    if hold {
-        Verdict::Drop(DropReason::Held)
-    } else {
-        refused
-    }
+    if hold { DropReason::Held } else { reason }
 }
 
 /// Takes one from the pair's budget of this second; `None` when it is used up.

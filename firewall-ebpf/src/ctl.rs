@@ -21,7 +21,7 @@ use firewall_common::{
 };
 
 use crate::{
-    conntrack::{Family, Place, count_created, count_in_tier, state_of},
+    conntrack::{Family, Place, count_created, count_in_tier, forget_rule, state_of},
     maps::Table,
     packet::XdpPacket,
     stats,
@@ -130,9 +130,36 @@ fn apply<K: Family>(key: &K, incarnation: u32, op: u32, now: Tick) -> bool {
                 || delete(K::flows(), key, incarnation, Place::Proved)
         }
         ctl_op::BLIND => mark(key, |word| word.with(flow_flags::BLIND)),
+        ctl_op::ADMIT => admit(key, 0),
+        ctl_op::EXPECTED => admit(key, flow_flags::RELATED),
         ctl_op::UNHELP => mark(key, |word| word.without(flow_flags::HELPER_FTP)),
         _ => false,
     }
+}
+
+/// Admits a refused flow wherever it is, and sets `flags`.
+#[inline(always)]
+fn admit<K: Family>(key: &K, flags: u32) -> bool {
+    let entry = match K::flows().entry(key) {
+        Some(entry) => Some(entry),
+        None => match K::half_open(true).entry(key) {
+            Some(entry) => Some(entry),
+            None => K::half_open(false).entry(key),
+        },
+    };
+    let Some(entry) = entry else {
+        return false;
+    };
+    if !FlowState(state_of(entry).load()).has(flow_flags::WOULD_DROP) {
+        return false;
+    }
+    // The drop reason that stood there names no rule.
+    let admit = |word: FlowState| word.without(flow_flags::WOULD_DROP).with(flags);
+    let admitted = forget_rule(entry) && mark_entry(entry, admit);
+    if admitted {
+        stats::event(Event::FlowAdmitted);
+    }
+    admitted
 }
 
 /// Deletes the entry if it is expired, in whatever phase it was left.

@@ -10,8 +10,8 @@ use firewall_common::{
 };
 
 use crate::{
-    conntrack::{is_expired, state_of},
     atomic::Shared,
+    conntrack::{is_expired, state_of},
     maps::{EXPECTATIONS, FLOWS4, FLOWS6, Table as _},
     stats,
     work::Work,

@@ -17,9 +17,6 @@ use crate::{
     work::{self, Slot, Work},
 };
 
-/// Holding needs the first of these without the second.
-const HOLDING: u32 = config_flags::HOLD | config_flags::SHADOW;
-
 /// A guarded interface.
 #[inline(always)]
 pub(crate) fn iface(ifindex: u32) -> Option<&'static Iface> {
@@ -79,7 +76,7 @@ fn judge_uncounted<P: Packet>(packet: &P, work: &mut Work, may_hold: bool) -> Ve
     work.iface_zone = guarded.zone;
     work.from_zone = if P::EGRESS { ZONE_HOST } else { guarded.zone };
     work.from_inside = P::EGRESS || guarded.trusted != 0;
-    work.may_hold = may_hold && config.flags & HOLDING == config_flags::HOLD;
+    work.may_hold = may_hold && config.flags & config_flags::HOLD != 0;
     // What came in through a guarded interface was judged there.
     if P::EGRESS && packet.came_in_by() != 0 && iface(packet.came_in_by()).is_some() {
         return Verdict::Pass(PassReason::Tracked);

@@ -114,6 +114,9 @@ pub mod ctl_op {
     /// Admit flows that shadow mode let in although they were refused
     /// ([`super::flow_flags::WOULD_DROP`]). Returns how many were refused.
     pub const ADMIT: u32 = 4;
+    /// As [`ADMIT`], and mark them as expected by the helper
+    /// ([`super::flow_flags::RELATED`]).
+    pub const EXPECTED: u32 = 9;
     /// Change counts, by a [`super::CtlCounts`] in place of the keys.
     pub const COUNT: u32 = 5;
     /// Delete the flows, alive as they may be, if their entries are still of the

@@ -319,6 +319,14 @@ impl Last {
         )
     }
 
+    /// The same packet, of a flow that another rule admits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_rule(self, rule: u16) -> Self {
+        let clear = self.0 & !(Self::RULE_MASK << Self::RULE_SHIFT);
+        Self(clear | ((rule as u64 & Self::RULE_MASK) << Self::RULE_SHIFT))
+    }
+
     /// With the options of a SYN: its window scale, or [`flow_flags::NO_SCALE`],
     /// and whether it allows selective acknowledgements.
     #[inline(always)]
@@ -461,6 +469,8 @@ mod tests {
         assert_eq!((syn.end(), syn.scale(), syn.sack()), (u32::MAX, 14, true));
         assert_eq!((syn.rule(), syn.from_zone(), syn.to_zone()), (1023, 32, 5));
         assert!(!syn.is_cut_short());
+        assert_eq!(syn.with_rule(7).rule(), 7);
+        assert_eq!(syn.with_rule(7).with_rule(1023), syn);
         let cut = syn.cut_short(Direction::Original, 77);
         assert!(cut.is_cut_short());
         assert_eq!((cut.end(), cut.direction()), (77, Direction::Original));

@@ -3,8 +3,8 @@
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use firewall_common::{
     abi::{
-        Flow, FlowState, Last, RULE_NONE, TcpSide, action, flow_flags, incarnation, rule_flags,
-        table_full,
+        Flow, FlowState, Last, RULE_NONE, TcpSide, action, config_flags, flow_flags, incarnation,
+        rule_flags, table_full,
     },
     key::Heading,
     tcp::{Segment, State, generic},
@@ -31,8 +31,44 @@ pub(super) fn begin<P: Packet, K: Family>(
     work: &mut Work,
     heading: Heading,
 ) -> Verdict {
+    let (flags, rule, refusal) = match admit::<P, K>(packet, work, heading) {
+        Admitted::Flow(flags, rule) => (flags, rule, None),
+        Admitted::Refused(reason) if may_shadow(work) => {
+            stats::event(Event::FlowRefused);
+            (flow_flags::WOULD_DROP, reason as u16, Some(reason))
+        }
+        Admitted::Refused(reason) => return Verdict::Drop(reason),
+        Admitted::No(verdict) => return verdict,
+    };
+    let verdict = create::<K>(work, heading, flags, rule);
+    match refusal {
+        Some(reason) => Verdict::Drop(reason),
+        None => verdict,
+    }
+}
+
+/// What the policy says of a packet without a flow.
+enum Admitted {
+    /// It begins one with these [`flow_flags`], by this rule.
+    Flow(u32, u16),
+    /// It could begin one, and may not.
+    Refused(DropReason),
+    /// It begins none.
+    No(Verdict),
+}
+
+/// Is a refused flow tracked all the same?
+#[inline(always)]
+const fn may_shadow(work: &Work) -> bool {
+    work.flags & config_flags::SHADOW != 0
+        && work.full == table_full::TRACK
+        && is_tracked(&work.headers)
+}
+
+#[inline(always)]
+fn admit<P: Packet, K: Family>(packet: &P, work: &mut Work, heading: Heading) -> Admitted {
     let Some(config) = CONFIG.get(0) else {
-        return Verdict::Drop(DropReason::TableError);
+        return Admitted::No(Verdict::Drop(DropReason::TableError));
     };
     work.full = if config.table_full == table_full::TRACK || !is_full(&*K::slot(work), config) {
         table_full::TRACK
@@ -44,7 +80,7 @@ pub(super) fn begin<P: Packet, K: Family>(
     if let Some(reason) = unfit {
         // Of a flow that passes untracked the rules are all that knows.
         if work.full != table_full::PASS || matches!(reason, DropReason::TcpFlags) {
-            return Verdict::Drop(reason);
+            return Admitted::No(Verdict::Drop(reason));
         }
         refusal = reason;
     }
@@ -53,7 +89,7 @@ pub(super) fn begin<P: Packet, K: Family>(
     } else {
         match policy::destination_zone(packet, work) {
             Ok(zone) => zone,
-            Err(reason) => return Verdict::Drop(reason),
+            Err(reason) => return Admitted::No(Verdict::Drop(reason)),
         }
     };
     explain::destination(work);
@@ -61,14 +97,14 @@ pub(super) fn begin<P: Packet, K: Family>(
     if may_be_data {
         match expect::take(work) {
             Taken::No => {}
-            Taken::Yes => return create::<K>(work, heading, flow_flags::RELATED, RULE_NONE),
+            Taken::Yes => return Admitted::Flow(flow_flags::RELATED, RULE_NONE),
             Taken::Refused(reason) => refusal = reason,
         }
     }
     let decision = policy::decide(config, work);
     match decision.action {
         action::ACCEPT if work.full == table_full::PASS && is_tracked(&work.headers) => {
-            return Verdict::Pass(PassReason::Untracked);
+            return Admitted::No(Verdict::Pass(PassReason::Untracked));
         }
         action::ACCEPT if is_tracked(&work.headers) => {
             let flags = if decision.flags & rule_flags::HELPER_FTP != 0 {
@@ -76,16 +112,19 @@ pub(super) fn begin<P: Packet, K: Family>(
             } else {
                 0
             };
-            return create::<K>(work, heading, flags, decision.id);
+            return Admitted::Flow(flags, decision.id);
         }
-        action::ACCEPT => return Verdict::Pass(PassReason::NewByRule),
+        action::ACCEPT => return Admitted::No(Verdict::Pass(PassReason::NewByRule)),
         policy::NO_MATCH => {}
         _ => refusal = DropReason::Rule,
     }
     if may_be_data {
-        return control::refused_syn::<P, K>(packet, work, heading, refusal);
+        refusal = control::refused_syn::<P, K>(packet, work, heading, refusal);
     }
-    Verdict::Drop(refusal)
+    if unfit.is_some() {
+        return Admitted::No(Verdict::Drop(refusal));
+    }
+    Admitted::Refused(refusal)
 }
 
 /// Why a packet can never be the first of a flow.

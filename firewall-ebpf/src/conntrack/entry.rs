@@ -1,7 +1,7 @@
 //! One entry of a flow table, through its look-up pointer.
 
 use firewall_common::{
-    abi::{Flow, FlowState, Last},
+    abi::{Flow, FlowState, Last, RULE_NONE},
     key::Direction,
     tcp::State,
     time::Tick,
@@ -76,6 +76,20 @@ pub(crate) fn is_expired(entry: *mut Flow, word: FlowState, protocol: u8, now: T
         || flow.has_unacknowledged(),
         &config.timeouts,
     ))
+}
+
+/// Takes the rule's number away from an entry; false if other CPUs were faster
+/// each time.
+#[inline(always)]
+pub(crate) fn forget_rule(entry: *mut Flow) -> bool {
+    let last = last_of(entry);
+    for _ in 0..4 {
+        let word = last.load();
+        if last.swap(word, Last(word).with_rule(RULE_NONE).0).is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Advances the state word; an unchanged one costs no atomic operation.
