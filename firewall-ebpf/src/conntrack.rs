@@ -33,6 +33,7 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
     if work.headers.is_icmp_error() {
         return related::<P, K>(packet, work);
     }
+    work.on_wire = packet.on_wire(&work.headers);
     let (key, heading) = K::of(&work.headers);
     *K::slot(work) = key;
     let now = work.now;

@@ -7,7 +7,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_load_bytes, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use firewall_common::wire::Reader;
+use firewall_common::wire::{Headers, OnWire, Reader};
 
 /// A packet at one of the two hooks.
 pub(crate) trait Packet: Reader + EbpfContext {
@@ -19,6 +19,9 @@ pub(crate) trait Packet: Reader + EbpfContext {
 
     /// Interface through which the packet came into the host; 0 if the host made it.
     fn came_in_by(&self) -> u32;
+
+    /// What the packet amounts to on the wire.
+    fn on_wire(&self, headers: &Headers) -> OnWire;
 
     /// Copies `len` bytes at `offset` to `to`; false if they are not there.
     ///
@@ -101,6 +104,11 @@ impl Packet for XdpPacket {
     }
 
     #[inline(always)]
+    fn on_wire(&self, headers: &Headers) -> OnWire {
+        headers.as_one()
+    }
+
+    #[inline(always)]
     unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool {
         // SAFETY: the caller vouches for `to` and `len`; the helper checks the source.
         unsafe { bpf_xdp_load_bytes(self.ctx.ctx, offset, to.cast(), len) == 0 }
@@ -169,6 +177,16 @@ impl Packet for TcPacket {
         let skb = self.ctx.skb.skb;
         // SAFETY: the kernel passes a valid context.
         unsafe { (*skb).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn on_wire(&self, headers: &Headers) -> OnWire {
+        let skb = self.ctx.skb.skb;
+        // SAFETY: the kernel passes a valid context.
+        let segments = unsafe { (*skb).gso_segs };
+        // SAFETY: as above.
+        let size = unsafe { (*skb).gso_size };
+        headers.on_wire(segments, size)
     }
 
     #[inline(always)]

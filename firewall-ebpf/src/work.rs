@@ -9,7 +9,7 @@ use aya_ebpf::{bindings::bpf_fib_lookup as FibParams, btf_maps::PerCpuArray, mac
 use firewall_common::{
     abi::{EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, PairKey},
     time::Tick,
-    wire::Headers,
+    wire::{Headers, OnWire},
 };
 
 /// Which element a run uses.
@@ -59,6 +59,8 @@ pub(crate) struct Work {
     pub link: Opaque,
     /// The packet's headers.
     pub headers: Headers,
+    /// What the packet amounts to on the wire.
+    pub on_wire: OnWire,
     /// The headers of the packet that an ICMP error quotes.
     pub quoted: Headers,
     /// IPv4 key.

@@ -209,6 +209,52 @@ impl Headers {
     }
 }
 
+/// What a segment that the host has not cut yet amounts to on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnWire {
+    /// Packets.
+    pub packets: u32,
+    /// Bytes of layer 3 upwards, of all of them.
+    pub bytes: u32,
+}
+
+impl Headers {
+    /// As one packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn as_one(&self) -> OnWire {
+        OnWire {
+            packets: 1,
+            bytes: self.l3_len,
+        }
+    }
+
+    /// As the packets that segmentation makes of it (`gso_segs` and `gso_size` of
+    /// the kernel's socket buffer): each gets the headers again. The number of
+    /// segments can be missing (`SKB_GSO_DODGY`, from a virtual machine).
+    #[inline(always)]
+    #[must_use]
+    pub const fn on_wire(&self, gso_segs: u32, gso_size: u32) -> OnWire {
+        if gso_size == 0 {
+            return self.as_one();
+        }
+        let payload = self.payload_len();
+        let packets = if gso_segs == 0 {
+            payload.div_ceil(gso_size)
+        } else {
+            gso_segs
+        };
+        if packets <= 1 {
+            return self.as_one();
+        }
+        let headers = self.l3_len.wrapping_sub(payload);
+        OnWire {
+            packets,
+            bytes: self.l3_len.wrapping_add(headers.wrapping_mul(packets - 1)),
+        }
+    }
+}
+
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame {
@@ -222,3 +268,45 @@ pub enum Frame {
 
 /// Result of parsing: the packet is dropped for the reason in `Err`.
 pub type Parsed<T> = Result<T, DropReason>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// TCP over IPv4 with 12 bytes of options, and `payload` bytes.
+    fn segment(payload: u32) -> Headers {
+        Headers {
+            l3_len: 20 + 32 + payload,
+            l3_offset: 14,
+            l4_offset: 34,
+            payload_offset: 66,
+            ..Headers::ZERO
+        }
+    }
+
+    fn wire(payload: u32, gso_segs: u32, gso_size: u32) -> (u32, u32) {
+        let on_wire = segment(payload).on_wire(gso_segs, gso_size);
+        (on_wire.packets, on_wire.bytes)
+    }
+
+    #[test]
+    fn a_segment_counts_as_what_it_is_cut_into() {
+        assert_eq!(wire(1448, 0, 0), (1, 1500), "not to be cut");
+        assert_eq!(wire(1448, 1, 1448), (1, 1500));
+        assert_eq!(wire(2896, 2, 1448), (2, 3000));
+        assert_eq!(
+            wire(2897, 3, 1448),
+            (3, 2897 + 3 * 52),
+            "a last one of a byte"
+        );
+        assert_eq!(wire(2897, 0, 1448), (3, 2897 + 3 * 52), "no number given");
+        assert_eq!(wire(0, 0, 1448), (1, 52));
+        assert_eq!(
+            segment(2896).as_one(),
+            OnWire {
+                packets: 1,
+                bytes: 2948
+            }
+        );
+    }
+}

@@ -177,14 +177,13 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         maxack: 0,
         maxwin: 0,
     };
-    let h = &work.headers;
     work.flow = Flow {
         state: FlowState::new(state, flags, incarnation).0,
         last: Last::new(rule, work.from_zone, work.to_zone).0,
         seen: work.now.0,
         created: work.now.0,
-        bytes: [h.l3_len as u64, 0],
-        packets: [1, 0],
+        bytes: [work.on_wire.bytes as u64, 0],
+        packets: [work.on_wire.packets, 0],
         tcp: [TcpSide { end, ..silent }, silent],
     };
     match insert::<K>(work, Place::half_open(work.from_inside)) {

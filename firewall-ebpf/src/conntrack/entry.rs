@@ -6,7 +6,7 @@ use firewall_common::{
     tcp::State,
     time::Tick,
     timeout,
-    wire::proto,
+    wire::{OnWire, proto},
 };
 
 use crate::{atomic::Shared, maps::CONFIG, work::Work};
@@ -115,7 +115,7 @@ pub(super) fn refresh(work: &Work, entry: *mut Flow, word: FlowState, changed: b
 }
 
 #[inline(always)]
-pub(super) fn account(entry: *mut Flow, direction: Direction, bytes: u32) {
+pub(super) fn account(entry: *mut Flow, direction: Direction, wire: OnWire) {
     let packets = match direction {
         // SAFETY: a map value is valid for the whole run.
         Direction::Original => unsafe { &raw mut (*entry).packets[0] },
@@ -132,6 +132,6 @@ pub(super) fn account(entry: *mut Flow, direction: Direction, bytes: u32) {
     let packets = unsafe { Shared::new(packets) };
     // SAFETY: eight bytes, aligned, changed atomically only.
     let octets = unsafe { Shared::new(octets) };
-    packets.add(1);
-    octets.add(bytes as u64);
+    packets.add(wire.packets);
+    octets.add(wire.bytes as u64);
 }

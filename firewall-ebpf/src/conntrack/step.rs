@@ -54,7 +54,7 @@ pub(super) fn step<P: Packet, K: Family>(
         }
     };
     refresh(work, entry, word, changed);
-    account(entry, direction, work.headers.l3_len);
+    account(entry, direction, work.on_wire);
     // What was written just now may have gone to the node's next flow. It is
     // one packet's worth, so it is counted and left.
     if FlowState(state_of(entry).load()).incarnation() != word.incarnation() {
