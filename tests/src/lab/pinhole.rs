@@ -3,11 +3,13 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use aya::maps::{Array, Map, MapData};
+use firewall_common::abi::{Watch, maps};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -212,6 +214,25 @@ impl Firewall {
         process::run(&mut self.command(args)?, process::SHORT)
     }
 
+    /// As [`Firewall::cli`], with these environment variables.
+    ///
+    /// # Errors
+    /// As [`Firewall::cli`].
+    pub fn cli_as(&self, environment: &[(&str, &str)], args: &[&str]) -> Result<Output> {
+        let mut command = self.command(args)?;
+        command.envs(environment.iter().copied());
+        process::run(&mut command, process::SHORT)
+    }
+
+    /// Starts a subcommand whose output the caller reads.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn(&self, args: &[&str], stdout: Stdio) -> Result<Child> {
+        let mut command = self.command(args)?;
+        command.stdout(stdout).spawn().context("start pinhole")
+    }
+
     /// Runs a subcommand with `-o json` and gives what it prints.
     ///
     /// # Errors
@@ -220,6 +241,32 @@ impl Firewall {
         let mut command = self.command(args)?;
         let text = process::check(command.args(["-o", "json"]))?;
         serde_json::from_str(&text).with_context(|| format!("{} printed {text}", args.join(" ")))
+    }
+
+    /// Starts `flows watch` with these arguments, and returns once it hears of flows.
+    ///
+    /// # Errors
+    /// It ends at once, or is not ready in time; what it said is in the error.
+    pub fn watch(&self, args: &[&str]) -> Result<Daemon> {
+        let mut command = self.command(&["flows", "watch"])?;
+        command.args(args);
+        let log = self.dir.join(format!("{}-watch.log", self.instance));
+        let mut watcher = Daemon::spawn(command, log)?;
+        let map = MapData::from_pin(self.pins().join(maps::WATCH))?;
+        let map = Array::<MapData, Watch>::try_from(Map::from_map_data(map)?)?;
+        let ready = process::await_some("flows are watched", process::SHORT, || {
+            let ended = watcher.ended().is_some();
+            let mine = map.get(&0, 0).is_ok_and(|watch| watch.pid == watcher.pid());
+            (mine || ended).then_some(mine)
+        });
+        if !matches!(ready, Ok(true)) {
+            bail!(
+                "`flows watch` on {} did not start: {}",
+                self.ns,
+                watcher.log()
+            );
+        }
+        Ok(watcher)
     }
 
     /// Detaches and removes everything of the instance.
