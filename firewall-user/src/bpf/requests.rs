@@ -96,6 +96,15 @@ impl Requests {
         self.control(ctl_op::BLIND, keys)
     }
 
+    /// As [`admit`], and marks the flows as expected by the helper.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn expected(&self, keys: &[FlowKey6]) -> Result<u32, Error> {
+        self.control(ctl_op::EXPECTED, keys)
+    }
+
     /// Takes the helper away from the flows: their payload is not queued any
     /// more. Returns how many there were.
     ///
@@ -168,6 +177,21 @@ pub fn count(loaded: &Loaded, counts: &CtlCounts) -> Result<(), Error> {
     };
     let program = loaded_program(loaded, programs::CTL)?;
     run(program, programs::CTL, options).map(|_| ())
+}
+
+/// Admits flows that shadow mode let in although they were refused. Returns how
+/// many there were.
+///
+/// # Errors
+///
+/// [`Error`].
+pub fn admit(loaded: &Loaded, keys: &[FlowKey6]) -> Result<u32, Error> {
+    let flows: Vec<_> = keys.iter().copied().map(CtlFlow::any).collect();
+    control(
+        loaded_program(loaded, programs::CTL)?,
+        ctl_op::ADMIT,
+        &flows,
+    )
 }
 
 fn loaded_program<'a>(loaded: &'a Loaded, name: &'static str) -> Result<&'a Xdp, Error> {

@@ -31,7 +31,9 @@ use crate::{
     helper::Settings,
     lock::AgentLock,
     netlink::route::{self, Link},
-    preflight, seed, watchdog,
+    preflight, seed,
+    shadow::{self, Readmitted},
+    watchdog,
 };
 
 /// Attaches, and runs the agent until it is told to stop.
@@ -88,7 +90,13 @@ async fn attached(
     if let Some(change) = mode_change(&mut loaded, args.shadow)? {
         println!("{change}");
     }
+    let before = readmit(&loaded, &compiled)?;
     attach(&mut loaded, &compiled, &targets, &guarded, args)?;
+    // Flows can have begun under the old mode until the moment of the switch.
+    match readmit(&loaded, &compiled) {
+        Ok(after) => say_readmitted(before, after, args.shadow),
+        Err(error) => log::warn!("{error:#}"),
+    }
     loaded.keep();
     if let Some(confirm) = confirm {
         confirm.keep();
@@ -121,6 +129,29 @@ fn mode_change(loaded: &mut Loaded, shadow: bool) -> anyhow::Result<Option<&'sta
     })
 }
 
+/// What the policy makes of the flows that an earlier shadow mode let in.
+fn readmit(loaded: &Loaded, compiled: &Compiled) -> anyhow::Result<Readmitted> {
+    if loaded.taken_over {
+        shadow::readmit(loaded, &compiled.rules)
+    } else {
+        Ok(Readmitted::default())
+    }
+}
+
+fn say_readmitted(before: Readmitted, after: Readmitted, shadow: bool) {
+    let admitted = before.admitted + after.admitted;
+    if admitted > 0 {
+        println!("{admitted} connections of shadow mode are accepted by this policy and go on");
+    }
+    if after.refused > 0 && !shadow {
+        println!(
+            "{} connections of shadow mode are refused by this policy: their packets are dropped \
+             from now on",
+            after.refused
+        );
+    }
+}
+
 fn is_gateway(compiled: &Compiled) -> bool {
     compiled.config.flags & config_flags::GATEWAY != 0
 }
@@ -132,6 +163,7 @@ fn settings(compiled: &Compiled) -> Settings {
         per_session: compiled.ftp.max_expectations_per_session as usize,
         max_expectations: compiled.tables.expectations as usize,
         max_sessions: compiled.tables.sessions as usize,
+        shadow: compiled.config.flags & config_flags::SHADOW != 0,
         ftp: ftp::Config::default(),
     }
 }

@@ -61,6 +61,9 @@ pub struct Settings {
     /// Sessions in all; no more than the map holds. One client has an eighth of
     /// them at most, or 16 if that is more.
     pub max_sessions: usize,
+    /// Nothing is dropped, held or run again: data connections that came before
+    /// their pinhole are admitted afterwards.
+    pub shadow: bool,
     /// How sessions are read.
     pub ftp: ftp::Config,
 }

@@ -31,9 +31,13 @@ impl Book {
 
     /// Is a connection of this key expected?
     pub(super) fn expects(&self, key: &ExpectKey, now: Tick) -> bool {
-        self.0
-            .get(key)
-            .is_some_and(|entry| !now.is_after(entry.expires))
+        self.owner(key, now).is_some()
+    }
+
+    /// Whose connection of this key is expected?
+    pub(super) fn owner(&self, key: &ExpectKey, now: Tick) -> Option<FlowKey6> {
+        let entry = self.0.get(key)?;
+        (!now.is_after(entry.expires)).then_some(entry.owner)
     }
 
     /// Strikes the key out if it is `owner`'s; returns whether it was.

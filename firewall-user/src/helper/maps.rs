@@ -146,6 +146,12 @@ impl Tables for MapTables {
         done.map_err(|e| error(programs::CTL, &e)).map(|_| ())
     }
 
+    fn admit(&mut self, key: &FlowKey6) -> Result<bool> {
+        let done = self.requests.expected(&[*key]);
+        done.map(|count| count > 0)
+            .map_err(|e| error(programs::CTL, &e))
+    }
+
     fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()> {
         let done = self.requests.reinject(ifindex, frame);
         done.map_err(|e| error(programs::REINJECT, &e))

@@ -60,6 +60,9 @@ pub trait Tables {
     fn blind(&mut self, key: &FlowKey6) -> Result<()>;
     /// Has nothing of the flow queued any more.
     fn unhelp(&mut self, key: &FlowKey6) -> Result<()>;
+    /// Admits a flow that shadow mode let in although it was refused, as an
+    /// expected one; false if there is no such flow.
+    fn admit(&mut self, key: &FlowKey6) -> Result<bool>;
     /// Runs a held frame again, as if it had come in through `ifindex`.
     fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()>;
 }

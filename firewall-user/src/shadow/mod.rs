@@ -5,10 +5,12 @@
 
 mod compare;
 mod kernel;
+mod readmit;
 mod refused;
 
 pub use compare::{Comparison, Disagreement, Kind, Scope, compare};
 pub use kernel::{Surroundings, Tracking, look};
+pub use readmit::{Readmitted, readmit};
 pub use refused::{Refused, Talker, by_reason};
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod netns;
 pub mod paced;
 pub mod passage;
 pub mod payload;
+pub mod ping;
 pub mod pinhole;
 pub mod place;
 pub mod process;

@@ -166,6 +166,19 @@ impl Firewall {
         Ok(())
     }
 
+    /// Starts an agent with other arguments of `run`, among them another
+    /// configuration file: it takes over.
+    ///
+    /// # Errors
+    /// As [`Firewall::start`].
+    pub fn start_agent_with(&mut self, config: &str, more: &[&str]) -> Result<()> {
+        let path = self.dir.join(format!("{}-again.toml", self.instance));
+        fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
+        self.run_args = ["--config".to_owned(), path.to_string_lossy().into_owned()].into();
+        self.run_args.extend(more.iter().map(|&arg| arg.to_owned()));
+        self.start_agent()
+    }
+
     /// Ends the agent by SIGTERM, as Ctrl-C does; enforcement stays.
     pub fn stop_agent(&mut self) {
         // Daemon's drop sends SIGTERM and waits.

@@ -26,7 +26,11 @@ impl<T: Tables> Agent<T> {
             proto: proto::TCP,
             reserved: 0,
         };
-        if record.kind == EventKind::SynHeld
+        if self.settings.shadow {
+            if self.admit(record, &expected, now_ns) {
+                return;
+            }
+        } else if record.kind == EventKind::SynHeld
             && header.flags & event_flags::EGRESS == 0
             && header.at_ns.saturating_add(STALE_NS) >= self.started_ns
             && self.run_again(record, (sport, expected), now_ns)
@@ -35,6 +39,11 @@ impl<T: Tables> Agent<T> {
         }
         let Some(key) = self.blamed(&PairKey::new(src, dst)) else {
             return;
+        };
+        let dropped = if self.settings.shadow {
+            "would be dropped"
+        } else {
+            "was dropped"
         };
         self.with(&key, now_ns, |live, _| {
             let from_client = live.client.ip() == address(src);
@@ -48,13 +57,33 @@ impl<T: Tables> Agent<T> {
             });
             let reason = DropReason::try_from(header.reason).map_or("unknown", DropReason::name);
             info!(
-                "{live}: data connection {} port {sport} -> {} port {dport} was dropped ({reason}); \
+                "{live}: data connection {} port {sport} -> {} port {dport} {dropped} ({reason}); \
                  the session is {}",
                 address(src),
                 address(dst),
                 live.phase().name()
             );
         });
+    }
+
+    /// In shadow mode the SYN has passed. Enforcing would have held it, or dropped
+    /// it and met it again, until the pinhole was there: if it is there by now, the
+    /// connection is admitted, and has used its pinhole up.
+    fn admit(&mut self, record: &Record<'_>, expected: &ExpectKey, now_ns: u64) -> bool {
+        let Some(owner) = self.book.owner(expected, Tick::from_ns(now_ns)) else {
+            return false;
+        };
+        match self.tables.admit(&record.header.key) {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(error) => return checked("admit a data connection", Err(error)),
+        }
+        debug!("data connection to port {} admitted", expected.dport);
+        self.strike(&owner, expected);
+        if let Some(live) = self.sessions.get_mut(&owner) {
+            live.open.retain(|open| open != expected);
+        }
+        true
     }
 
     /// Runs a held SYN again if it is expected by now; false if it stays dropped.

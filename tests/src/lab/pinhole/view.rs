@@ -18,6 +18,8 @@ pub struct Flow {
     pub original: Original,
     /// What came back.
     pub reply: Traffic,
+    /// Why enforcing refuses it, if shadow mode let it in.
+    pub would_drop: Option<String>,
     /// Since its first packet, seconds.
     pub age_s: f64,
 }
@@ -117,6 +119,8 @@ pub struct Drop {
 pub struct Stats {
     /// What was dropped, by reason.
     pub drop: Vec<Count>,
+    /// What passed in shadow mode and would have been dropped, by reason.
+    pub would_drop: Vec<Count>,
     /// What passed, by reason.
     pub pass: Vec<Count>,
     /// What happened beside.
@@ -142,6 +146,13 @@ pub struct Count {
 }
 
 impl Stats {
+    /// Packets that passed in shadow mode and would have been dropped for a reason.
+    #[must_use]
+    pub fn would_drop(&self, reason: &str) -> u64 {
+        let found = self.would_drop.iter().find(|count| count.reason == reason);
+        found.map_or(0, |count| count.packets)
+    }
+
     /// Packets dropped for a reason.
     #[must_use]
     pub fn dropped(&self, reason: &str) -> u64 {

@@ -32,6 +32,8 @@ pub(super) struct Fake {
     pub(super) blinded: Vec<FlowKey6>,
     pub(super) unhelped: Vec<FlowKey6>,
     pub(super) reinjected: Vec<(Vec<u8>, u32)>,
+    pub(super) admitted: Vec<FlowKey6>,
+    pub(super) refused: Vec<FlowKey6>,
     pub(super) fail: bool,
 }
 
@@ -112,6 +114,12 @@ impl Tables for Fake {
         self.ok()
     }
 
+    fn admit(&mut self, key: &FlowKey6) -> Result<bool> {
+        self.ok()?;
+        self.admitted.push(*key);
+        Ok(self.refused.contains(key))
+    }
+
     fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()> {
         self.reinjected.push((frame.to_vec(), ifindex));
         self.ok()
@@ -158,6 +166,7 @@ pub(super) fn key(src: SocketAddr, dst: SocketAddr) -> (FlowKey6, Heading) {
 
 pub(super) fn settings() -> Settings {
     Settings {
+        shadow: false,
         expectation_ticks: ticks_from_secs(60),
         per_session: 1,
         max_expectations: 100,

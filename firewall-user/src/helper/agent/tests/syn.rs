@@ -188,3 +188,38 @@ fn a_syn_between_other_hosts_concerns_nobody() {
     assert!(w.agent.tables.reinjected.is_empty());
     assert_eq!(w.session(&f).dropped, 0);
 }
+
+#[test]
+fn in_shadow_mode_nothing_runs_again_and_what_is_expected_is_admitted() {
+    let mut w = World::with(|settings| settings.shadow = true);
+    let mut f = Flow::new(CLIENT, 41822, SERVER);
+    w.log_in(&mut f);
+    w.client(&mut f, "PASV\r\n");
+    let (src, dst) = data_port(&f);
+    // It came before its reply was read, on a flow that the programs refused.
+    let (refused, _) = key(src, dst);
+    w.agent.tables.refused.push(refused);
+    syn(&mut w, EventKind::SynHeld, src, dst, 0);
+    assert!(w.agent.tables.admitted.is_empty(), "not expected yet");
+    assert_eq!(w.session(&f).dropped, 1);
+    w.server(&mut f, "227 (192,0,2,7,195,155)\r\n");
+    assert_eq!(w.agent.tables.expectations.len(), 1);
+    syn(&mut w, EventKind::SynDropped, src, dst, 0);
+    assert_eq!(w.agent.tables.admitted, [refused]);
+    assert_eq!(w.session(&f).dropped, 1);
+    assert!(w.agent.tables.expectations.is_empty(), "it has served");
+    assert!(w.agent.tables.reinjected.is_empty());
+}
+
+#[test]
+fn in_shadow_mode_a_pinhole_waits_for_a_flow_that_needs_it() {
+    let mut w = World::with(|settings| settings.shadow = true);
+    let mut f = Flow::new(CLIENT, 41822, SERVER);
+    w.log_in(&mut f);
+    w.client(&mut f, "PASV\r\n");
+    w.server(&mut f, "227 (192,0,2,7,195,155)\r\n");
+    let (src, dst) = data_port(&f);
+    syn(&mut w, EventKind::SynHeld, src, dst, 0);
+    assert_eq!(w.agent.tables.expectations.len(), 1);
+    assert_eq!(w.session(&f).dropped, 1);
+}
