@@ -8,6 +8,7 @@
 //! - [`key`] turns headers into a canonical flow key and a direction
 //! - [`tcp`] is the TCP state machine
 //! - [`timeout`] says when a flow ends
+//! - [`fragment`] follows fragmented datagrams
 //! - [`policy`] matches a new flow against compiled rules
 //! - [`sabotage`] is what a test build leaves out
 //! - [`verdict`] names every outcome
@@ -16,6 +17,7 @@
 
 pub mod abi;
 pub mod checksum;
+pub mod fragment;
 pub mod key;
 pub mod policy;
 pub mod sabotage;

@@ -75,6 +75,7 @@ outcomes! {
         Blind = 14, "blind", "Control payload that passed unread, because no agent lives.";
         Tracked = 15, "tracked-elsewhere", "Was judged when it came in through another guarded interface.";
         Untracked = 25, "untracked", "A rule accepts it, and the proved tier has no room for its flow (table-full = pass).";
+        FragmentAhead = 20, "fragment-ahead", "Later fragment that came before its first, within the bound.";
     }
 }
 
@@ -113,6 +114,10 @@ outcomes! {
         NotIp = 47, "not-ip", "Not IP, on an interface without Ethernet headers.";
         TierFull = 50, "tier-full", "Begins a flow for which the proved tier has no room (table-full = drop).";
         RefusedFlow = 55, "refused-flow", "Belongs to a flow that shadow mode let in although it was refused.";
+        Land = 40, "land", "Source and destination are the same address.";
+        SourceRoute = 41, "source-route", "An IPv4 source route, or an IPv6 routing header that leads elsewhere.";
+        FragmentOverlap = 42, "fragment-overlap", "A fragment that overlaps another one, repeats it or contradicts it.";
+        FragmentOrphan = 43, "fragment-orphan", "Later fragments without an accepted first one, beyond the bound.";
     }
 }
 
@@ -136,6 +141,7 @@ outcomes! {
         FlowEventLost = 35, "flow-event-lost", "Events that a watcher of flows was not told: its ring was full.";
         FlowRefused = 40, "flow-refused", "Flows tracked in shadow mode although they would be refused.";
         FlowAdmitted = 41, "flow-admitted", "Refused flows of shadow mode that were admitted after all.";
+        FragmentedDatagram = 20, "fragmented-datagram", "Fragmented datagrams begun.";
     }
 }
 

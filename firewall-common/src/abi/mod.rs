@@ -11,6 +11,7 @@ mod explain;
 mod flow;
 mod flow_key;
 mod flow_word;
+mod fragment;
 mod rule;
 mod session;
 mod table;
@@ -23,6 +24,7 @@ pub use explain::*;
 pub use flow::*;
 pub use flow_key::*;
 pub use flow_word::*;
+pub use fragment::*;
 pub use rule::*;
 pub use session::*;
 pub use table::*;
@@ -79,6 +81,10 @@ pub mod maps {
     pub const CENSUS: &str = "CENSUS";
     /// `ARRAY<CollectorState>[1]`. Never read by the programs.
     pub const COLLECTOR: &str = "COLLECTOR";
+    /// `LRU_HASH<FragmentKey, Fragments>`: fragmented datagrams on their way. Not pinned.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// `ARRAY<u64>[ORPHAN_BUCKETS]`: [`super::Bucket`]s. Not pinned.
+    pub const ORPHANS: &str = "ORPHANS";
     /// `RINGBUF`: control payloads and related events, in the order in which they were seen.
     pub const EVENTS: &str = "EVENTS";
     /// `ARRAY<Watch>[1]`: whether anybody watches flows.

@@ -1,10 +1,7 @@
 //! IPv4 (RFC 791), IPv6 and its extension headers (RFC 8200).
 
-use super::{Family, Fragment, Headers, Parsed, Reader, transport};
-use crate::{
-    key::{is_v4_mapped, map_v4},
-    verdict::DropReason,
-};
+use super::{Family, Fragment, Headers, Parsed, Reader, martian, transport};
+use crate::{fragment::Piece, key::map_v4, verdict::DropReason};
 
 const V4_MIN: usize = 20;
 const V6_LEN: usize = 40;
@@ -17,6 +14,7 @@ const MIN_TAIL_OFFSET: u16 = 64;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
 const DESTINATION: u8 = 60;
 
 /// Parses the IP packet at `offset` into `h`.
@@ -32,8 +30,11 @@ pub fn parse_l3<R: Reader + ?Sized>(
         Family::V4 => parse_v4(r, offset, h, false)?,
         Family::V6 => parse_v6(r, offset, h, false)?,
     }
-    if is_martian(h) {
-        return Err(DropReason::Martian);
+    if let Some(reason) = martian::check(h) {
+        return Err(reason);
+    }
+    if h.fragment as u8 != Fragment::Whole as u8 && Piece::of(h).is_none() {
+        return Err(DropReason::Fragment);
     }
     if h.fragment as u8 != Fragment::Tail as u8 {
         transport::parse(r, h)?;
@@ -86,6 +87,10 @@ fn parse_v4<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: b
         (at, _) if at < MIN_TAIL_OFFSET / 8 => return Err(DropReason::Fragment),
         _ => Fragment::Tail,
     };
+    h.fragment_id = u16::from_ne_bytes([b[4], b[5]]) as u32;
+    h.fragment_at = fragment & 0x1fff;
+    h.fragment_more = fragment & 0x2000 != 0;
+    h.fragment_len = total.wrapping_sub(header_len as u32);
     h.family = Family::V4;
     h.src = map_v4(u32::from_ne_bytes([b[12], b[13], b[14], b[15]]));
     h.dst = map_v4(u32::from_ne_bytes([b[16], b[17], b[18], b[19]]));
@@ -121,57 +126,86 @@ fn parse_v6<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: b
     h.l3_len = total;
     h.l3_offset = offset as u16;
     h.fragment = Fragment::Whole;
-    let (next, at) = extensions(r, b[6], offset + V6_LEN, h)?;
-    h.proto = next;
-    h.l4_offset = at as u16;
+    h.proto = b[6];
+    h.l4_offset = (offset + V6_LEN) as u16;
+    extensions(r, h)?;
     h.payload_offset = h.l4_offset;
     Ok(())
 }
 
-/// Walks the extension headers; returns the transport protocol and its offset.
-#[inline(always)]
-fn extensions<R: Reader + ?Sized>(
-    r: &R,
-    first: u8,
-    start: usize,
-    h: &mut Headers,
-) -> Parsed<(u8, usize)> {
-    let mut next = first;
+/// Walks the extension headers from `h.l4_offset`, the first of which is of type
+/// `h.proto`, to the transport header, whose offset and protocol stand there then.
+///
+/// All of them must be in the packet by its own length: a frame may go on beyond
+/// it (Ethernet pads to 60 bytes).
+///
+/// Not inlined: of the ways through the headers, the verifier carries none on.
+#[inline(never)]
+fn extensions<R: Reader + ?Sized>(r: &R, h: &mut Headers) -> Parsed<()> {
+    let start = h.l4_offset as usize & transport::OFFSET_MASK;
+    let end = h.l3_offset as usize + h.l3_len as usize;
+    let mut next = h.proto;
     let mut at = start;
     for _ in 0..MAX_EXTENSIONS {
-        match next {
-            HOP_BY_HOP | ROUTING | DESTINATION => {
-                let Some(e) = r.read::<2>(at) else {
-                    return Err(DropReason::MalformedIpv6);
-                };
-                next = e[0];
-                at += (e[1] as usize + 1) << 3;
+        if !matches!(
+            next,
+            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+        ) {
+            return Ok(());
+        }
+        let Some(e) = r.read::<8>(at) else {
+            return Err(DropReason::MalformedIpv6);
+        };
+        // Only directly behind the IPv6 header (RFC 8200, section 4.1).
+        if next == HOP_BY_HOP && at != start {
+            return Err(DropReason::ExtensionHeaders);
+        }
+        // A packet that is not where it says that it goes would be judged by
+        // the wrong destination. Type 0 is dropped in any case (RFC 5095).
+        if next == ROUTING && (e[2] == 0 || e[3] != 0) {
+            return Err(DropReason::SourceRoute);
+        }
+        at += match next {
+            FRAGMENT => 8,
+            // In units of four bytes, less two (RFC 4302, section 2.2).
+            AUTHENTICATION => (e[1] as usize + 2) << 2,
+            _ => (e[1] as usize + 1) << 3,
+        };
+        if at > end {
+            return Err(DropReason::MalformedIpv6);
+        }
+        if next == FRAGMENT {
+            if h.fragment as u8 != Fragment::Whole as u8 {
+                return Err(DropReason::ExtensionHeaders);
             }
-            FRAGMENT => {
-                let Some(e) = r.read::<8>(at) else {
-                    return Err(DropReason::MalformedIpv6);
-                };
-                if h.fragment as u8 != Fragment::Whole as u8 {
-                    return Err(DropReason::ExtensionHeaders);
-                }
-                let field = u16::from_be_bytes([e[2], e[3]]);
-                next = e[0];
-                at += 8;
-                h.fragment = match (field & 0xfff8, field & 1) {
-                    // An atomic fragment (RFC 6946) is a whole packet.
-                    (0, 0) => Fragment::Whole,
-                    (0, _) => Fragment::First,
-                    (byte, _) if byte < MIN_TAIL_OFFSET => return Err(DropReason::Fragment),
-                    _ => Fragment::Tail,
-                };
-                if h.fragment as u8 == Fragment::Tail as u8 {
-                    return Ok((next, at));
-                }
-            }
-            _ => return Ok((next, at)),
+            fragment_header(e, (end - at) as u32, h)?;
+        }
+        next = e[0];
+        h.proto = next;
+        h.l4_offset = at as u16;
+        if h.fragment as u8 == Fragment::Tail as u8 {
+            return Ok(());
         }
     }
     Err(DropReason::ExtensionHeaders)
+}
+
+/// Reads the fragment header `e`, which `len` bytes of the datagram follow.
+#[inline(always)]
+fn fragment_header(e: [u8; 8], len: u32, h: &mut Headers) -> Parsed<()> {
+    let field = u16::from_be_bytes([e[2], e[3]]);
+    h.fragment = match (field & 0xfff8, field & 1) {
+        // An atomic fragment (RFC 6946) is a whole packet.
+        (0, 0) => Fragment::Whole,
+        (0, _) => Fragment::First,
+        (byte, _) if byte < MIN_TAIL_OFFSET => return Err(DropReason::Fragment),
+        _ => Fragment::Tail,
+    };
+    h.fragment_id = u32::from_ne_bytes([e[4], e[5], e[6], e[7]]);
+    h.fragment_at = field >> 3;
+    h.fragment_more = field & 1 != 0;
+    h.fragment_len = len;
+    Ok(())
 }
 
 #[inline(always)]
@@ -179,31 +213,4 @@ fn words(b: &[u8; 32], at: usize) -> [u32; 4] {
     let word =
         |i: usize| u32::from_ne_bytes([b[at + i], b[at + i + 1], b[at + i + 2], b[at + i + 3]]);
     [word(0), word(4), word(8), word(12)]
-}
-
-/// Addresses that can stand in no packet from the wire (RFC 1122, section
-/// 3.2.1.3; RFC 4291, sections 2.5 to 2.7).
-///
-/// 0.0.0.0 and `::` as a source are left to DHCP and neighbour discovery.
-#[inline(always)]
-fn is_martian(h: &Headers) -> bool {
-    if h.family as u8 == Family::V4 as u8 {
-        let src = u32::from_be(h.src[3]);
-        let dst = u32::from_be(h.dst[3]);
-        // Loopback either way; multicast, reserved and broadcast as a source.
-        return src >> 24 == 127 || dst >> 24 == 127 || src >= 0xe000_0000 || dst == 0;
-    }
-    // The unspecified destination, loopback, multicast source, and IPv4-mapped
-    // addresses, which would meet IPv4 flows where both families share a map.
-    is_small(&h.dst)
-        || (h.src[0] == 0 && h.src[1] == 0 && h.src[2] == 0 && h.src[3] == 1_u32.to_be())
-        || u32::from_be(h.src[0]) >> 24 == 0xff
-        || is_v4_mapped(&h.src)
-        || is_v4_mapped(&h.dst)
-}
-
-/// `::` or `::1`.
-#[inline(always)]
-fn is_small(a: &[u32; 4]) -> bool {
-    a[0] == 0 && a[1] == 0 && a[2] == 0 && u32::from_be(a[3]) <= 1
 }

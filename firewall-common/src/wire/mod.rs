@@ -6,10 +6,13 @@
 
 mod ip;
 mod link;
+mod martian;
+mod options;
 mod transport;
 
 pub use ip::{inner, parse_l3};
 pub use link::{ETHERNET_LEN, Link, header_to_run_again, parse_link, parse_network};
+pub use options::{Options, check_options, options_of};
 
 use crate::{abi::flow_flags::NO_SCALE, verdict::DropReason};
 
@@ -97,6 +100,12 @@ pub struct Headers {
     pub sack: u32,
     /// Bytes of layer 3 upwards, as the IP header says.
     pub l3_len: u32,
+    /// Identification of the fragmented datagram, network byte order.
+    pub fragment_id: u32,
+    /// Bytes of the fragmented datagram in this packet.
+    pub fragment_len: u32,
+    /// Where they begin in the datagram, in units of eight bytes.
+    pub fragment_at: u16,
     /// Offset of the IP header in the frame.
     pub l3_offset: u16,
     /// Offset of the transport header in the frame.
@@ -125,6 +134,8 @@ pub struct Headers {
     pub ttl: u8,
     /// Fragment position.
     pub fragment: Fragment,
+    /// More fragments follow.
+    pub fragment_more: bool,
 }
 
 /// Where a packet stands in a fragmented datagram.
@@ -148,6 +159,9 @@ impl Headers {
         ack: 0,
         sack: 0,
         l3_len: 0,
+        fragment_id: 0,
+        fragment_len: 0,
+        fragment_at: 0,
         l3_offset: 0,
         l4_offset: 0,
         payload_offset: 0,
@@ -162,6 +176,7 @@ impl Headers {
         icmp_type: 0,
         ttl: 0,
         fragment: Fragment::Whole,
+        fragment_more: false,
     };
 
     /// Is this an echo request or reply of the packet's family?

@@ -22,10 +22,17 @@ pub(super) fn parse<R: Reader + ?Sized>(r: &R, h: &mut Headers) -> Parsed<()> {
     }
 }
 
-/// Reads the ports of a quoted packet, of which eight bytes must be there.
+/// Reads the ports of a quoted packet, of which eight bytes must be there if
+/// its protocol has any.
 #[inline(always)]
 pub(super) fn parse_quoted<R: Reader + ?Sized>(r: &R, h: &mut Headers) -> Parsed<()> {
     let at = h.l4_offset as usize & OFFSET_MASK;
+    if !matches!(
+        h.proto,
+        proto::TCP | proto::UDP | proto::ICMP | proto::ICMPV6
+    ) {
+        return Ok(());
+    }
     let Some(b) = r.read::<8>(at) else {
         return Err(DropReason::MalformedIcmp);
     };
@@ -33,9 +40,11 @@ pub(super) fn parse_quoted<R: Reader + ?Sized>(r: &R, h: &mut Headers) -> Parsed
         proto::TCP | proto::UDP => {
             h.sport = u16::from_be_bytes([b[0], b[1]]);
             h.dport = u16::from_be_bytes([b[2], b[3]]);
+            // Of TCP these are the sequence number.
+            h.seq = u32::from_be_bytes([b[4], b[5], b[6], b[7]]);
             Ok(())
         }
-        proto::ICMP | proto::ICMPV6 => {
+        _ => {
             h.icmp_type = b[0];
             if !h.is_echo() {
                 return Err(DropReason::IcmpUnrelated);
@@ -44,7 +53,6 @@ pub(super) fn parse_quoted<R: Reader + ?Sized>(r: &R, h: &mut Headers) -> Parsed
             h.dport = h.sport;
             Ok(())
         }
-        _ => Err(DropReason::IcmpUnrelated),
     }
 }
 
