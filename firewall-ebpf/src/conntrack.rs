@@ -70,6 +70,11 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
 fn related<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdict {
     const UNRELATED: Verdict = Verdict::Drop(DropReason::IcmpUnrelated);
     let (h, quoted) = (&work.headers, &mut work.quoted);
+    // No error is long enough to be cut (RFC 1812, section 4.3.2.3; RFC 4443,
+    // section 2.4).
+    if h.fragment as u8 != wire::Fragment::Whole as u8 {
+        return UNRELATED;
+    }
     if wire::inner(packet, h, quoted).is_err() {
         return UNRELATED;
     }

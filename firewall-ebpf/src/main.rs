@@ -11,6 +11,7 @@ mod control;
 mod ctl;
 mod expect;
 mod explain;
+mod fragments;
 mod log;
 mod maps;
 mod packet;

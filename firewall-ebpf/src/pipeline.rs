@@ -5,13 +5,16 @@ use firewall_common::{
     abi::{FlowKey4, FlowKey6, Iface, ZONE_HOST, config_flags, essentials, iface_flags},
     time::Tick,
     verdict::{DropReason, PassReason, Verdict},
-    wire::{Family, Fragment, Frame, Link, parse_link, parse_network, proto},
+    wire::{
+        Family, Fragment, Frame, Link, Options, Parsed, check_options, options_of, parse_link,
+        parse_network, proto,
+    },
 };
 
 use crate::{
-    conntrack, explain, log,
+    conntrack, explain, fragments, log,
     maps::{CONFIG, CONTROL, IFACES},
-    packet::Packet,
+    packet::{Packet, bounded},
     policy::{self, is_link_local},
     stats,
     work::{self, Slot, Work},
@@ -32,6 +35,7 @@ pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> u32 {
         return Verdict::Drop(DropReason::TableError).index();
     };
     work.headers.l3_len = 0;
+    work.headers.fragment = Fragment::Whole;
     work.link.set(Link::ETHERNET.pack());
     explain::begin(work);
     work.flags = 0;
@@ -39,15 +43,17 @@ pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> u32 {
     // Through memory: so the verifier forgets which way the verdict came, and
     // looks at what follows once instead of once for each way.
     work.outcome.set(verdict.index());
-    let outcome = work.outcome.get();
+    let fragmented = work.headers.fragment as u8 != Fragment::Whole as u8;
+    if fragmented && !Verdict::is_drop(work.outcome.get()) {
+        fragments::join(work);
+    }
+    let mut outcome = work.outcome.get();
     explain::outcome(work, outcome);
     // The one place where shadow mode turns a drop into a pass: what it counts
     // as is no drop to the entry points.
-    let outcome = if work.flags & config_flags::SHADOW != 0 {
-        Verdict::in_shadow(outcome)
-    } else {
-        outcome
-    };
+    if work.flags & config_flags::SHADOW != 0 {
+        outcome = Verdict::in_shadow(outcome);
+    }
     log::outcome(packet, work, outcome);
     // Layer 2 is not counted.
     let link = Link::unpack(work.link.get());
@@ -108,8 +114,12 @@ const fn essential(work: &Work, which: u32, reason: PassReason) -> Verdict {
 
 #[inline(always)]
 fn judge_ip<P: Packet>(packet: &P, work: &mut Work) -> Verdict {
+    if let Err(reason) = options(packet, work) {
+        return Verdict::Drop(reason);
+    }
     if work.headers.fragment as u8 == Fragment::Tail as u8 {
-        return fragment_tail(work);
+        // What has no transport header depends on its first fragment: `judge`.
+        return Verdict::Pass(PassReason::FragmentTail);
     }
     if let Some(reason) = essential_packet(packet, work) {
         return Verdict::Pass(reason);
@@ -121,14 +131,32 @@ fn judge_ip<P: Packet>(packet: &P, work: &mut Work) -> Verdict {
     }
 }
 
-/// A host's stack reassembles, and completes only with an accepted first
-/// fragment; a gateway would forward tails that nothing admitted.
+/// Judges the options of an IPv4 header, which few packets have.
 #[inline(always)]
-const fn fragment_tail(work: &Work) -> Verdict {
-    if work.flags & config_flags::GATEWAY == 0 {
-        Verdict::Pass(PassReason::FragmentTail)
-    } else {
-        Verdict::Drop(DropReason::Fragment)
+fn options<P: Packet>(packet: &P, work: &mut Work) -> Parsed<()> {
+    let (offset, len) = options_of(&work.headers);
+    let Some(len) = bounded(size_of::<Options>() as u32, len) else {
+        return Ok(());
+    };
+    // SAFETY: the room has as many bytes as `bounded` allows.
+    if !unsafe { packet.copy(offset, work.options.as_mut_ptr(), len) } {
+        return Err(DropReason::MalformedIpv4);
+    }
+    match walk_options(&work.options, len) {
+        0 => Ok(()),
+        1 => Err(DropReason::MalformedIpv4),
+        _ => Err(DropReason::SourceRoute),
+    }
+}
+
+/// [`check_options`], not inlined: what the verifier knows of one way through
+/// the loop does not follow it out of it.
+#[inline(never)]
+fn walk_options(options: &Options, len: u32) -> u32 {
+    match check_options(options, len) {
+        Ok(()) => 0,
+        Err(DropReason::MalformedIpv4) => 1,
+        Err(_) => 2,
     }
 }
 
@@ -139,7 +167,12 @@ fn essential_packet<P: Packet>(packet: &P, work: &mut Work) -> Option<PassReason
     let on = work.essentials;
     let reason = match h.proto {
         // Hop limit 255 proves that no router forwarded it (RFC 4861, section 3.1).
-        proto::ICMPV6 if h.ttl == 255 && matches!(h.icmp_type, 133..=137) => {
+        // Nobody may fragment it (RFC 6980).
+        proto::ICMPV6
+            if h.ttl == 255
+                && matches!(h.icmp_type, 133..=137)
+                && h.fragment as u8 == Fragment::Whole as u8 =>
+        {
             (on & essentials::NEIGHBOUR_DISCOVERY != 0).then_some(PassReason::NeighbourDiscovery)
         }
         // Nor will one forward these.

@@ -7,9 +7,11 @@
 
 use aya_ebpf::{bindings::bpf_fib_lookup as FibParams, btf_maps::PerCpuArray, macros::btf_map};
 use firewall_common::{
-    abi::{EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, PairKey},
+    abi::{
+        EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments, PairKey,
+    },
     time::Tick,
-    wire::{Headers, OnWire},
+    wire::{Headers, OnWire, Options},
 };
 
 /// Which element a run uses.
@@ -71,6 +73,12 @@ pub(crate) struct Work {
     pub expect: ExpectKey,
     /// Host pair key.
     pub pair: PairKey,
+    /// The options of an IPv4 header.
+    pub options: Options,
+    /// Key of the datagram that a fragment is of.
+    pub datagram: FragmentKey,
+    /// A datagram to insert.
+    pub fragments: Fragments,
     /// A route look-up.
     pub route: FibParams,
     /// A flow entry to insert.

@@ -8,6 +8,8 @@
 mod attacks;
 mod control;
 mod events;
+mod fragments;
+mod icmp;
 mod link;
 mod malformed;
 mod packets;

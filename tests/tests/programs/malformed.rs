@@ -5,7 +5,7 @@ use firewall_common::verdict::{DropReason, PassReason, Verdict};
 
 use crate::{
     packets::{End, HOST, HOST6, PEER, PEER6, Tcp, echo, segment, tagged, tcp, udp},
-    rig::{Outcome, Rig, dropped, passed, seed},
+    rig::{OUTSIDE, Outcome, Rig, accept, dropped, passed, seed},
     tracking::handshake,
 };
 
@@ -198,6 +198,11 @@ fn ethernet_padding_is_no_header() {
     assert_eq!(rig.ingress(&frame), dropped(DropReason::MalformedTcp));
 }
 
+const HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
 /// Puts extension headers before the TCP header of an IPv6 packet.
 fn extended(headers: &[(u8, usize)]) -> Vec<u8> {
     let packet = data(End::V6(PEER6, 80), End::V6(HOST6, 40_000));
@@ -209,6 +214,10 @@ fn extended(headers: &[(u8, usize)]) -> Vec<u8> {
         let mut header = vec![0; 8 * (units + 1)];
         header[0] = next;
         header[1] = units as u8;
+        if headers[at].0 == ROUTING {
+            // Type 4, nowhere left to go (RFC 8754).
+            header[2] = 4;
+        }
         chain.extend(header);
     }
     out[IP + 6] = headers[0].0;
@@ -221,18 +230,161 @@ fn extended(headers: &[(u8, usize)]) -> Vec<u8> {
 
 #[test]
 fn extension_headers_are_followed_so_far_and_no_further() {
-    const HOP: u8 = 0;
-    const DESTINATION: u8 = 60;
-    const ROUTING: u8 = 43;
     let (mut rig, _) = established();
     let short = extended(&[(HOP, 0), (ROUTING, 2), (DESTINATION, 0)]);
     assert_eq!(rig.ingress(&short), passed(PassReason::Established));
     let endless = extended(&[(DESTINATION, 0); 7]);
     assert_eq!(rig.ingress(&endless), dropped(DropReason::ExtensionHeaders));
-    // A header that names a length beyond the packet.
-    let mut long = extended(&[(DESTINATION, 0)]);
-    long[L4_V6 + 1] = 200;
-    assert_eq!(rig.ingress(&long), dropped(DropReason::MalformedTcp));
+    // Headers that name a length beyond the packet.
+    for kind in [HOP, ROUTING, DESTINATION, AUTHENTICATION] {
+        for units in [14, 200, 255] {
+            let mut long = extended(&[(kind, 0)]);
+            long[L4_V6 + 1] = units;
+            let outcome = rig.ingress(&long);
+            assert_eq!(
+                outcome,
+                dropped(DropReason::MalformedIpv6),
+                "{kind}, {units}"
+            );
+        }
+    }
+    // Hop-by-hop options behind another header.
+    let late = extended(&[(DESTINATION, 0), (HOP, 0)]);
+    assert_eq!(rig.ingress(&late), dropped(DropReason::ExtensionHeaders));
+    // The authentication header counts in units of four bytes, less two.
+    let mut signed = extended(&[(AUTHENTICATION, 2)]);
+    signed[L4_V6 + 1] = 4;
+    assert_eq!(rig.ingress(&signed), passed(PassReason::Established));
+    // Two fragment headers.
+    let mut twice = extended(&[(44, 0), (44, 0)]);
+    (twice[L4_V6 + 3], twice[L4_V6 + 11]) = (1, 1);
+    assert_eq!(rig.ingress(&twice), dropped(DropReason::ExtensionHeaders));
+    // An atomic fragment is a whole packet (RFC 6946).
+    let atomic = extended(&[(44, 0)]);
+    assert_eq!(rig.ingress(&atomic), passed(PassReason::Established));
+}
+
+/// Behind what the IPv6 header says is the end, there is nothing.
+#[test]
+fn extension_headers_end_with_their_packet() {
+    let (mut rig, _) = established();
+    let mut frame = extended(&[(DESTINATION, 0), (DESTINATION, 0)]);
+    for len in 0..16_u16 {
+        frame[IP + 4..IP + 6].copy_from_slice(&len.to_be_bytes());
+        let outcome = rig.ingress(&frame);
+        assert_eq!(outcome, dropped(DropReason::MalformedIpv6), "{len}");
+    }
+}
+
+#[test]
+fn a_packet_goes_where_it_says() {
+    let (mut rig, _) = established();
+    let source_route = dropped(DropReason::SourceRoute);
+    let mut routed = extended(&[(ROUTING, 2)]);
+    assert_eq!(rig.ingress(&routed), passed(PassReason::Established));
+    // Segments left, of any type; and type 0 in any case (RFC 5095).
+    for kind in [2, 3, 4, 253] {
+        (routed[L4_V6 + 2], routed[L4_V6 + 3]) = (kind, 1);
+        assert_eq!(rig.ingress(&routed), source_route, "{kind}");
+    }
+    for left in [0, 1, 255] {
+        (routed[L4_V6 + 2], routed[L4_V6 + 3]) = (0, left);
+        assert_eq!(rig.ingress(&routed), source_route, "{left}");
+    }
+    for kind in [131, 137] {
+        let out = with_options(&[1, kind, 7, 4, 10, 0, 0, 1]);
+        assert_eq!(rig.ingress(&out), source_route, "{kind}");
+    }
+}
+
+/// An established flow's IPv4 packet with options, a multiple of four bytes.
+fn with_options(options: &[u8]) -> Vec<u8> {
+    let mut out = data(PEER_END, HOST_END);
+    out.splice(L4..L4, options.iter().copied());
+    out[IP] += (options.len() / 4) as u8;
+    out[IP + 3] += options.len() as u8;
+    out
+}
+
+#[test]
+fn ip_options_lead_to_their_end() {
+    let (mut rig, _) = established();
+    let mut record = [0; 40];
+    record[..3].copy_from_slice(&[7, 39, 4]);
+    for good in [&[148, 4, 0, 0][..], &[1; 40], &[0, 131, 0, 0], &record] {
+        let outcome = rig.ingress(&with_options(good));
+        assert_eq!(outcome, passed(PassReason::Established), "{good:?}");
+    }
+    for bad in [[148, 0, 0, 0], [148, 1, 0, 0], [148, 5, 0, 0], [1, 1, 1, 7]] {
+        let outcome = rig.ingress(&with_options(&bad));
+        assert_eq!(outcome, dropped(DropReason::MalformedIpv4), "{bad:?}");
+    }
+}
+
+/// Sent by, and to, the same address: "land". Of no use to anybody, and no part
+/// of any flow.
+#[test]
+fn nobody_sends_to_oneself() {
+    let land = dropped(DropReason::Land);
+    let mut rig = Rig::with_rules(&[accept(OUTSIDE, 0)]);
+    for (one, other) in [
+        (HOST_END, End::V4(HOST, 80)),
+        (End::V6(HOST6, 40_000), End::V6(HOST6, 80)),
+    ] {
+        assert_eq!(rig.ingress(&tcp(one, one, &segment("S", 1, 0))), land);
+        assert_eq!(rig.ingress(&tcp(one, other, &segment("S", 1, 0))), land);
+        assert_eq!(rig.ingress(&udp(one, one, b"x")), land);
+        assert_eq!(rig.ingress(&echo(one, other, false)), land);
+    }
+}
+
+/// Addresses that are never sent, under rules that accept everything.
+#[test]
+fn martians_pass_no_rule() {
+    let mut rig = Rig::with_rules(&[accept(OUTSIDE, 0)]);
+    let martian = dropped(DropReason::Martian);
+    let host = End::V4(HOST, 9);
+    for src in [
+        [0, 0, 0, 0],
+        [0, 1, 2, 3],
+        [127, 0, 0, 1],
+        [224, 0, 0, 1],
+        [240, 0, 0, 1],
+    ] {
+        assert_eq!(
+            rig.ingress(&udp(End::V4(src, 9), host, b"x")),
+            martian,
+            "{src:?}"
+        );
+    }
+    for dst in [[0, 0, 0, 0], [127, 0, 0, 1], [250, 0, 0, 1]] {
+        assert_eq!(
+            rig.ingress(&udp(PEER_END, End::V4(dst, 9), b"x")),
+            martian,
+            "{dst:?}"
+        );
+    }
+    for many in [[255; 4], [239, 1, 2, 3]] {
+        let syn = tcp(PEER_END, End::V4(many, 9), &segment("S", 1, 0));
+        assert_eq!(rig.ingress(&syn), martian, "{many:?}");
+        let datagram = udp(PEER_END, End::V4(many, 9), b"x");
+        assert_eq!(rig.ingress(&datagram), passed(PassReason::NewByRule));
+    }
+    let v6 = |text: &str| End::V6(text.parse::<std::net::Ipv6Addr>().unwrap().octets(), 9);
+    for src in ["::", "::1", "::10.0.0.1", "::ffff:10.0.0.1", "ff02::1"] {
+        assert_eq!(
+            rig.ingress(&udp(v6(src), v6("fd00::2"), b"x")),
+            martian,
+            "{src}"
+        );
+    }
+    for dst in ["::", "::1", "::ffff:10.0.0.1", "ff00::1", "ff01::1"] {
+        assert_eq!(
+            rig.ingress(&udp(v6("fd00::2"), v6(dst), b"x")),
+            martian,
+            "{dst}"
+        );
+    }
 }
 
 #[test]

@@ -1,9 +1,6 @@
 //! Frames between one inside and one outside host, built with etherparse.
 
-use etherparse::{
-    EtherType, Icmpv4Type, IpNumber, PacketBuilder, PacketBuilderStep, VlanId,
-    icmpv4::DestUnreachableHeader,
-};
+use etherparse::{EtherType, IpNumber, PacketBuilder, PacketBuilderStep, VlanId};
 
 pub(crate) const HOST: [u8; 4] = [10, 0, 0, 2];
 pub(crate) const PEER: [u8; 4] = [198, 51, 100, 7];
@@ -104,16 +101,57 @@ pub(crate) fn echo(src: End, dst: End, reply: bool) -> Vec<u8> {
     out
 }
 
-/// "Fragmentation needed" from `router` to `to`, quoting the IP packet of `frame`.
+/// Cuts the IP packet of `frame` into fragments of `size` bytes of payload each,
+/// a multiple of eight.
+pub(crate) fn fragments(frame: &[u8], size: usize, id: u32) -> Vec<Vec<u8>> {
+    let v6 = frame[14] >> 4 == 6;
+    let (head, payload) = frame.split_at(if v6 { 54 } else { 34 });
+    let count = payload.len().div_ceil(size);
+    payload
+        .chunks(size)
+        .enumerate()
+        .map(|(n, chunk)| fragment(head, chunk, n * size / 8, n + 1 < count, id))
+        .collect()
+}
+
+/// A fragment with the headers of `frame`, or with those that `frame` is.
+pub(crate) fn fragment(frame: &[u8], payload: &[u8], at: usize, more: bool, id: u32) -> Vec<u8> {
+    let v6 = frame[14] >> 4 == 6;
+    let mut out = frame[..if v6 { 54 } else { 34 }].to_vec();
+    let more = u16::from(more);
+    if v6 {
+        let field = (at as u16) << 3 | more;
+        out[18..20].copy_from_slice(&(payload.len() as u16 + 8).to_be_bytes());
+        out.extend([out[20], 0]);
+        out[20] = 44;
+        out.extend(field.to_be_bytes());
+        out.extend(id.to_be_bytes());
+    } else {
+        let field = at as u16 | more << 13;
+        out[16..18].copy_from_slice(&(payload.len() as u16 + 20).to_be_bytes());
+        out[18..20].copy_from_slice(&(id as u16).to_be_bytes());
+        out[20..22].copy_from_slice(&field.to_be_bytes());
+    }
+    out.extend(payload);
+    out
+}
+
+/// "Fragmentation needed" from `router` to `to`, about the IP packet of `frame`.
 pub(crate) fn frag_needed(router: End, to: End, frame: &[u8]) -> Vec<u8> {
-    let quoted = &frame[14..frame.len().min(14 + 28)];
+    error(router, to, 3, frame, 28)
+}
+
+/// An ICMP or ICMPv6 error of the family of `router`, quoting `len` bytes of the
+/// IP packet of `frame`.
+pub(crate) fn error(router: End, to: End, kind: u8, frame: &[u8], len: usize) -> Vec<u8> {
+    let quoted = &frame[14..frame.len().min(14 + len)];
+    let ip = step(router, to, 64);
     let mut out = Vec::new();
-    step(router, to, 64)
-        .icmpv4(Icmpv4Type::DestinationUnreachable(
-            DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1400 },
-        ))
-        .write(&mut out, quoted)
-        .unwrap();
+    match router {
+        End::V4(..) => ip.icmpv4_raw(kind, 0, [0; 4]).write(&mut out, quoted),
+        End::V6(..) => ip.icmpv6_raw(kind, 0, [0; 4]).write(&mut out, quoted),
+    }
+    .unwrap();
     out
 }
 

@@ -7,9 +7,7 @@ use firewall_common::{
 };
 
 use crate::{
-    packets::{
-        End, HOST, HOST6, PEER, PEER6, THIRD, Tcp, echo, frag_needed, segment, tagged, tcp, udp,
-    },
+    packets::{End, HOST, HOST6, PEER, PEER6, THIRD, Tcp, echo, segment, tagged, tcp, udp},
     rig::{OUTSIDE, Rig, accept, dropped, passed},
 };
 
@@ -235,33 +233,6 @@ fn an_echo_request_is_never_taken_for_a_reply() {
         dropped(DropReason::Policy)
     );
     assert_eq!(rig.ingress(&echo(peer, host, true)), passed(KNOWN));
-}
-
-#[test]
-fn an_icmp_error_passes_only_about_a_tracked_flow_and_to_its_sender() {
-    let (host, peer) = ends()[0];
-    let router = End::V4(THIRD, 0);
-    let data = tcp(host, peer, &segment("A", 1001, 5001));
-    let mut rig = Rig::new();
-    let error = frag_needed(router, host, &data);
-    assert_eq!(
-        rig.ingress(&error),
-        dropped(DropReason::IcmpUnrelated),
-        "before the flow"
-    );
-    handshake(&mut rig, host, peer);
-    assert_eq!(rig.ingress(&error), passed(PassReason::Related));
-    let elsewhere = frag_needed(router, End::V4([10, 0, 0, 3], 0), &data);
-    assert_eq!(rig.ingress(&elsewhere), dropped(DropReason::IcmpUnrelated));
-    let about_other = frag_needed(
-        router,
-        host,
-        &tcp(host, End::V4(PEER, 81), &segment("A", 1, 1)),
-    );
-    assert_eq!(
-        rig.ingress(&about_other),
-        dropped(DropReason::IcmpUnrelated)
-    );
 }
 
 #[test]
