@@ -73,14 +73,14 @@ fn the_answer_is_what_happens_to_the_real_packet() -> Result<()> {
     firewall.stop_agent();
     let (web, telnet, ssh) = (WEB, 23, 22);
     let cases = [
-        (segment(&lab, 5000, web, "S", 1, 0), "new"),
-        (segment(&lab, 5001, telnet, "S", 1, 0), "rule"),
-        (segment(&lab, 5002, ssh, "S", 1, 0), "policy"),
-        (segment(&lab, 5003, web, "A", 1, 1), "tcp-no-flow"),
-        (segment(&lab, 5004, web, "SF", 1, 1), "tcp-flags"),
-        (datagram(&lab, 5005, 53), "policy"),
-        (tracked.segment(&lab, "A"), "established"),
-        (tracked.segment(&lab, "SF"), "tcp-flags"),
+        (segment(&lab, 5000, web, "S", 1, 0)?, "new"),
+        (segment(&lab, 5001, telnet, "S", 1, 0)?, "rule"),
+        (segment(&lab, 5002, ssh, "S", 1, 0)?, "policy"),
+        (segment(&lab, 5003, web, "A", 1, 1)?, "tcp-no-flow"),
+        (segment(&lab, 5004, web, "SF", 1, 1)?, "tcp-flags"),
+        (datagram(&lab, 5005, 53)?, "policy"),
+        (tracked.segment(&lab, "A")?, "established"),
+        (tracked.segment(&lab, "SF")?, "tcp-flags"),
     ];
     for (frame, reason) in cases {
         let before = Dump::of(&firewall)?;
@@ -472,14 +472,14 @@ impl Question {
         })
     }
 
-    fn segment(&self, lab: &Lab, flags: &str) -> Vec<u8> {
+    fn segment(&self, lab: &Lab, flags: &str) -> Result<Vec<u8>> {
         segment(lab, self.sport, WEB, flags, self.seq, self.ack)
     }
 }
 
 /// A segment from the client to the server, to nobody's Ethernet address: no
 /// stack answers it.
-fn segment(lab: &Lab, sport: u16, dport: u16, flags: &str, seq: u32, ack: u32) -> Vec<u8> {
+fn segment(lab: &Lab, sport: u16, dport: u16, flags: &str, seq: u32, ack: u32) -> Result<Vec<u8>> {
     let mut tcp = ethernet(lab).tcp(sport, dport, seq, 1000);
     for flag in flags.chars() {
         tcp = match flag {
@@ -491,15 +491,15 @@ fn segment(lab: &Lab, sport: u16, dport: u16, flags: &str, seq: u32, ack: u32) -
         };
     }
     let mut frame = Vec::new();
-    tcp.write(&mut frame, &[]).unwrap();
-    frame
+    tcp.write(&mut frame, &[])?;
+    Ok(frame)
 }
 
-fn datagram(lab: &Lab, sport: u16, dport: u16) -> Vec<u8> {
+fn datagram(lab: &Lab, sport: u16, dport: u16) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
     let udp = ethernet(lab).udp(sport, dport);
-    udp.write(&mut frame, b"hello").unwrap();
-    frame
+    udp.write(&mut frame, b"hello")?;
+    Ok(frame)
 }
 
 fn ethernet(lab: &Lab) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
