@@ -10,24 +10,29 @@ use anyhow::{Result, bail};
 use crate::{
     build,
     ctx::Ctx,
-    harness,
+    fuzz, harness,
     setup::{self, Ebpf, components},
 };
 
 const EBPF_MANIFEST: &str = "firewall-ebpf/Cargo.toml";
+const FUZZ_MANIFEST: &str = "fuzz/Cargo.toml";
 
 pub(crate) fn run(ctx: &Ctx) -> Result<()> {
     let ebpf = setup::ebpf(ctx)?;
     components::host(ctx)?;
     let clippy = components::ebpf_clippy(ctx, &ebpf)?;
     build::object(ctx, &ebpf)?;
-    let steps: [(&str, Command); 7] = [
+    fuzz::compiler(ctx)?;
+    let steps: [(&str, Command); 10] = [
         ("lock file", lock_file(ctx, "Cargo.toml")),
         ("lock file of the eBPF crate", lock_file(ctx, EBPF_MANIFEST)),
+        ("lock file of the fuzz crate", lock_file(ctx, FUZZ_MANIFEST)),
         ("format", cargo(ctx, &["fmt", "--all", "--check"])),
-        ("format of the eBPF crate", ebpf_format(ctx)),
+        ("format of the eBPF crate", format(ctx, EBPF_MANIFEST)),
+        ("format of the fuzz crate", format(ctx, FUZZ_MANIFEST)),
         ("clippy", host_clippy(ctx)),
         ("clippy of the eBPF crate", ebpf_clippy(ctx, &ebpf, &clippy)),
+        ("clippy of the fuzz crate", fuzz_clippy(ctx)),
         ("documentation", documentation(ctx)),
     ];
     let mut unclean = Vec::new();
@@ -59,8 +64,8 @@ fn lock_file(ctx: &Ctx, manifest: &str) -> Command {
     cargo
 }
 
-fn ebpf_format(ctx: &Ctx) -> Command {
-    cargo(ctx, &["fmt", "--check", "--manifest-path", EBPF_MANIFEST])
+fn format(ctx: &Ctx, manifest: &str) -> Command {
+    cargo(ctx, &["fmt", "--check", "--manifest-path", manifest])
 }
 
 fn host_clippy(ctx: &Ctx) -> Command {
@@ -74,6 +79,14 @@ fn ebpf_clippy(ctx: &Ctx, ebpf: &Ebpf, clippy: &Path) -> Command {
     let mut cargo = build::ebpf_cargo(ctx, ebpf, clippy, "clippy");
     let target_dir = ctx.target().join("bpf/clippy");
     cargo.args(["--release", "--target-dir"]).arg(target_dir);
+    cargo.args(["--", "-D", "warnings"]);
+    cargo
+}
+
+fn fuzz_clippy(ctx: &Ctx) -> Command {
+    let scope = ["clippy", "--manifest-path", FUZZ_MANIFEST, "--target-dir"];
+    let mut cargo = cargo(ctx, &scope);
+    cargo.arg(ctx.target().join("fuzz"));
     cargo.args(["--", "-D", "warnings"]);
     cargo
 }

@@ -7,6 +7,7 @@ mod check;
 mod ctx;
 mod demo;
 mod differential;
+mod fuzz;
 mod harness;
 mod setup;
 mod test;
@@ -39,6 +40,8 @@ enum Task {
     Demo(demo::Args),
     /// Compare the programs with nf_conntrack, packet by packet.
     Differential(differential::Args),
+    /// Fuzz the header parser and the tracking of TCP.
+    Fuzz(fuzz::Args),
     /// Boot Debian's kernels in virtual machines and load the programs there.
     Vm(vm::Args),
     /// Check format, lints and documentation.
@@ -63,6 +66,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Test(args) => test::run(&ctx, &args)?,
         Task::Demo(args) => match demo::run(&ctx, &args)? {},
         Task::Differential(args) => match differential::run(&ctx, &args)? {},
+        Task::Fuzz(args) => fuzz::run(&ctx, &args)?,
         Task::Vm(args) => vm::run(&ctx, &args)?,
         Task::Check => check::run(&ctx)?,
     }
