@@ -6,8 +6,8 @@ use aya_ebpf::{
 };
 use firewall_common::abi::{
     Census, CollectorState, Config, Control, Counter, EVENTS_BYTES, ExpectKey, Expectation,
-    FLOW_EVENTS_BYTES, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments, Iface, MAX_RULES,
-    ORPHAN_BUCKETS, Pair, PairKey, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN,
+    FLOW_EVENTS_BYTES, FRAGMENTS_LEN, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments, Iface,
+    MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN,
     TableCounter, Watch, heartbeat,
 };
 use firewall_common::verdict::STATS_LEN;
@@ -16,7 +16,6 @@ pub(crate) const FLOWS: usize = 65_536;
 pub(crate) const HALF_OPEN: usize = 16_384;
 const FTP: usize = 4096;
 const IFACES_LEN: usize = 1024;
-const DATAGRAMS: usize = 4096;
 
 #[btf_map]
 pub(crate) static ABI: Array<u32, 1> = Array::new();
@@ -63,7 +62,7 @@ static CENSUS: Array<Census, TABLES_LEN> = Array::new();
 #[btf_map]
 static COLLECTOR: Array<CollectorState, 1> = Array::new();
 #[btf_map]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Fragments, DATAGRAMS> = LruHashMap::new();
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Fragments, FRAGMENTS_LEN> = LruHashMap::new();
 #[btf_map]
 pub(crate) static ORPHANS: Array<u64, ORPHAN_BUCKETS> = Array::new();
 #[btf_map]

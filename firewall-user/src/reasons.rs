@@ -111,7 +111,21 @@ const ADVICE: &[(&[DropReason], &str)] = {
             "No ordinary traffic has so many or such headers: look who sends them.",
         ),
         (
-            &[Martian],
+            &[FragmentOverlap],
+            "A duplicate of the network, or an attack: look who sends it (`tcpdump -e`). Reused \
+             identifications look the same: let path-MTU discovery work instead of fragmenting.",
+        ),
+        (
+            &[FragmentOrphan],
+            "A flood, or the first fragments are refused: see the other drops. If the network \
+             reorders as much as that, let path-MTU discovery work instead of fragmenting.",
+        ),
+        (
+            &[SourceRoute],
+            "No ordinary host uses them (RFC 5095, RFC 7126): look who sends it (`tcpdump -e`).",
+        ),
+        (
+            &[Martian, Land],
             "The address is a spoofed or a misconfigured one: look who sends it (`tcpdump -e`).",
         ),
         (&[TcpFlags], "A port scan, mostly: nothing to do."),

@@ -12,6 +12,9 @@ use crate::{
 /// Fragments leave their sender together; identifications come again (RFC 4963).
 pub const FRAGMENT_TICKS: u32 = ticks_from_secs(2);
 
+/// Datagrams that are remembered at least; 256 a CPU where those are more.
+pub const FRAGMENTS_LEN: usize = 4096;
+
 /// What fragments of one datagram have in common (RFC 791, section 3.2;
 /// RFC 8200, section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

@@ -13,7 +13,7 @@ use aya::{
     maps::{Array, MapData, MapInfo},
     programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
-use firewall_common::abi::{ABI_VERSION, heartbeat, maps, programs};
+use firewall_common::abi::{ABI_VERSION, FRAGMENTS_LEN, heartbeat, maps, programs};
 
 use super::{BPFFS, Instance, causes, pins, sys};
 use crate::{config::Tables, lock};
@@ -356,6 +356,7 @@ fn sizes(instance: &Instance, tables: &Tables) -> (BTreeMap<&'static str, u32>, 
         (maps::EXPECTATIONS, tables.expectations),
         (maps::SESSIONS, tables.sessions),
         (maps::PAIRS, tables.sessions),
+        (maps::FRAGMENTS, fragments()),
     ]);
     let mut kept = Vec::new();
     for name in MAPS {
@@ -370,6 +371,13 @@ fn sizes(instance: &Instance, tables: &Tables) -> (BTreeMap<&'static str, u32>, 
         }
     }
     (sizes, kept)
+}
+
+/// Elements of `FRAGMENTS`: before the summer of 2025 each CPU hoarded 128 free
+/// nodes of an LRU map.
+fn fragments() -> u32 {
+    let cpus = aya::util::nr_cpus().unwrap_or(1);
+    FRAGMENTS_LEN.max((256 * cpus).next_power_of_two()) as u32
 }
 
 fn create(
