@@ -12,7 +12,7 @@ use firewall_common::{
     wire::{Headers, proto},
 };
 
-use super::tiers::{Family, Place, insert, is_full};
+use super::tiers::{Family, Place, concedes, insert, is_full};
 use crate::{
     control,
     expect::{self, Taken},
@@ -187,6 +187,7 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         tcp: [TcpSide { end, ..silent }, silent],
     };
     match insert::<K>(work, Place::half_open(work.from_inside)) {
+        Ok(()) if concedes::<K>(work) => stats::event(Event::CreateRaced),
         Ok(()) => {
             stats::event(Event::FlowCreated);
             let (key, flow) = K::to_insert(work);

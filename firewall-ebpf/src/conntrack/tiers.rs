@@ -293,6 +293,57 @@ pub(super) fn insert<K: Family>(work: &Work, place: Place) -> Result<(), i32> {
     Ok(())
 }
 
+/// After [`insert`] into a half-open table: takes the entry out again if the flow
+/// has another one.
+///
+/// When the first packets of both directions come at once on two CPUs, both find
+/// nothing, and each makes an entry in the table of its own side. Each looks for
+/// the other's when its own is there, so one of them at least sees both. The one
+/// from inside stays. A flow that was proved in the meantime has its entry, too.
+#[inline(always)]
+pub(super) fn concedes<K: Family>(work: &mut Work) -> bool {
+    let inside = work.from_inside;
+    let incarnation = FlowState(work.flow.state).incarnation();
+    let key = &*K::slot(work);
+    let mut second = is_live(K::flows(), key);
+    if inside {
+        if let Some(entry) = K::half_open(false).entry(key) {
+            let word = FlowState(state_of(entry).load());
+            if is_live_word(key, word) && doom(state_of(entry), word.0) {
+                let table = K::half_open(false);
+                remove(table, key, entry, word, Place::Outside, EndReason::Reused);
+            }
+        }
+    } else {
+        second |= is_live(K::half_open(true), key);
+    }
+    if !second {
+        return false;
+    }
+    let table = K::half_open(inside);
+    let Some(entry) = table.entry(key) else {
+        return true;
+    };
+    let word = FlowState(state_of(entry).load());
+    if word.incarnation() == incarnation && doom(state_of(entry), word.0) {
+        let place = Place::half_open(inside);
+        remove(table, key, entry, word, place, EndReason::Promoted);
+    }
+    true
+}
+
+#[inline(always)]
+fn is_live<K: Family, T: Table<K>>(table: &T, key: &K) -> bool {
+    table
+        .entry(key)
+        .is_some_and(|entry| is_live_word(key, FlowState(state_of(entry).load())))
+}
+
+#[inline(always)]
+fn is_live_word<K: Family>(key: &K, word: FlowState) -> bool {
+    is_incarnation_of(word.incarnation(), key.digest()) && word.phase() as u8 == Phase::Live as u8
+}
+
 /// Counts entries put into a table.
 #[inline(always)]
 pub(crate) fn count_created<K: Family>(place: Place, by: u64) {
