@@ -21,6 +21,8 @@ use crate::{
 const TARGET: &str = "bpfel-unknown-none";
 /// The eBPF crate's program, as its manifest names it.
 const PROGRAM: &str = "pinhole";
+/// The load generator of the tests.
+const GENERATOR: &str = "generator";
 /// What the object is made of; the build script of firewall-user compares the same files.
 const SOURCES: [&str; 4] = [
     "firewall-ebpf/src",
@@ -46,7 +48,10 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
 
 /// Builds the eBPF object into `target/bpf`. cargo decides whether anything has to be done.
 pub(crate) fn object(ctx: &Ctx, ebpf: &Ebpf) -> Result<PathBuf> {
-    object_with(ctx, ebpf, &[], &ctx.object()).context("the eBPF object does not build")
+    let object = object_with(ctx, ebpf, &[], &ctx.object());
+    let object = object.context("the eBPF object does not build")?;
+    publish_object(ctx, &built(ctx, GENERATOR), &ctx.generator())?;
+    Ok(object)
 }
 
 /// Builds an object without one check into `target/bpf`, for tests that must notice.
@@ -64,9 +69,14 @@ fn object_with(ctx: &Ctx, ebpf: &Ebpf, features: &[&str], object: &Path) -> Resu
     cargo.arg("--release").args(features);
     cargo.arg("--target-dir").arg(&build);
     ctx.run(&mut cargo)?;
-    let built = build.join(TARGET).join("release").join(PROGRAM);
-    publish_object(ctx, &built, object)?;
+    publish_object(ctx, &built(ctx, PROGRAM), object)?;
     Ok(object.to_owned())
+}
+
+/// Where cargo puts a program of the eBPF crate.
+fn built(ctx: &Ctx, program: &str) -> PathBuf {
+    let release = ctx.target().join("bpf/build").join(TARGET).join("release");
+    release.join(program)
 }
 
 /// A command of cargo, or of a program that calls it, over the eBPF crate, which is a workspace

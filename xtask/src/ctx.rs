@@ -57,6 +57,11 @@ impl Ctx {
         self.target().join("bpf/pinhole.o")
     }
 
+    /// The eBPF object of the tests' load generator.
+    pub(crate) fn generator(&self) -> PathBuf {
+        self.target().join("bpf/generator.o")
+    }
+
     /// The cache of the lab: servers and clients, unpacked.
     pub(crate) fn lab(&self) -> PathBuf {
         self.target().join("lab")

@@ -30,6 +30,13 @@ impl Lab {
         Self { environment }
     }
 
+    /// With further variables in the environment of what runs.
+    pub(crate) fn with(mut self, more: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        let more = more.into_iter().map(|(name, value)| (name, value.into()));
+        self.environment.extend(more);
+        self
+    }
+
     /// A program of the tests package, as root, in that package's directory like cargo's own.
     pub(crate) fn command(&self, ctx: &Ctx, program: &Path) -> Result<Command> {
         let environment: Vec<(&str, &OsStr)> = self

@@ -8,6 +8,7 @@ mod ctx;
 mod demo;
 mod differential;
 mod fuzz;
+mod flood;
 mod harness;
 mod setup;
 mod test;
@@ -42,6 +43,8 @@ enum Task {
     Differential(differential::Args),
     /// Fuzz the header parser and the tracking of TCP.
     Fuzz(fuzz::Args),
+    /// Flood the flow tables while a thousand flows live, and the collector with a million.
+    Flood(flood::Args),
     /// Boot Debian's kernels in virtual machines and load the programs there.
     Vm(vm::Args),
     /// Check format, lints and documentation.
@@ -67,6 +70,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Demo(args) => match demo::run(&ctx, &args)? {},
         Task::Differential(args) => match differential::run(&ctx, &args)? {},
         Task::Fuzz(args) => fuzz::run(&ctx, &args)?,
+        Task::Flood(args) => flood::run(&ctx, &args)?,
         Task::Vm(args) => vm::run(&ctx, &args)?,
         Task::Check => check::run(&ctx)?,
     }

@@ -14,6 +14,7 @@ pub mod client;
 pub mod container;
 pub mod fake_server;
 pub mod foreign;
+pub mod generator;
 pub mod id;
 pub mod kernel;
 pub mod live;

@@ -22,7 +22,7 @@ pub mod config;
 pub mod view;
 
 /// How long attaching may take on a busy machine.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// Which XDP mode is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
