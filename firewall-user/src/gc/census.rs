@@ -71,6 +71,12 @@ impl Watch {
         }
     }
 
+    /// Entries in the table, by its counters, as far as is known what it displaced.
+    pub(super) const fn held(&self, counter: TableCounter) -> u64 {
+        let gone = counter.removed.saturating_add(self.census.evicted);
+        counter.created.saturating_sub(gone)
+    }
+
     /// Begins a pass; `counter` is of all CPUs.
     pub(super) fn begin(&mut self, counter: TableCounter) {
         self.began = counter;

@@ -220,17 +220,32 @@ impl Collector {
             };
             self.tiers = [0; TIER_COUNTS_LEN];
             self.timeouts = element(&self.maps.config, maps::CONFIG, 0)?.timeouts;
+            self.load.present = self.present()?;
         }
         let counter = self.maps.counter(self.tables[self.at].id)?;
         let watch = &mut self.watches[self.at];
         let census = &watch.census;
-        let known = counter.removed.wrapping_add(census.evicted) == counter.created;
-        if known && census.present == 0 && now.saturating_sub(census.at_ns) < TRUST_NS {
+        if watch.held(counter) == 0
+            && census.present == 0
+            && now.saturating_sub(census.at_ns) < TRUST_NS
+        {
             return Ok(false);
         }
         watch.begin(counter);
         self.reading = true;
         Ok(true)
+    }
+
+    /// Entries in all tables, by the programs' counters.
+    fn present(&self) -> Result<u64, Error> {
+        self.tables
+            .iter()
+            .zip(&self.watches)
+            .map(|(table, watch)| {
+                let held = watch.held(self.maps.counter(table.id)?);
+                Ok(held.min(u64::from(table.size)))
+            })
+            .sum()
     }
 
     /// Counts a batch, and picks what is expired.
@@ -313,7 +328,6 @@ impl Collector {
         self.state.pass_ns = took;
         self.state.pass_read = self.pass.read;
         self.state.pass_cpu_ns = self.pass.cpu_ns;
-        self.load.present = self.pass.read;
         self.load.expired = self.pass.expired as f64 / self.pass.read.max(1) as f64;
         let expectations = self.expire_expectations()?;
         if self.pass.expired > 0 || expectations > 0 {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, MapData, MapInfo};
 use bytemuck::Zeroable as _;
 use firewall_common::{
     abi::{Flow, FlowKey4, FlowKey6, FlowState, TableId},
@@ -26,6 +26,8 @@ enum Either {
 /// One of the tables, and how far it is read.
 pub(super) struct Table {
     pub(super) id: TableId,
+    /// Elements that it has room for.
+    pub(super) size: u32,
     map: Either,
     cursor: Option<u32>,
 }
@@ -39,13 +41,16 @@ pub(super) struct Batch {
 
 impl Table {
     pub(super) fn open(instance: &Instance, id: TableId) -> Result<Self, MapError> {
+        let map = if id.is_v4() {
+            Either::V4(pinned(instance, id.map())?)
+        } else {
+            Either::V6(pinned(instance, id.map())?)
+        };
+        let info = MapInfo::from_pin(instance.pin(id.map())).map_err(MapError::map(id.map()))?;
         Ok(Self {
             id,
-            map: if id.is_v4() {
-                Either::V4(pinned(instance, id.map())?)
-            } else {
-                Either::V6(pinned(instance, id.map())?)
-            },
+            size: info.max_entries(),
+            map,
             cursor: None,
         })
     }
