@@ -18,3 +18,4 @@ mod shadow;
 mod stateless;
 mod table;
 mod tracking;
+mod two_cpus;

@@ -3,7 +3,11 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -25,6 +29,10 @@ use firewall_common::{
     time::{Tick, ticks_from_secs},
     verdict::{DropReason, Event, PassReason, STATS_LEN, Verdict},
 };
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 /// The loopback interface, on which BPF_PROG_RUN runs by default.
 const LO: u32 = 1;
@@ -39,6 +47,15 @@ const XDP_PASS: u32 = 2;
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_STOLEN: u32 = 4;
+
+/// Where a frame is seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Hook {
+    /// It arrives.
+    Ingress,
+    /// The host sends it.
+    Egress,
+}
 
 /// The programs with their maps, for one test at a time.
 pub(crate) struct Rig {
@@ -367,6 +384,56 @@ impl Rig {
         outcome
     }
 
+    /// Two frames at once, each on a CPU of its own and `times` over. Both begin
+    /// when both are ready.
+    pub(crate) fn at_once(&mut self, frames: [(Hook, &[u8]); 2], times: u32) {
+        let ebpf = &*self.ebpf();
+        let missing = AtomicUsize::new(frames.len());
+        thread::scope(|scope| {
+            for (cpu, (hook, frame)) in frames.into_iter().enumerate() {
+                let missing = &missing;
+                scope.spawn(move || {
+                    let mut own = CpuSet::new();
+                    own.set(cpu % aya::util::nr_cpus().unwrap()).unwrap();
+                    sched_setaffinity(Pid::from_raw(0), &own).unwrap();
+                    meet(missing);
+                    match hook {
+                        Hook::Ingress => {
+                            let program = ebpf.program(programs::INGRESS).unwrap();
+                            run_again(TryInto::<&Xdp>::try_into(program).unwrap(), frame, times);
+                        }
+                        Hook::Egress => {
+                            let program = ebpf.program(programs::EGRESS).unwrap();
+                            let program: &SchedClassifier = program.try_into().unwrap();
+                            run_again(program, frame, times);
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// Packets that passed for a reason.
+    pub(crate) fn passed(&mut self, reason: PassReason) -> u64 {
+        self.stats()[reason.index() as usize]
+    }
+
+    /// Removes the proved IPv4 flows.
+    pub(crate) fn forget4(&mut self) {
+        self.empty::<FlowKey4, Flow>(maps::FLOWS4);
+        for tier in 0..TIER_COUNTS_LEN as u32 {
+            self.array::<u64>(maps::TIER_COUNTS)
+                .set(tier, 0, 0)
+                .unwrap();
+        }
+    }
+
+    /// Removes the half-open IPv4 flows.
+    pub(crate) fn forget_half_open4(&mut self) {
+        self.empty::<FlowKey4, Flow>(maps::HALF_OPEN4_IN);
+        self.empty::<FlowKey4, Flow>(maps::HALF_OPEN4_OUT);
+    }
+
     /// Asks the control program; returns how many flows it changed.
     pub(crate) fn ctl(&mut self, op: u32, keys: &[FlowKey6]) -> u32 {
         let flows: Vec<_> = keys.iter().copied().map(CtlFlow::any).collect();
@@ -565,6 +632,27 @@ where
         Ok(result) => result.return_value,
         Err(error) => panic!("{} bytes: {error}", frame.len()),
     }
+}
+
+/// Waits until nobody is missing. A barrier of the library would wake one thread
+/// after the other, and that takes longer than a packet does.
+fn meet(missing: &AtomicUsize) {
+    missing.fetch_sub(1, Ordering::AcqRel);
+    while missing.load(Ordering::Acquire) > 0 {
+        std::hint::spin_loop();
+    }
+}
+
+fn run_again<P>(program: &P, frame: &[u8], times: u32)
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::programs::TestRunResult>,
+{
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        repeat: times,
+        ..TestRunOptions::new()
+    };
+    program.test_run(options).unwrap();
 }
 
 fn loaded(result: Result<(), ProgramError>) {

@@ -1,0 +1,110 @@
+//! One flow on two CPUs at once: BPF_PROG_RUN from two pinned threads.
+
+use firewall_common::{
+    abi::{ExpectState, Expectation, TableId, maps},
+    tcp::{State, generic},
+    time::ticks_from_secs,
+    verdict::{Event, PassReason},
+};
+
+use crate::{
+    control::with_pinhole,
+    packets::{End, HOST, PEER, Tcp, segment, tcp, udp},
+    rig::{Hook, OUTSIDE, Rig, accept, tick},
+    tracking::handshake,
+};
+
+/// Packets in each direction of the long run: ten million in all.
+const MANY: u32 = 5_000_000;
+/// Flows of the short runs.
+const ROUNDS: u16 = 200;
+
+/// 500 bytes from layer 3 upwards.
+fn data(src: End, dst: End, seq: u32, ack: u32) -> Vec<u8> {
+    let payload = vec![7; 460];
+    tcp(
+        src,
+        dst,
+        &Tcp {
+            payload,
+            ..segment("PA", seq, ack)
+        },
+    )
+}
+
+#[test]
+fn both_directions_of_one_connection_are_counted_exactly() {
+    let mut rig = Rig::new();
+    let (host, peer) = (End::V4(HOST, 40_000), End::V4(PEER, 80));
+    handshake(&mut rig, host, peer);
+    let before = rig.flow4(maps::FLOWS4).1;
+    let passed = rig.passed(PassReason::Established);
+    let out = data(host, peer, 1001, 5001);
+    let back = data(peer, host, 5001, 1001);
+    rig.at_once([(Hook::Egress, &out), (Hook::Ingress, &back)], MANY);
+
+    let (_, flow) = rig.flow4(maps::FLOWS4);
+    for side in [0, 1] {
+        assert_eq!(flow.packets[side] - before.packets[side], MANY);
+        let bytes = flow.bytes[side] - before.bytes[side];
+        assert_eq!(bytes, 500 * u64::from(MANY));
+    }
+    assert_eq!(flow.state().state(), State::Established as u8);
+    assert_eq!(flow.state().incarnation(), before.state().incarnation());
+    // Each packet was judged by this flow, and none made another entry.
+    let judged = rig.passed(PassReason::Established) - passed;
+    assert_eq!(judged, 2 * u64::from(MANY));
+    assert_eq!(rig.table_counter(TableId::Proved4).created, 1);
+    for table in [maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT] {
+        assert!(rig.flows4(table).is_empty(), "{table}");
+    }
+    assert_eq!(rig.event(Event::Contention), 0);
+}
+
+#[test]
+fn both_directions_at_once_from_the_first_packet_make_one_flow() {
+    // Either side may begin, so that both CPUs make an entry.
+    let mut rig = Rig::with_rules(&[accept(0, OUTSIDE), accept(OUTSIDE, 0)]);
+    for round in 0..ROUNDS {
+        let (host, peer) = (End::V4(HOST, 20_000 + round), End::V4(PEER, 53));
+        let (out, back) = (udp(host, peer, b"out"), udp(peer, host, b"back"));
+        rig.at_once([(Hook::Egress, &out), (Hook::Ingress, &back)], 10);
+        let flows = rig.flows4(maps::FLOWS4);
+        assert_eq!(flows.len(), 1, "round {round}: {flows:?}");
+        let (_, flow) = rig.flow4(maps::FLOWS4);
+        assert_eq!(flow.state().state(), generic::REPLIED);
+        for table in [maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT] {
+            assert!(rig.flows4(table).is_empty(), "round {round}: {table}");
+        }
+        assert_eq!(rig.event(Event::FlowPromoted), u64::from(round) + 1);
+        assert_eq!(rig.tier_counts()[1], 1);
+        rig.forget4();
+    }
+}
+
+#[test]
+fn two_connections_at_once_do_not_share_a_pinhole() {
+    let mut rig = Rig::new();
+    let key = with_pinhole(&mut rig, 40_100);
+    let to = End::V4(HOST, 40_100);
+    let made: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
+    let free = Expectation {
+        expires: tick().plus(ticks_from_secs(3600)).0,
+        ..made
+    };
+    for round in 0..ROUNDS {
+        rig.hash(maps::EXPECTATIONS).insert(key, free, 0).unwrap();
+        let ports = [20_000 + 2 * round, 20_001 + 2 * round];
+        let syns = ports.map(|port| tcp(End::V4(PEER, port), to, &segment("S", 1, 0)));
+        rig.at_once([(Hook::Ingress, &syns[0]), (Hook::Ingress, &syns[1])], 20);
+        assert_eq!(rig.event(Event::ExpectationUsed), u64::from(round) + 1);
+        let opened = rig.flows4(maps::HALF_OPEN4_OUT);
+        assert_eq!(opened.len(), 1, "round {round}: {opened:?}");
+        let taken: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
+        let taker = ports
+            .iter()
+            .find(|port| ExpectState::Taken(**port).word() == taken.state);
+        assert!(taker.is_some(), "round {round}: {:#x}", taken.state);
+        rig.forget_half_open4();
+    }
+}
