@@ -74,8 +74,8 @@ outcomes! {
         Unconfirmed = 13, "unconfirmed", "Nobody confirmed the attachment in time: everything passes.";
         Blind = 14, "blind", "Control payload that passed unread, because no agent lives.";
         Tracked = 15, "tracked-elsewhere", "Was judged when it came in through another guarded interface.";
-        Untracked = 25, "untracked", "A rule accepts it, and the proved tier has no room for its flow (table-full = pass).";
         FragmentAhead = 20, "fragment-ahead", "Later fragment that came before its first, within the bound.";
+        Untracked = 25, "untracked", "A rule accepts it, and the proved tier has no room for its flow (table-full = pass).";
     }
 }
 
@@ -109,15 +109,15 @@ outcomes! {
         TableError = 25, "table-error", "The flow table refused an entry.";
         NoRoute = 26, "no-route", "A gateway without a route to its destination.";
         UnknownInterface = 27, "unknown-interface", "Seen on an interface without a zone.";
+        Land = 40, "land", "Source and destination are the same address.";
+        SourceRoute = 41, "source-route", "An IPv4 source route, or an IPv6 routing header that leads elsewhere.";
+        FragmentOverlap = 42, "fragment-overlap", "A fragment that overlaps another one, repeats it or contradicts it.";
+        FragmentOrphan = 43, "fragment-orphan", "Later fragments without an accepted first one, beyond the bound.";
         VlanTags = 45, "vlan-tags", "More than two VLAN tags.";
         MalformedVlan = 46, "malformed-vlan", "A VLAN tag is cut short.";
         NotIp = 47, "not-ip", "Not IP, on an interface without Ethernet headers.";
         TierFull = 50, "tier-full", "Begins a flow for which the proved tier has no room (table-full = drop).";
         RefusedFlow = 55, "refused-flow", "Belongs to a flow that shadow mode let in although it was refused.";
-        Land = 40, "land", "Source and destination are the same address.";
-        SourceRoute = 41, "source-route", "An IPv4 source route, or an IPv6 routing header that leads elsewhere.";
-        FragmentOverlap = 42, "fragment-overlap", "A fragment that overlaps another one, repeats it or contradicts it.";
-        FragmentOrphan = 43, "fragment-orphan", "Later fragments without an accepted first one, beyond the bound.";
     }
 }
 
@@ -138,10 +138,10 @@ outcomes! {
         Reinjected = 12, "reinjected", "Held SYNs run again.";
         TupleReused = 13, "tuple-reused", "A SYN replaced a closed flow of the same addresses and ports.";
         Recycled = 14, "recycled", "Entries that were reused for another flow while they were looked at.";
+        FragmentedDatagram = 20, "fragmented-datagram", "Fragmented datagrams begun.";
         FlowEventLost = 35, "flow-event-lost", "Events that a watcher of flows was not told: its ring was full.";
         FlowRefused = 40, "flow-refused", "Flows tracked in shadow mode although they would be refused.";
         FlowAdmitted = 41, "flow-admitted", "Refused flows of shadow mode that were admitted after all.";
-        FragmentedDatagram = 20, "fragmented-datagram", "Fragmented datagrams begun.";
     }
 }
 
