@@ -69,7 +69,8 @@ pub enum EndReason {
     Deleted = 4,
     /// Both ends had said good-bye (FIN), and the time-out after that is over.
     Closed = 5,
-    /// An end had reset it (RST), and the time-out after that is over.
+    /// An end had reset it (RST), and the time-out after that is over; or an RST
+    /// was its only reply.
     Reset = 6,
 }
 

@@ -72,10 +72,12 @@ pub(crate) trait Family: FlowKey + 'static {
     fn into_event(work: &mut Work);
     /// The half-open table of flows that began inside, or outside.
     fn half_open(inside: bool) -> &'static Self::HalfOpen;
+    /// [`watch::tell`], if somebody watches.
+    fn tell_watcher(key: &Self, entry: *const Flow, word: u64, news: u32);
 }
 
 macro_rules! family {
-    ($key:ty, $slot:ident, $flows:ident, $inside:ident, $outside:ident, $table:ident, $tcp:ident, $other:ident) => {
+    ($key:ty, $slot:ident, $flows:ident, $inside:ident, $outside:ident, $table:ident, $tcp:ident, $other:ident, $tell:ident) => {
         impl Family for $key {
             type Proved = LruHashMap<$key, Flow, FLOWS>;
             type HalfOpen = LruHashMap<$key, Flow, HALF_OPEN>;
@@ -107,6 +109,11 @@ macro_rules! family {
             fn half_open(inside: bool) -> &'static Self::HalfOpen {
                 if inside { &$inside } else { &$outside }
             }
+
+            #[inline(always)]
+            fn tell_watcher(key: &Self, entry: *const Flow, word: u64, news: u32) {
+                watch::$tell(key, entry, word, news);
+            }
         }
     };
 }
@@ -118,7 +125,8 @@ family!(
     HALF_OPEN4_OUT,
     Proved4,
     Tcp4,
-    Other4
+    Other4,
+    tell_watcher4
 );
 family!(
     FlowKey6,
@@ -128,7 +136,8 @@ family!(
     HALF_OPEN6_OUT,
     Proved6,
     Tcp6,
-    Other6
+    Other6,
+    tell_watcher6
 );
 
 /// Where a flow was found.

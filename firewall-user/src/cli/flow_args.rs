@@ -82,7 +82,7 @@ Examples:
   sudo pinhole flows watch -o json | jq -c 'select(.reason == \"reset\")'
 
 Reasons: expired (no packet in time), closed (both sides had said good-bye),
-reset (a side had reset it), reused (a new flow of the same ports took its
+reset (a side reset it), reused (a new flow of the same ports took its
 place), deleted (by `flows delete` or `flows flush`).
 JSON, one object a line: {event, at, reason, …} and what `flows list` has of a
 flow; {event: \"LOST\", at, lost} for events that could not be told, lost being
