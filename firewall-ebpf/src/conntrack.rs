@@ -13,7 +13,7 @@ mod tiers;
 
 use firewall_common::{
     abi::{FlowState, ZONE_HOST, config_flags, essentials, flow_flags},
-    key::Direction,
+    key::{Direction, Heading},
     verdict::{DropReason, PassReason, Verdict},
     wire,
 };
@@ -36,6 +36,14 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
     work.on_wire = packet.on_wire(&work.headers);
     let (key, heading) = K::of(&work.headers);
     *K::slot(work) = key;
+    // Through memory, as the link header: else all that follows is verified for
+    // each heading.
+    work.heading.set(heading as u32);
+    let heading = if work.heading.get() & 1 == 0 {
+        Heading::Up
+    } else {
+        Heading::Down
+    };
     let now = work.now;
     // Without ports its key would be that of an echo flow with identifier 0.
     let found = if is_tracked(&work.headers) {

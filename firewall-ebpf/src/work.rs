@@ -59,6 +59,8 @@ pub(crate) struct Work {
     pub outcome: Opaque,
     /// The packet's link header, packed.
     pub link: Opaque,
+    /// Which way the packet heads in its key: 1 for down.
+    pub heading: Opaque,
     /// The packet's headers.
     pub headers: Headers,
     /// What the packet amounts to on the wire.
