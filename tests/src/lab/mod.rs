@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod container;
+pub mod datagram;
 pub mod fake_server;
 pub mod foreign;
 pub mod generator;

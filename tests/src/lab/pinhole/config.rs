@@ -21,6 +21,15 @@ pub fn gateway(node: Node, helper: bool) -> String {
     )
 }
 
+/// A router that lets everything out of the inside, and only replies in.
+#[must_use]
+pub fn open_gateway() -> String {
+    "[zones.inside]\ninterfaces = [\"in0\"]\ntrusted = true\n\
+     [zones.outside]\ninterfaces = [\"out0\"]\n\
+     [[rule]]\nname = \"out\"\nfrom = \"inside\"\naction = \"accept\"\n"
+        .to_owned()
+}
+
 /// An FTP server's own firewall: port 21 is open, nothing else is.
 #[must_use]
 pub fn server_host(helper: bool) -> String {
