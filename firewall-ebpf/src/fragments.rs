@@ -55,13 +55,14 @@ fn attempt(work: &mut Work) -> bool {
 /// of it pass with which no receiver can do anything.
 #[inline(always)]
 fn find(work: &Work) -> Option<Shared<u64>> {
-    let entry = FRAGMENTS.get_ptr_mut(&work.datagram)?;
+    let key = &work.datagram;
+    let entry = FRAGMENTS.get_ptr_mut(key)?;
     // SAFETY: a map value is valid for the whole run; this field is written at
     // creation only.
-    let born = unsafe { (&raw const (*entry).born).read_volatile() };
+    let born = unsafe { (*entry).born };
     if work.now.since(Tick(born)) > FRAGMENT_TICKS {
         // ENOENT only says that another CPU, or the LRU, was faster.
-        let _ = FRAGMENTS.remove(&work.datagram);
+        let _ = FRAGMENTS.remove(key);
         return None;
     }
     // SAFETY: as above.
@@ -92,7 +93,8 @@ fn advance(work: &mut Work, word: Shared<u64>, piece: Piece) -> bool {
     }
     if next.is_complete() {
         // Its identification may be used again.
-        let _ = FRAGMENTS.remove(&work.datagram);
+        let key = &work.datagram;
+        let _ = FRAGMENTS.remove(key);
     }
     joined(work, next)
 }
@@ -108,7 +110,8 @@ fn begin(work: &mut Work, piece: Piece) -> bool {
     }
     work.fragments.word = begun.0;
     work.fragments.born = work.now.0;
-    match FRAGMENTS.insert(&work.datagram, &work.fragments, BPF_NOEXIST) {
+    let (key, entry) = (&work.datagram, &work.fragments);
+    match FRAGMENTS.insert(key, entry, BPF_NOEXIST) {
         Ok(()) => stats::event(Event::FragmentedDatagram),
         Err(EEXIST) => {
             stats::event(Event::CreateRaced);
