@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 /// The test suites, and the environment that gives each its size.
-const SUITES: [&str; 1] = ["flood"];
+const SUITES: [&str; 2] = ["flood", "collector"];
 
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
     let ebpf = setup::ebpf(ctx)?;

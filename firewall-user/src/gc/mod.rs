@@ -170,6 +170,10 @@ impl Collector {
             }
             tokio::task::yield_now().await;
         }
+        self.load.present = self.present()?;
+        if self.pass.read >= BATCH as u64 {
+            self.load.expired = self.pass.expired as f64 / self.pass.read as f64;
+        }
         self.state.pace = pace::entries_per_second(&self.load);
         self.state.at_ns = sys::monotonic_ns();
         self.publish()?;
@@ -220,7 +224,6 @@ impl Collector {
             };
             self.tiers = [0; TIER_COUNTS_LEN];
             self.timeouts = element(&self.maps.config, maps::CONFIG, 0)?.timeouts;
-            self.load.present = self.present()?;
         }
         let counter = self.maps.counter(self.tables[self.at].id)?;
         let watch = &mut self.watches[self.at];
@@ -328,7 +331,6 @@ impl Collector {
         self.state.pass_ns = took;
         self.state.pass_read = self.pass.read;
         self.state.pass_cpu_ns = self.pass.cpu_ns;
-        self.load.expired = self.pass.expired as f64 / self.pass.read.max(1) as f64;
         let expectations = self.expire_expectations()?;
         if self.pass.expired > 0 || expectations > 0 {
             log::debug!("collected: {:?}, {expectations} expectations", self.pass);

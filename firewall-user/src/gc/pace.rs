@@ -21,7 +21,7 @@ pub(super) struct Load {
     pub(super) present: u64,
     /// Flows on record in the fullest proved tier, by its limit.
     pub(super) fill: f64,
-    /// Share of the entries read in the last pass that had expired.
+    /// Share of the entries read in the present pass that had expired.
     pub(super) expired: f64,
     /// CPU time that an entry takes, ns, deletion included.
     pub(super) cost_ns: f64,
