@@ -28,8 +28,13 @@ pub struct Explain {
     pub to_zone: u8,
     /// Keeps the size a multiple of four.
     pub reserved: u16,
+    /// The number of a TCP segment that did not fit its flow ...
+    pub value: u32,
+    /// ... and the bound that it exceeds or falls short of ;
+    /// both 0 where none was compared.
+    pub bound: u32,
 }
-pod!(Explain, 12);
+pod!(Explain, 20);
 
 impl Explain {
     /// Nothing judged yet.
@@ -39,5 +44,7 @@ impl Explain {
         from_zone: super::ZONE_ANY,
         to_zone: super::ZONE_ANY,
         reserved: 0,
+        value: 0,
+        bound: 0,
     };
 }

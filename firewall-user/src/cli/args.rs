@@ -128,8 +128,9 @@ replayed: all of its packets are judged now.
 
 JSON: {packet, time_s, headers: {proto, src, sport, dst, dport, icmp_type, id,
 flags, seq, ack, payload}, iface, hook, verdict, reason, number, meaning, advice,
-rule: {name, action}, zone: {from, to}, flow, flow_after, expectation, segments,
-captured}; of a capture an array of these. flow, flow_after and expectation are
+condition: {what, value, relation, bound, bound_is, by}, rule: {name, action},
+zone: {from, to}, flow, flow_after, windows: {original, reply: {end, maxend,
+maxack, maxwin}}, expectation, segments, captured}; of a capture an array of these. flow, flow_after and expectation are
 as in the lists.";
 
 const RUN_EXAMPLES: &str = "\

@@ -28,8 +28,10 @@ use crate::{
     },
 };
 
-/// Captures beyond this are not read: each packet costs a system call.
+/// Captures beyond this are not read, bytes.
 const LARGEST: u64 = 256 << 20;
+/// Nor are those of more packets: each costs some kilobytes until all are shown.
+const MOST: usize = 100_000;
 
 /// Does what the command says.
 ///
@@ -46,6 +48,9 @@ pub(super) fn run(instance: &Instance, args: &WhyArgs) -> anyhow::Result<ExitCod
             let file = read(&path)?;
             let records = capture::read(&file)
                 .map_err(|error| Usage::new(format!("{}: {error}", path.display())))?;
+            if records.len() > MOST {
+                return Err(too_large(&path, &format!("{} packets", records.len())).into());
+            }
             let packets: Vec<_> = records.iter().map(Packet::captured).collect();
             answer(args, &Judge::open(instance)?, &packets, true)
         }
@@ -125,16 +130,18 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     };
     let len = fs::metadata(path).map_err(unread)?.len();
     if len > LARGEST {
-        return Err(Usage::new(format!(
-            "{}: {} MiB are too many at once ({} MiB): cut it with `editcap -c 100000`, or take \
-             the connection out of it with `tcpdump -r … -w … host …`",
-            path.display(),
-            len >> 20,
-            LARGEST >> 20
-        ))
-        .into());
+        return Err(too_large(path, &format!("{} MiB", len >> 20)).into());
     }
     fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn too_large(path: &Path, what: &str) -> Usage {
+    Usage::new(format!(
+        "{}: {what} are too many at once ({MOST} packets, {} MiB): cut it with `editcap -c {MOST}`, \
+         or take one connection out of it with `tcpdump -r … -w … host …`",
+        path.display(),
+        LARGEST >> 20
+    ))
 }
 
 impl WhyArgs {

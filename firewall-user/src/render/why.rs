@@ -7,6 +7,7 @@ use std::{
 
 use firewall_common::{
     abi::{ZONE_ANY, action},
+    key::Direction,
     verdict::Verdict,
     wire::{Headers, proto},
 };
@@ -14,9 +15,13 @@ use serde::Serialize;
 
 use super::{ExpectView, FlowView, Ink, Now, Paint, Row, Table, ZonesView, endpoint, short_time};
 use crate::{
-    bpf::{address, maps::Names},
+    bpf::{
+        address,
+        maps::{FlowRow, Names},
+    },
     protocol, reasons,
     why::{
+        condition::Condition,
         judge::{Answer, Judged},
         tuple::flag_names,
     },
@@ -45,6 +50,8 @@ pub struct WhyView {
     pub meaning: String,
     /// What to do about it.
     pub advice: Option<&'static str>,
+    /// The comparison that decided; `null` where none did.
+    pub condition: Option<Condition>,
     /// The rule that matched; `null` if none was asked or none did.
     pub rule: Option<DecidedView>,
     /// Zones, as far as they were asked for.
@@ -53,6 +60,8 @@ pub struct WhyView {
     pub flow: Option<FlowView>,
     /// The flow as the packet left it; `null` if there is none.
     pub flow_after: Option<FlowView>,
+    /// What was known of a TCP flow's two sides before.
+    pub windows: Option<WindowsView>,
     /// The pinhole for it, as it was before.
     pub expectation: Option<ExpectView>,
     /// Segments that it was cut into to be judged.
@@ -95,6 +104,58 @@ pub struct DecidedView {
     pub name: String,
     /// `accept` or `drop`.
     pub action: &'static str,
+}
+
+/// What is known of the two sides of a TCP flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct WindowsView {
+    /// The side that sent the flow's first packet.
+    pub original: SideView,
+    /// The other.
+    pub reply: SideView,
+}
+
+/// One side of a TCP flow. The names are those of nf_conntrack, without `td_`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SideView {
+    /// Sequence number after the last byte sent.
+    pub end: u32,
+    /// Sequence number up to which the other side lets it send.
+    pub maxend: u32,
+    /// Highest acknowledgement sent.
+    pub maxack: u32,
+    /// Widest window advertised, bytes; 0 while nothing is known of this side.
+    pub maxwin: u32,
+}
+
+impl WindowsView {
+    fn new(row: &FlowRow) -> Option<Self> {
+        let side = |direction: Direction| {
+            let side = row.flow.tcp[direction.index()];
+            SideView {
+                end: side.end,
+                maxend: side.maxend,
+                maxack: side.maxack,
+                maxwin: side.maxwin,
+            }
+        };
+        (row.key.proto() == proto::TCP).then(|| Self {
+            original: side(Direction::Original),
+            reply: side(Direction::Reply),
+        })
+    }
+}
+
+impl SideView {
+    fn line(&self) -> String {
+        let Self {
+            end,
+            maxend,
+            maxack,
+            maxwin,
+        } = self;
+        format!("sent to {end}, may to {maxend}, acknowledged {maxack}, window {maxwin}")
+    }
 }
 
 impl HeadersView {
@@ -153,10 +214,12 @@ impl WhyView {
             number: None,
             meaning: String::new(),
             advice: None,
+            condition: None,
             rule: None,
             zone: None,
             flow: None,
             flow_after: None,
+            windows: None,
             expectation: None,
             segments: 1,
             captured: answer.captured.into(),
@@ -188,6 +251,8 @@ impl WhyView {
             number: Some(judged.verdict.index()),
             meaning: meaning.into(),
             advice,
+            condition: Condition::of(judged.verdict, notes),
+            windows: judged.before.as_ref().and_then(WindowsView::new),
             rule: judged.rule.map(|rule| DecidedView {
                 name: names.rule(rule.id).unwrap_or("unnamed").to_owned(),
                 action: if rule.action == action::ACCEPT {
@@ -263,6 +328,13 @@ impl WhyView {
             details.push(("zones", format!("{} > {}", zone.from, zone.to)));
         }
         details.extend(self.flow_lines());
+        if let Some(condition) = &self.condition {
+            details.push(("because", condition.text()));
+        }
+        if let Some(windows) = self.windows.filter(|_| self.condition.is_some()) {
+            details.push(("originator", windows.original.line()));
+            details.push(("replier", windows.reply.line()));
+        }
         if let Some(pinhole) = &self.expectation {
             let taken = pinhole
                 .taken_by
@@ -437,10 +509,12 @@ mod tests {
             number: Some(verdict.index()),
             meaning: "Meaning.".into(),
             advice: None,
+            condition: None,
             rule: None,
             zone: None,
             flow: None,
             flow_after: None,
+            windows: None,
             expectation: None,
             segments: 1,
             captured: [60, 60],

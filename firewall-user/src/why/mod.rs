@@ -10,10 +10,12 @@
 //! - [`frame`] makes the frame of it that the programs take
 //! - [`place`] finds where it would be seen
 //! - [`judge`] asks
+//! - [`condition`] says which numbers did not fit
 //!
 //! [`private`]: crate::bpf::private
 
 pub mod capture;
+pub mod condition;
 pub mod frame;
 pub mod hex;
 pub mod judge;
