@@ -82,11 +82,18 @@ fn the_answer_is_what_happens_to_the_real_packet() -> Result<()> {
         (tracked.segment(&lab, "A")?, "established"),
         (tracked.segment(&lab, "SF")?, "tcp-flags"),
     ];
-    for (frame, reason) in cases {
-        let before = Dump::of(&firewall)?;
-        let answer = firewall.json(&["why", "--hex", &hex(&frame), "--in"])?;
-        let after = Dump::of(&firewall)?;
-        ensure!(before == after, "{reason}: {before:#?} {after:#?}");
+    // One question about all: loading the programs takes longer than any answer.
+    let file = lab.dir().join("cases.pcap");
+    fs::write(&file, pcap(cases.iter().map(|(frame, _)| frame)))?;
+    let before = Dump::of(&firewall)?;
+    let answers = firewall.json(&["why", file.to_str().context("a path")?, "--in"])?;
+    let single = firewall.json(&["why", "--hex", &hex(&cases[0].0), "--in"])?;
+    let after = Dump::of(&firewall)?;
+    ensure!(before == after, "{before:#?} {after:#?}");
+    ensure!(single["reason"] == cases[0].1, "{single:#}");
+    let answers = answers.as_array().context("an array")?;
+    ensure!(answers.len() == cases.len());
+    for ((frame, reason), answer) in cases.into_iter().zip(answers) {
         ensure!(answer["reason"] == reason, "{reason}: {answer:#}");
         let counted = count(&firewall, reason)?;
         wire::send(lab.ns(Node::FwB), "in0", &[frame])?;
@@ -95,6 +102,8 @@ fn the_answer_is_what_happens_to_the_real_packet() -> Result<()> {
         })
         .with_context(|| format!("{reason}: {answer:#}"))?;
     }
+    // The control: real packets do change what was compared.
+    ensure!(before != Dump::of(&firewall)?);
     Ok(())
 }
 
@@ -120,12 +129,6 @@ fn what_decided_is_named() -> Result<()> {
         rule["name"] == "no-telnet" && rule["action"] == "drop" && telnet["verdict"] == "drop",
         "{telnet:#}"
     );
-    let none = ask(5000, 22, &[])?;
-    ensure!(
-        none["rule"].is_null() && none["reason"] == "policy",
-        "{none:#}"
-    );
-
     // Of a tracked connection the next packet of either side is made up.
     let there = ask(live.port()?, WEB, &[])?;
     ensure!(there["headers"]["flags"] == "ACK", "{there:#}");
@@ -145,17 +148,18 @@ fn what_decided_is_named() -> Result<()> {
         text.stdout.contains("PASS established") && text.stdout.contains("admitted by rule web"),
         "{text:?}"
     );
-    for (expect, code) in [("pass", 0), ("drop", 1)] {
-        let asked = firewall.cli(&[
-            "why",
-            "udp",
-            &SocketAddr::new(server, 5000).to_string(),
-            &SocketAddr::new(client, 53).to_string(),
-            "--expect",
-            expect,
-        ])?;
-        ensure!(asked.code == Some(code), "{asked:?}");
-    }
+    let asked = firewall.cli(&[
+        "why",
+        "udp",
+        &SocketAddr::new(server, 5000).to_string(),
+        &SocketAddr::new(client, 53).to_string(),
+        "--expect",
+        "drop",
+    ])?;
+    ensure!(
+        asked.code == Some(1) && asked.stdout.contains("PASS new"),
+        "{asked:?}"
+    );
     Ok(())
 }
 
@@ -181,15 +185,13 @@ fn a_gateway_names_zones_and_a_pinhole_is_seen_but_not_used() -> Result<()> {
             open.iter().any(|e| e.dport == at.port()).then_some(())
         })?;
         let before = expectations(firewall)?;
-        for port in [5001, 5002] {
-            let data = why(firewall, "tcp", (client, port), (server, at.port()), &[])?;
-            ensure!(data["reason"] == "expected", "{data:#}");
-            let pinhole = &data["expectation"];
-            ensure!(
-                pinhole["via"] == "EPSV" && pinhole["state"] == "free",
-                "{data:#}"
-            );
-        }
+        let data = why(firewall, "tcp", (client, 5001), (server, at.port()), &[])?;
+        ensure!(data["reason"] == "expected", "{data:#}");
+        let pinhole = &data["expectation"];
+        ensure!(
+            pinhole["via"] == "EPSV" && pinhole["state"] == "free",
+            "{data:#}"
+        );
         ensure!(before == expectations(firewall)?, "a question took it");
         let other = why(
             firewall,
@@ -387,6 +389,18 @@ fn converse(lab: &Lab) -> Result<()> {
     drop(client);
     ensure!(server.read(&mut [0])? == 0);
     Ok(())
+}
+
+/// A pcap file of Ethernet frames.
+fn pcap<'a>(frames: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
+    let word = |value: usize| (value as u32).to_le_bytes();
+    let header = [0xa1b2_c3d4, 0x0004_0002, 0, 0, 65535, 1];
+    let mut file = header.map(word).concat();
+    for frame in frames {
+        file.extend([1, 0, frame.len(), frame.len()].map(word).concat());
+        file.extend(frame);
+    }
+    file
 }
 
 /// A pcap file without its first packets.
