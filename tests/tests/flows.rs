@@ -387,6 +387,35 @@ fn a_watcher_ends_with_its_reader() -> Result<()> {
 }
 
 #[test]
+fn what_a_table_displaces_is_told_by_number() -> Result<()> {
+    const FLOWS: u16 = 20_000;
+    let lab = Lab::line()?;
+    let small = config::client_host(false) + "[tables]\nflows = 1024\nhalf-open = 1024\n";
+    let firewall = Firewall::start(&lab, Node::Client, Some(&small), Attach::default())?;
+    let mut watcher = firewall.watch(&["-o", "json", "-e", "destroy"])?;
+    let from = SocketAddr::new(lab.client_ip(Family::V4), 0);
+    let socket = lab
+        .ns(Node::Client)
+        .within(|| std::net::UdpSocket::bind(from))??;
+    for port in 1..=FLOWS {
+        // Refused ones come back as errors of the next call.
+        let _ = socket.send_to(b"?", SocketAddr::new(lab.server_ip(Family::V4), port));
+    }
+    let events = await_event(&watcher, "EVICTED")?;
+    let told = events
+        .iter()
+        .find(|e| e["event"] == "EVICTED")
+        .context("told")?;
+    ensure!(told["table"] == "HALF_OPEN4_IN", "{told}");
+    ensure!(
+        told["evicted"].as_u64() > Some(u64::from(FLOWS) / 10),
+        "{told}"
+    );
+    watcher.stop();
+    Ok(())
+}
+
+#[test]
 fn wrong_filters_show_the_right_form() -> Result<()> {
     let lab = Lab::line()?;
     let firewall = Firewall::start(&lab, Node::Client, None, Attach::default())?;

@@ -14,7 +14,7 @@ use std::{
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use bytemuck::{Zeroable as _, pod_read_unaligned};
 use firewall_common::{
-    abi::{Counter, EndReason, FlowEvent, FlowEventKind, Watch, maps},
+    abi::{Census, Counter, EndReason, FlowEvent, FlowEventKind, TABLES_LEN, TableId, Watch, maps},
     time::NS_PER_SEC,
     timeout::Timeouts,
     verdict::Event as Counted,
@@ -126,6 +126,7 @@ pub struct Watcher {
     ring: Events,
     lease: Lease,
     lost: Lost,
+    evicted: Evicted,
     _lock: File,
 }
 
@@ -148,12 +149,14 @@ impl Watcher {
         let mut ring: RingBuf<MapData> = pinned(instance, maps::FLOW_EVENTS)?;
         while ring.next().is_some() {}
         let lost = Lost::open(instance)?;
+        let evicted = Evicted::open(instance)?;
         let ring = Events::new(ring)?;
         lease.renew()?;
         Ok(Self {
             ring,
             lease,
             lost,
+            evicted,
             _lock: lock,
         })
     }
@@ -189,6 +192,18 @@ impl Watcher {
     /// [`Error::Map`].
     pub fn lost(&mut self) -> Result<u64, Error> {
         self.lost.since_last()
+    }
+}
+
+impl Watcher {
+    /// Flows that tables displaced to take others, since this was asked last, by
+    /// what the collector infers: the kernel tells nobody when it does so.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn evicted(&mut self) -> Result<Vec<(TableId, u64)>, Error> {
+        self.evicted.since_last()
     }
 }
 
@@ -257,6 +272,38 @@ impl Lost {
             .get(&index, 0)
             .map_err(MapError::map(maps::STATS))?;
         Ok(cpus.iter().map(|counter| counter.packets).sum())
+    }
+}
+
+/// The collector's count of displaced flows.
+struct Evicted {
+    census: Array<MapData, Census>,
+    before: [u64; TABLES_LEN],
+}
+
+impl Evicted {
+    fn open(instance: &Instance) -> Result<Self, Error> {
+        let mut evicted = Self {
+            census: pinned(instance, maps::CENSUS)?,
+            before: [0; TABLES_LEN],
+        };
+        evicted.since_last()?;
+        Ok(evicted)
+    }
+
+    fn since_last(&mut self) -> Result<Vec<(TableId, u64)>, Error> {
+        let mut grown = Vec::new();
+        for (table, before) in TableId::ALL.into_iter().zip(&mut self.before) {
+            let census = self.census.get(&(table as u32), 0);
+            let now = census.map_err(MapError::map(maps::CENSUS))?.evicted;
+            // Not growing but new: another collector began to count.
+            let more = now.saturating_sub(*before);
+            *before = now;
+            if more > 0 {
+                grown.push((table, more));
+            }
+        }
+        Ok(grown)
     }
 }
 

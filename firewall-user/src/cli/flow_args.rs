@@ -72,9 +72,10 @@ JSON: {count}")]
     /// One watcher at a time. Lines are as `conntrack -E` writes them: NEW for an
     /// accepted first packet, UPDATE for another protocol state, DESTROY with
     /// counters and a reason, LOST with a number if the kernel had more to tell
-    /// than was read in time. What a full table displaces is told by nobody; and
-    /// while no agent runs, flows whose time is over are not collected, so their
-    /// end is told when a packet meets them or when an agent runs again.
+    /// than was read in time, EVICTED with the number of flows that a full table
+    /// displaced, as far as the agent's collector can tell: the kernel does not say
+    /// which. While no agent runs, flows whose time is over are not collected: their
+    /// end is told when a packet meets them, or when an agent runs again.
     #[command(after_help = "\
 Examples:
   sudo pinhole flows watch
@@ -86,7 +87,7 @@ reset (a side reset it), reused (a new flow of the same ports took its
 place), deleted (by `flows delete` or `flows flush`).
 JSON, one object a line: {event, at, reason, …} and what `flows list` has of a
 flow; {event: \"LOST\", at, lost} for events that could not be told, lost being
-null if their number is not known.")]
+null if their number is not known; {event: \"EVICTED\", at, table, evicted}.")]
     Watch(WatchArgs),
     /// Delete the flows that a filter picks; exit code 1 if there is none
     ///

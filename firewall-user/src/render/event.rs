@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use firewall_common::abi::{EndReason, FlowEventKind};
+use firewall_common::abi::{EndReason, FlowEventKind, TableId};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -37,6 +37,20 @@ pub struct LostView {
     /// How many; `null` if that is not known, because the watcher was not
     /// running for longer than the programs wait for it.
     pub lost: Option<u64>,
+}
+
+/// Flows that a table displaced to take others. Which ones, nobody is told.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EvictedView {
+    /// `EVICTED`.
+    pub event: &'static str,
+    /// When the collector had found out, RFC 3339 in UTC.
+    #[serde(serialize_with = "as_rfc3339")]
+    pub at: Timestamp,
+    /// Name of the table's map.
+    pub table: &'static str,
+    /// How many, at least.
+    pub evicted: u64,
 }
 
 /// Something to print a line for.
@@ -181,6 +195,29 @@ impl Line for LostView {
     }
 }
 
+impl EvictedView {
+    /// `evicted` flows of `table`, told at `now`.
+    #[must_use]
+    pub const fn new(table: TableId, evicted: u64, now: Now) -> Self {
+        Self {
+            event: "EVICTED",
+            at: now.wall,
+            table: table.map(),
+            evicted,
+        }
+    }
+}
+
+impl Line for EvictedView {
+    fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    fn text(&self) -> String {
+        format!("[EVICTED] {} from {}", self.evicted, self.table)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
@@ -249,7 +286,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_is_told() {
+    fn what_was_lost_and_displaced_is_told() {
+        let evicted = EvictedView::new(TableId::Inside4, 7, NOW);
+        let line = evicted.line(false, false).unwrap();
+        assert_eq!(line, "[EVICTED] 7 from HALF_OPEN4_IN\n");
         let unknown = LostView::new(None, NOW);
         assert!(unknown.text().starts_with("   [LOST] unknown"));
         let lost = LostView::new(Some(3), NOW);

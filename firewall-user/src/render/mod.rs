@@ -25,7 +25,7 @@ use firewall_common::time::{NS_PER_SEC, Tick, ns_from_ticks};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-pub use event::{FlowEventView, Line, LostView};
+pub use event::{EvictedView, FlowEventView, Line, LostView};
 pub use expect::{ExpectView, ParentView};
 pub(crate) use flow::state_name;
 pub use flow::{FlowView, OriginalView, ReplyView, ZonesView};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::bail;
-use firewall_common::abi::Config;
+use firewall_common::abi::{Config, TableId};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval},
@@ -20,7 +20,7 @@ use crate::{
     },
     cli::{args::Output, flow_args::WatchArgs},
     filter::Filter,
-    render::{FlowEventView, Line, LostView, Now},
+    render::{EvictedView, FlowEventView, Line, LostView, Now},
 };
 
 /// How often the programs hear that somebody watches.
@@ -48,6 +48,7 @@ async fn watch(instance: &Instance, args: &WatchArgs) -> anyhow::Result<()> {
     loop {
         let mut batch = Vec::new();
         let mut late = false;
+        let mut evicted = Vec::new();
         tokio::select! {
             biased;
             () = any(&mut interrupt, &mut terminate, &mut hang_up) => return Ok(()),
@@ -56,6 +57,7 @@ async fn watch(instance: &Instance, args: &WatchArgs) -> anyhow::Result<()> {
                     bail!("instance {instance} was removed: there are no more flows to watch");
                 }
                 late = watcher.renew()?;
+                evicted = watcher.evicted()?;
                 teller.refresh()?;
             }
             taken = watcher.take(|record| {
@@ -63,7 +65,8 @@ async fn watch(instance: &Instance, args: &WatchArgs) -> anyhow::Result<()> {
             }) => taken?,
         }
         let told = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let lines = teller.lines(&told, watcher.lost()?, late)?;
+        let mut lines = teller.lines(&told)?;
+        lines += &teller.gaps(watcher.lost()?, late, &evicted)?;
         if !lines.is_empty() && !print(&lines)? {
             return Ok(());
         }
@@ -111,17 +114,27 @@ impl Teller {
         Ok(())
     }
 
-    fn lines(&self, told: &[Told], lost: u64, late: bool) -> anyhow::Result<String> {
+    fn lines(&self, told: &[Told]) -> anyhow::Result<String> {
         let now = Now::read();
         let mut lines = String::new();
         for told in told.iter().filter(|told| self.filter.matches(&told.row)) {
             lines += &self.line(&FlowEventView::new(told, &self.names, now))?;
         }
+        Ok(lines)
+    }
+
+    /// What happened to flows that no event tells of.
+    fn gaps(&self, lost: u64, late: bool, evicted: &[(TableId, u64)]) -> anyhow::Result<String> {
+        let now = Now::read();
+        let mut lines = String::new();
         if lost > 0 {
             lines += &self.line(&LostView::new(Some(lost), now))?;
         }
         if late {
             lines += &self.line(&LostView::new(None, now))?;
+        }
+        for (table, count) in evicted {
+            lines += &self.line(&EvictedView::new(*table, *count, now))?;
         }
         Ok(lines)
     }
