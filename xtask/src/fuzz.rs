@@ -50,12 +50,15 @@ pub(crate) struct Args {
 enum Target {
     /// Any bytes as a frame, through the header parser.
     Parser,
+    /// Any sequence of fragments of one datagram.
+    Fragments,
 }
 
 impl Target {
     const fn name(self) -> &'static str {
         match self {
             Self::Parser => "parser",
+            Self::Fragments => "fragments",
         }
     }
 
@@ -63,6 +66,7 @@ impl Target {
     const fn longest(self) -> u32 {
         match self {
             Self::Parser => 256,
+            Self::Fragments => 64,
         }
     }
 }
