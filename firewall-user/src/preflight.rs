@@ -10,7 +10,7 @@ use crate::{
     bpf::vlan_children,
     netlink::{
         nftables::{self, NatChain},
-        route::{self, Link},
+        route::{self, Link, LinkHeader},
     },
 };
 
@@ -60,6 +60,15 @@ pub enum Error {
         hardware: u16,
         /// Its kind, if it is a virtual one.
         kind: Option<String>,
+    },
+    /// Native mode was asked for where only the generic hook is known to give IP.
+    #[error(
+        "interface {name} has no Ethernet header: what a driver shows a native XDP program \
+         of its packets is not defined; use --mode auto or generic"
+    )]
+    NoNative {
+        /// Its name.
+        name: String,
     },
     /// Two zones for the frames of one VLAN.
     #[error(
@@ -174,6 +183,21 @@ pub fn interfaces<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Vec<Li
             Ok(link.clone())
         };
     names.into_iter().map(one).collect()
+}
+
+/// Refuses native mode where packets have no Ethernet header.
+///
+/// # Errors
+///
+/// [`Error::NoNative`].
+pub fn native(links: &[Link]) -> Result<(), Error> {
+    let bare = |link: &&Link| link.header() != Some(LinkHeader::Ethernet);
+    match links.iter().find(bare) {
+        Some(link) => Err(Error::NoNative {
+            name: link.name.clone(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a VLAN in another zone than the guarded interface that it is on. `zones`

@@ -277,7 +277,7 @@ fn native_mode_is_refused_without_ethernet() -> Result<()> {
     };
     let refused = args(&["--mode", "native"])?;
     ensure!(
-        refused.code == Some(1) && refused.stderr.contains("no Ethernet header"),
+        refused.code == Some(2) && refused.stderr.contains("no Ethernet header"),
         "{refused:?}"
     );
     Ok(())

@@ -56,15 +56,6 @@ pub enum Error {
         /// What was asked for.
         wanted: &'static str,
     },
-    /// Native mode was asked for where only the generic hook is known to give IP.
-    #[error(
-        "interface {interface} has no Ethernet header: what a driver shows a native XDP program \
-         of its packets is not defined; use --mode auto or generic"
-    )]
-    NoNative {
-        /// The interface.
-        interface: String,
-    },
     /// The driver refuses XDP.
     #[error("interface {interface} takes no {mode} XDP program: {cause}; {remedy}")]
     Xdp {
@@ -228,11 +219,6 @@ fn plan(
         fixed_mode(link, state, wish.mode)?;
     }
     let bare = link.header() == Some(LinkHeader::None);
-    if bare && wish.mode == XdpMode::Native {
-        return Err(Error::NoNative {
-            interface: link.name.clone(),
-        });
-    }
     let (tc, replace_tc) = tc_kind(instance, link, wish.tc)?;
     // What an earlier run has to restore stays to be restored.
     let keep = iface_flags::CLSACT_ADDED | iface_flags::RESTORE;

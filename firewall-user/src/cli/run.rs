@@ -13,7 +13,7 @@ use firewall_common::{
 };
 
 use super::{
-    args::RunArgs,
+    args::{RunArgs, XdpMode},
     serve::{self, Stop},
 };
 use crate::{
@@ -58,7 +58,7 @@ async fn attached(
     mut compiled: Compiled,
 ) -> anyhow::Result<ExitCode> {
     let kernel = preflight::system()?;
-    let links = links(&compiled)?;
+    let links = links(&compiled, args.mode)?;
     if is_gateway(&compiled) {
         preflight::no_nat()?;
     }
@@ -171,9 +171,12 @@ fn settings(compiled: &Compiled) -> Settings {
 type Target = (GuardedIface, Link);
 
 /// The interfaces of the policy, in its order.
-fn links(compiled: &Compiled) -> anyhow::Result<Vec<Link>> {
+fn links(compiled: &Compiled, mode: XdpMode) -> anyhow::Result<Vec<Link>> {
     let names = compiled.ifaces.iter().map(|iface| iface.name.as_str());
     let found = preflight::interfaces(names).and_then(|links| {
+        if mode == XdpMode::Native {
+            preflight::native(&links)?;
+        }
         let zones = links.iter().zip(&compiled.ifaces);
         let zones = zones.map(|(link, iface)| (link.index, iface.zone));
         preflight::vlan_zones(&zones.collect()).map(|()| links)
@@ -181,6 +184,7 @@ fn links(compiled: &Compiled) -> anyhow::Result<Vec<Link>> {
     found.map_err(|error| match error {
         preflight::Error::UnknownInterface { .. }
         | preflight::Error::LinkType { .. }
+        | preflight::Error::NoNative { .. }
         | preflight::Error::VlanZones { .. } => Usage::new(error.to_string()).into(),
         other => anyhow::Error::from(other),
     })
