@@ -57,7 +57,7 @@ pub mod config_flags {
     /// Hold data SYNs of live FTP pairs for the agent instead of dropping them.
     pub const HOLD: u32 = 1 << 1;
     /// Shadow mode: every packet passes, and what would be dropped is counted
-    /// and tracked as such ([`super::flow_flags::WOULD_DROP`]).
+    /// and tracked as such ([`crate::abi::flow_flags::WOULD_DROP`]).
     pub const SHADOW: u32 = 1 << 2;
 }
 

@@ -112,10 +112,10 @@ pub mod ctl_op {
     /// Take the helper away from the flows: their payload is not queued any more.
     pub const UNHELP: u32 = 3;
     /// Admit flows that shadow mode let in although they were refused
-    /// ([`super::flow_flags::WOULD_DROP`]). Returns how many were refused.
+    /// ([`crate::abi::flow_flags::WOULD_DROP`]). Returns how many were refused.
     pub const ADMIT: u32 = 4;
     /// As [`ADMIT`], and mark them as expected by the helper
-    /// ([`super::flow_flags::RELATED`]).
+    /// ([`crate::abi::flow_flags::RELATED`]).
     pub const EXPECTED: u32 = 9;
     /// Change counts, by a [`super::CtlCounts`] in place of the keys.
     pub const COUNT: u32 = 5;

@@ -3,8 +3,8 @@
 //! It only finds candidates, by batch look-up, which does not make a flow look
 //! used. The control program looks at each again and deletes it: nothing alive
 //! is ever deleted. It reads on and on, a few thousand entries at a time, at a
-//! pace that follows the load ([`pace`]); on the way it takes stock of the tables
-//! ([`census`]) and keeps the tiers' counts right.
+//! pace that follows the load (`pace`); on the way it takes stock of the tables
+//! (`census`) and keeps the tiers' counts right.
 
 mod census;
 mod pace;

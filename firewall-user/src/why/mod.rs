@@ -6,7 +6,7 @@
 //! is that of the very programs that are attached: it is refused where they
 //! differ from those of this binary.
 //!
-//! - [`tuple`], [`hex`] and [`capture`] are the three forms of a question
+//! - [`mod@tuple`], [`hex`] and [`capture`] are the three forms of a question
 //! - [`frame`] makes the frame of it that the programs take
 //! - [`place`] finds where it would be seen
 //! - [`judge`] asks

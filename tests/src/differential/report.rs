@@ -67,7 +67,7 @@ pub struct Disagreement {
     pub number: u64,
     /// Packets up to the disagreement.
     pub packets: usize,
-    /// The packets that it takes, in words ([`super::shrink`]).
+    /// The packets that it takes, in words (`super::shrink`).
     pub example: String,
 }
 
