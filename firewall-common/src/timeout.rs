@@ -38,8 +38,8 @@ pub const fn index(protocol: u8, state: u8) -> usize {
 ///   challenge ACK can still revive it (RFC 5961, section 3.2);
 /// - with data that nobody has acknowledged, or without a reply, for that of
 ///   [`timeout::TCP_UNACKNOWLEDGED`] at most;
-/// - when each side has sent a FIN or an RST out of window, for no longer than
-///   the same from the second of them on.
+/// - when each side has sent a FIN or an RST out of window, for the same at most
+///   ([`flow_flags::CUT_SHORT`]; `seen` is then the second of them).
 #[inline(always)]
 #[must_use]
 pub fn expires(
@@ -54,7 +54,7 @@ pub fn expires(
     if protocol != proto::TCP {
         return seen.plus(life);
     }
-    if matches!(last.kind(), LastKind::Rst) {
+    if matches!(last.kind(), LastKind::Rst) && !last.is_stray() {
         return seen.plus(timeouts[State::Close as usize]);
     }
     let short = timeouts[timeout::TCP_UNACKNOWLEDGED];
@@ -62,15 +62,10 @@ pub fn expires(
         return seen.plus(life);
     }
     let unanswered = word.state() == State::Established as u8 && !word.has(flow_flags::SEEN_REPLY);
-    if unanswered || unacknowledged() {
-        return seen.plus(short);
-    }
-    let full = seen.plus(life);
-    let cut = Tick(last.end()).plus(short);
-    if last.is_cut_short() && full.is_after(cut) {
-        cut
+    if unanswered || word.has(flow_flags::CUT_SHORT) || unacknowledged() {
+        seen.plus(short)
     } else {
-        full
+        seen.plus(life)
     }
 }
 
@@ -138,18 +133,18 @@ mod tests {
         assert_eq!(at(proto::TCP, alone, NO_PACKET, false), 300);
         let rst = NO_PACKET.with_packet(LastKind::Rst, Direction::Reply, 0);
         assert_eq!(at(proto::TCP, established, rst, false), 10);
+        assert_eq!(at(proto::TCP, established, rst.astray(), false), 5000);
         assert_eq!(at(proto::TCP, tcp(State::Close), NO_PACKET, true), 10);
     }
 
     #[test]
     fn strays_of_both_sides_shorten_and_never_lengthen() {
-        let established = tcp(State::Established);
-        let one = NO_PACKET.with_packet(LastKind::Stray, Direction::Reply, 0);
-        assert_eq!(at(proto::TCP, established, one, false), 5000);
-        let cut = |ticks| one.cut_short(Direction::Original, SEEN.0 + ticks);
-        assert_eq!(at(proto::TCP, established, cut(50), false), 350);
-        assert_eq!(at(proto::TCP, established, cut(4900), false), 5000);
-        assert_eq!(at(proto::TCP, established, cut(50), true), 300);
+        let cut = |state| tcp(state).with(flow_flags::CUT_SHORT);
+        assert_eq!(
+            at(proto::TCP, cut(State::Established), NO_PACKET, false),
+            300
+        );
+        assert_eq!(at(proto::TCP, cut(State::Close), NO_PACKET, false), 10);
     }
 
     #[test]

@@ -74,6 +74,10 @@ outcomes! {
         Unconfirmed = 13, "unconfirmed", "Nobody confirmed the attachment in time: everything passes.";
         Blind = 14, "blind", "Control payload that passed unread, because no agent lives.";
         Tracked = 15, "tracked-elsewhere", "Was judged when it came in through another guarded interface.";
+        TcpOvershot = 16, "tcp-overshot", "More data than the receiver's window allows, by less than it is wide.";
+        TcpOldData = 17, "tcp-old-data", "Data that was acknowledged long ago, sent again.";
+        TcpOldAck = 18, "tcp-old-ack", "An acknowledgement that others have overtaken by far.";
+        TcpChallenge = 19, "tcp-challenge", "The answer to a SYN out of turn: a challenge ACK (RFC 5961).";
         FragmentAhead = 20, "fragment-ahead", "Later fragment that came before its first, within the bound.";
         Untracked = 25, "untracked", "A rule accepts it, and the proved tier has no room for its flow (table-full = pass).";
     }
@@ -109,6 +113,9 @@ outcomes! {
         TableError = 25, "table-error", "The flow table refused an entry.";
         NoRoute = 26, "no-route", "A gateway without a route to its destination.";
         UnknownInterface = 27, "unknown-interface", "Seen on an interface without a zone.";
+        TcpSeqOver = 28, "tcp-seq-over", "Data beyond what the receiver's window allows.";
+        TcpAckOver = 29, "tcp-ack-over", "Acknowledges data that the other side has not sent.";
+        TcpRst = 30, "tcp-rst", "An RST with a sequence number that was acknowledged long ago.";
         Land = 40, "land", "Source and destination are the same address.";
         SourceRoute = 41, "source-route", "An IPv4 source route, or an IPv6 routing header that leads elsewhere.";
         FragmentOverlap = 42, "fragment-overlap", "A fragment that overlaps another one, repeats it or contradicts it.";
@@ -138,6 +145,7 @@ outcomes! {
         Reinjected = 12, "reinjected", "Held SYNs run again.";
         TupleReused = 13, "tuple-reused", "A SYN replaced a closed flow of the same addresses and ports.";
         Recycled = 14, "recycled", "Entries that were reused for another flow while they were looked at.";
+        TcpOptions = 15, "tcp-options", "TCP options cut short or without a length.";
         FragmentedDatagram = 20, "fragmented-datagram", "Fragmented datagrams begun.";
         FlowEventLost = 35, "flow-event-lost", "Events that a watcher of flows was not told: its ring was full.";
         FlowRefused = 40, "flow-refused", "Flows tracked in shadow mode although they would be refused.";

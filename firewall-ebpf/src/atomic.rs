@@ -6,11 +6,21 @@
 
 use core::arch::asm;
 
+use firewall_common::tcp::Word;
+
 /// A shared, aligned word in a map value.
-#[derive(Clone, Copy)]
 pub(crate) struct Shared<T>(*mut T);
 
-impl<T: Copy> Shared<T> {
+impl<T> Clone for Shared<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
+
+impl<T> Shared<T> {
     /// Wraps a word.
     ///
     /// # Safety
@@ -20,24 +30,21 @@ impl<T: Copy> Shared<T> {
     pub(crate) const unsafe fn new(word: *mut T) -> Self {
         Self(word)
     }
+}
 
-    /// One load, which the compiler neither repeats nor splits.
+impl Shared<u64> {
     #[inline(always)]
-    pub(crate) fn load(self) -> T {
+    pub(crate) fn load(self) -> u64 {
         // SAFETY: by the contract of `new`.
         unsafe { self.0.read_volatile() }
     }
 
-    /// One store.
     #[inline(always)]
-    pub(crate) fn store(self, value: T) {
+    pub(crate) fn store(self, value: u64) {
         // SAFETY: by the contract of `new`.
         unsafe { self.0.write_volatile(value) }
     }
-}
 
-impl Shared<u64> {
-    /// Replaces `old` by `new`; `Err` carries what stood there instead.
     #[inline(always)]
     pub(crate) fn swap(self, old: u64, new: u64) -> Result<(), u64> {
         let mut seen = old;
@@ -52,7 +59,38 @@ impl Shared<u64> {
         }
         if seen == old { Ok(()) } else { Err(seen) }
     }
+}
 
+impl Shared<u32> {
+    #[inline(always)]
+    pub(crate) fn load(self) -> u32 {
+        // SAFETY: by the contract of `new`.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn store(self, value: u32) {
+        // SAFETY: by the contract of `new`.
+        unsafe { self.0.write_volatile(value) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn swap(self, old: u32, new: u32) -> Result<(), u32> {
+        let mut seen = old;
+        // SAFETY: as for eight bytes.
+        unsafe {
+            asm!(
+                "w0 = cmpxchg32_32({word} + 0, w0, {new})",
+                word = in(reg) self.0,
+                new = in(wreg) new,
+                inout("w0") seen,
+            );
+        }
+        if seen == old { Ok(()) } else { Err(seen) }
+    }
+}
+
+impl Shared<u64> {
     /// Adds atomically.
     #[inline(always)]
     pub(crate) fn add(self, by: u64) {
@@ -81,3 +119,26 @@ impl Shared<u32> {
         }
     }
 }
+
+macro_rules! word {
+    ($width:ty) => {
+        impl Word<$width> for Shared<$width> {
+            #[inline(always)]
+            fn load(self) -> $width {
+                self.load()
+            }
+
+            #[inline(always)]
+            fn store(self, value: $width) {
+                self.store(value);
+            }
+
+            #[inline(always)]
+            fn swap(self, old: $width, new: $width) -> Result<(), $width> {
+                self.swap(old, new)
+            }
+        }
+    };
+}
+word!(u32);
+word!(u64);

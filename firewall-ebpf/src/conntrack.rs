@@ -14,18 +14,28 @@ mod tiers;
 use firewall_common::{
     abi::{FlowState, ZONE_HOST, config_flags, essentials, flow_flags},
     key::{Direction, Heading},
-    verdict::{DropReason, PassReason, Verdict},
-    wire,
+    tcp::options,
+    verdict::{DropReason, Event, PassReason, Verdict},
+    wire::{self, tcp_flags},
 };
 
 pub(crate) use entry::{forget_rule, is_expired, last_of, state_of};
 pub(crate) use tiers::{Family, Place, count_created, count_in_tier, delete_expired, delete_live};
 
-use crate::{packet::Packet, work::Work};
+use crate::{
+    packet::{Packet, bounded},
+    stats,
+    work::Work,
+};
 use begin::{begin, is_tracked};
 use entry::zone_of;
 use step::step;
 use tiers::{Found, find};
+
+/// Bytes of a TCP header without options.
+const TCP_MIN: usize = 20;
+/// Offsets are masked with this so that the verifier sees their bound.
+const OFFSET_MASK: usize = 0x3fff;
 
 /// Judges an IP packet by its flow.
 #[inline(always)]
@@ -70,6 +80,37 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
     match verdict {
         Some(verdict) => verdict,
         None => begin::<P, K>(packet, work, heading),
+    }
+}
+
+/// Reads the options of a TCP segment into its headers, unless it has none but a
+/// timestamp. A function of its own, so that what it keeps on the stack is gone
+/// afterwards; called in one place, because the verifier follows it anew in each.
+#[inline(never)]
+pub(crate) fn read_options<P: Packet>(packet: &P, work: &mut Work) {
+    let h = &mut work.headers;
+    let (at, len) = (h.l4_offset as usize + TCP_MIN, h.options_len());
+    if len == options::TIMESTAMP_ONLY_LEN
+        && packet.read::<4>(at & OFFSET_MASK) == Some(options::TIMESTAMP_ONLY)
+    {
+        return;
+    }
+    let Some(len) = bounded(options::OPTIONS_MAX as u32, len as u32) else {
+        return;
+    };
+    // SAFETY: there is room for more than `OPTIONS_MAX` bytes.
+    if !unsafe { packet.copy(at as u32, work.tcp_options.as_mut_ptr(), len) } {
+        return;
+    }
+    let syn = h.tcp_flags & tcp_flags::SYN != 0;
+    let cursor = &mut work.cursor;
+    let forget = |at: usize| {
+        cursor.set(at as u32);
+        // The verifier of 6.1 learns nothing from a comparison of two registers.
+        cursor.get() as usize & (options::OPTIONS_ROOM - 1)
+    };
+    if !options::parse(&work.tcp_options, len as usize, syn, h, forget) {
+        stats::event(Event::TcpOptions);
     }
 }
 

@@ -163,12 +163,12 @@ pub(crate) fn opened<K: Family>(work: &mut Work, word: FlowState) {
     }
     K::into_event(work);
     let first_down = word.has(flow_flags::FIRST_DOWN);
+    let streams = work.stepped().streams;
     let event = &mut work.event;
     event.at_ns = work.now_ns;
     event.incarnation = word.incarnation();
     event.ifindex = 0;
-    event.seq = work.flow.tcp[0].end;
-    event.ack = work.flow.tcp[1].end;
+    [event.seq, event.ack] = streams;
     event.len = 0;
     event.kind = EventKind::Open as u16;
     event.flags = if first_down {

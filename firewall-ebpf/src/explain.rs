@@ -50,6 +50,15 @@ pub(crate) fn destination(work: &mut Work) {
     }
 }
 
+/// Notes which number did not fit which bound.
+#[inline(always)]
+pub(crate) fn bounds(work: &mut Work) {
+    if on() {
+        work.explain.value = work.stepped().value;
+        work.explain.bound = work.stepped().bound;
+    }
+}
+
 /// Hands the notes out, with the verdict.
 #[inline(always)]
 pub(crate) fn outcome(work: &mut Work, outcome: u32) {

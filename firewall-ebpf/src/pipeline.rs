@@ -121,6 +121,9 @@ fn judge_ip<P: Packet>(packet: &P, work: &mut Work) -> Verdict {
         // What has no transport header depends on its first fragment: `judge`.
         return Verdict::Pass(PassReason::FragmentTail);
     }
+    if work.headers.proto == proto::TCP && work.headers.options_len() != 0 {
+        conntrack::read_options(packet, work);
+    }
     if let Some(reason) = essential_packet(packet, work) {
         return Verdict::Pass(reason);
     }

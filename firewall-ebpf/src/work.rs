@@ -5,11 +5,15 @@
 //! memory it asks nothing but bounds. Each hook has an element of its own, so a
 //! run that interrupts another never meets its data.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{bindings::bpf_fib_lookup as FibParams, btf_maps::PerCpuArray, macros::btf_map};
 use firewall_common::{
     abi::{
         EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments, PairKey,
     },
+    key::Direction,
+    tcp::{Arrived, Segment, Stepped, options::OPTIONS_ROOM},
     time::Tick,
     wire::{Headers, OnWire, Options},
 };
@@ -87,8 +91,50 @@ pub(crate) struct Work {
     pub flow: Flow,
     /// A ring record's header.
     pub event: EventHeader,
+    /// The packet's [`Direction`].
+    pub direction: Opaque,
+    /// What the packet's step did; written before it is read.
+    pub stepped: MaybeUninit<Stepped>,
+    /// Where in them.
+    pub cursor: Opaque,
+    /// The segment's TCP options.
+    pub tcp_options: [u8; OPTIONS_ROOM],
     /// Notes for `pinhole why`.
     pub explain: Explain,
+}
+
+impl Work {
+    /// What the packet's step did.
+    #[inline(always)]
+    pub(crate) fn stepped(&self) -> &Stepped {
+        // SAFETY: each step writes it first, and only what follows a step reads it.
+        unsafe { self.stepped.assume_init_ref() }
+    }
+
+    /// The same, to be changed.
+    #[inline(always)]
+    pub(crate) fn stepped_mut(&mut self) -> &mut Stepped {
+        // SAFETY: as `stepped`.
+        unsafe { self.stepped.assume_init_mut() }
+    }
+
+    /// The packet as a TCP segment, and where its step is written to.
+    #[inline(always)]
+    pub(crate) fn arrived(&mut self) -> (Arrived<'_>, &mut Stepped) {
+        let direction = if self.direction.get() & 1 == 0 {
+            Direction::Original
+        } else {
+            Direction::Reply
+        };
+        let arrived = Arrived {
+            headers: &self.headers,
+            // Others have been turned away.
+            segment: Segment::of(self.headers.tcp_flags).unwrap_or(Segment::Ack),
+            direction,
+        };
+        // SAFETY: as `stepped`.
+        (arrived, unsafe { self.stepped.assume_init_mut() })
+    }
 }
 
 /// A word of which the compiler and the verifier keep no knowledge.

@@ -30,7 +30,7 @@ pub struct Explain {
     pub reserved: u16,
     /// The number of a TCP segment that did not fit its flow ...
     pub value: u32,
-    /// ... and the bound that it exceeds or falls short of ;
+    /// ... and the bound that it exceeds or falls short of ([`crate::tcp::Stepped`]);
     /// both 0 where none was compared.
     pub bound: u32,
 }

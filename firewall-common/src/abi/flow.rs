@@ -34,6 +34,16 @@ pub struct TcpSide {
 }
 pod!(TcpSide, 16);
 
+impl TcpSide {
+    /// Nothing is known of the side.
+    pub const UNKNOWN: Self = Self {
+        end: 0,
+        maxend: 0,
+        maxack: 0,
+        maxwin: 0,
+    };
+}
+
 /// A tracked flow.
 ///
 /// 80 bytes, so that an element of the IPv4 map takes 48 + 16 + 16 + 80 = 160

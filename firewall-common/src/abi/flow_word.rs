@@ -64,6 +64,9 @@ pub mod flow_flags {
     pub const MAXACK_ORIGINAL: u32 = 1 << 15;
     /// The replier has.
     pub const MAXACK_REPLY: u32 = 1 << 16;
+    /// A FIN or an RST out of window has come from each side: the flow has
+    /// [`super::timeout::TCP_UNACKNOWLEDGED`] left unless a packet in window comes.
+    pub const CUT_SHORT: u32 = 1 << 25;
     /// First of four bits: the originator's window scale, or [`NO_SCALE`].
     pub const SCALE_ORIGINAL_SHIFT: u32 = 17;
     /// First of four bits: the replier's.
@@ -273,9 +276,6 @@ pub enum LastKind {
     /// A SYN that was let through in LAST_ACK: the next ACK of the other side
     /// may be a challenge (RFC 5961, section 4) and not for the FIN.
     SynInLastAck = 6,
-    /// A FIN or RST out of window. Once one has come from each side, `end` is
-    /// the [`crate::time::Tick`] of the second, and [`Last::is_cut_short`] is true.
-    Stray = 7,
 }
 
 impl Last {
@@ -340,19 +340,25 @@ impl Last {
         )
     }
 
-    /// Strays of both sides have cut the flow's life short, at the tick `now`.
+    /// The same packet, a FIN or an RST, having been out of window.
     #[inline(always)]
     #[must_use]
-    pub const fn cut_short(self, direction: Direction, now: u32) -> Self {
-        self.with_packet(LastKind::Stray, direction, now)
-            .with_options(1, false)
+    pub const fn astray(self) -> Self {
+        self.with_options(0, true)
     }
 
-    /// Whether [`Self::cut_short`] made this word.
+    /// Was it a FIN or an RST out of window?
     #[inline(always)]
     #[must_use]
-    pub const fn is_cut_short(self) -> bool {
-        matches!(self.kind(), LastKind::Stray) && self.scale() == 1
+    pub const fn is_stray(self) -> bool {
+        matches!(self.kind(), LastKind::Fin | LastKind::Rst) && self.sack()
+    }
+
+    /// The same packet as one of another kind.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_kind(self, kind: LastKind) -> Self {
+        Self((self.0 & !(7 << Self::KIND_SHIFT)) | ((kind as u64) << Self::KIND_SHIFT))
     }
 
     /// Sequence number after the packet.
@@ -393,9 +399,8 @@ impl Last {
             2 => LastKind::Fin,
             3 => LastKind::Ack,
             4 => LastKind::Rst,
-            5 => LastKind::None,
             6 => LastKind::SynInLastAck,
-            _ => LastKind::Stray,
+            _ => LastKind::None,
         }
     }
 
@@ -468,16 +473,11 @@ mod tests {
         assert_eq!(syn.direction(), Direction::Reply);
         assert_eq!((syn.end(), syn.scale(), syn.sack()), (u32::MAX, 14, true));
         assert_eq!((syn.rule(), syn.from_zone(), syn.to_zone()), (1023, 32, 5));
-        assert!(!syn.is_cut_short());
         assert_eq!(syn.with_rule(7).rule(), 7);
         assert_eq!(syn.with_rule(7).with_rule(1023), syn);
-        let cut = syn.cut_short(Direction::Original, 77);
-        assert!(cut.is_cut_short());
-        assert_eq!((cut.end(), cut.direction()), (77, Direction::Original));
-        assert!(
-            !cut.with_packet(LastKind::Stray, Direction::Reply, 0)
-                .is_cut_short()
-        );
+        let rst = syn.with_packet(LastKind::Rst, Direction::Original, 77);
+        assert_eq!((rst.end(), rst.scale(), rst.sack()), (77, 0, false));
+        assert!(!rst.is_stray() && rst.astray().is_stray() && !syn.is_stray());
         assert_eq!(Last::new(RULE_NONE, 0, 0).rule(), RULE_NONE);
     }
 

@@ -113,24 +113,24 @@ impl Segment {
     }
 }
 
-/// What a segment does to a flow.
+/// What a segment does to a flow, as far as its state tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Passes; the flow is in this state now.
+pub enum Transition {
+    /// The flow is in this state then, if the segment fits its windows.
     To(State),
-    /// Passes and changes nothing: it may be valid for the receiver, or provoke
+    /// Passes and changes no state: it may be valid for the receiver, or provoke
     /// an answer that tells.
     Ignore,
-    /// Passes as the first segment of a new flow in place of this one.
+    /// A SYN on a closed tuple: it may begin a new flow in place of this one.
     Reopen,
     /// Does not fit.
     Invalid,
 }
 
-/// The step that `segment` in `direction` makes from `state`.
+/// The transition that `segment` in `direction` makes from `state`.
 #[inline(always)]
 #[must_use]
-pub const fn step(state: State, direction: Direction, segment: Segment) -> Step {
+pub const fn transition(state: State, direction: Direction, segment: Segment) -> Transition {
     match direction {
         Direction::Original => original(state, segment),
         Direction::Reply => reply(state, segment),
@@ -138,94 +138,94 @@ pub const fn step(state: State, direction: Direction, segment: Segment) -> Step 
 }
 
 #[inline(always)]
-const fn original(state: State, segment: Segment) -> Step {
+const fn original(state: State, segment: Segment) -> Transition {
     use State::{
         Close, CloseWait, Established, FinWait, LastAck, None, SynRecv, SynSent, SynSent2, TimeWait,
     };
     match segment {
         Segment::Syn => match state {
-            None | SynSent => Step::To(SynSent),
-            SynSent2 => Step::To(SynSent2),
+            None | SynSent => Transition::To(SynSent),
+            SynSent2 => Transition::To(SynSent2),
             // RFC 9293, section 3.6.1: a new incarnation of the connection.
-            TimeWait | Close => Step::Reopen,
-            SynRecv | Established | FinWait | CloseWait | LastAck => Step::Ignore,
+            TimeWait | Close => Transition::Reopen,
+            // A challenge ACK and an RST, or a SYN-ACK, will tell (RFC 5961, section 4).
+            SynRecv | Established | FinWait | CloseWait | LastAck => Transition::Ignore,
         },
         // The answer to a simultaneous SYN; anywhere else it is the wrong side's.
         Segment::SynAck => match state {
-            SynRecv | SynSent2 => Step::To(SynRecv),
-            _ => Step::Invalid,
+            SynRecv | SynSent2 => Transition::To(SynRecv),
+            _ => Transition::Invalid,
         },
         Segment::Fin => match state {
-            None | SynSent | SynSent2 => Step::Invalid,
+            None | SynSent | SynSent2 => Transition::Invalid,
             _ => closing(state),
         },
         Segment::Ack => match state {
-            SynRecv => Step::To(Established),
+            SynRecv => Transition::To(Established),
             // The kernel picks up mid-stream from `None` here; that is a switch
             // of its own, so without it there is no such flow.
-            None | SynSent | SynSent2 => Step::Invalid,
+            None | SynSent | SynSent2 => Transition::Invalid,
             _ => acknowledged(state),
         },
-        Segment::Rst => match state {
-            None => Step::Invalid,
-            _ => Step::To(Close),
-        },
+        Segment::Rst => reset(state),
     }
 }
 
 #[inline(always)]
-const fn reply(state: State, segment: Segment) -> Step {
-    use State::{
-        Close, CloseWait, Established, FinWait, LastAck, None, SynRecv, SynSent, SynSent2, TimeWait,
-    };
+const fn reply(state: State, segment: Segment) -> Transition {
+    use State::{None, SynRecv, SynSent, SynSent2, TimeWait};
     match segment {
         Segment::Syn => match state {
-            SynSent | SynSent2 => Step::To(SynSent2),
-            TimeWait => Step::Reopen,
-            None | SynRecv | Established | FinWait | CloseWait | LastAck | Close => Step::Invalid,
+            SynSent | SynSent2 => Transition::To(SynSent2),
+            TimeWait => Transition::Reopen,
+            _ => Transition::Invalid,
         },
         Segment::SynAck => match state {
-            SynSent | SynSent2 => Step::To(SynRecv),
-            None => Step::Invalid,
-            SynRecv | Established | FinWait | CloseWait | LastAck | TimeWait | Close => {
-                Step::Ignore
-            }
+            SynSent | SynSent2 => Transition::To(SynRecv),
+            None => Transition::Invalid,
+            // Sent again, or the answer to a SYN that was let through above.
+            _ => Transition::Ignore,
         },
         Segment::Fin => match state {
-            None | SynSent | SynSent2 => Step::Invalid,
+            None | SynSent | SynSent2 => Transition::Invalid,
             _ => closing(state),
         },
         Segment::Ack => match state {
-            None => Step::Invalid,
+            None => Transition::Invalid,
             // Might be a half-open connection on the far side (RFC 9293, section 3.5.1).
-            SynSent | SynSent2 => Step::Ignore,
-            SynRecv => Step::To(SynRecv),
+            SynSent | SynSent2 => Transition::Ignore,
+            SynRecv => Transition::To(SynRecv),
             _ => acknowledged(state),
         },
-        Segment::Rst => match state {
-            None => Step::Invalid,
-            _ => Step::To(Close),
-        },
+        Segment::Rst => reset(state),
     }
 }
 
 /// A FIN, in a state that has seen the handshake.
 #[inline(always)]
-const fn closing(state: State) -> Step {
+const fn closing(state: State) -> Transition {
     match state {
-        State::SynRecv | State::Established => Step::To(State::FinWait),
-        State::FinWait | State::CloseWait | State::LastAck => Step::To(State::LastAck),
-        other => Step::To(other),
+        State::SynRecv | State::Established => Transition::To(State::FinWait),
+        State::FinWait | State::CloseWait | State::LastAck => Transition::To(State::LastAck),
+        other => Transition::To(other),
     }
 }
 
 /// An ACK, in a state that has seen the handshake.
 #[inline(always)]
-const fn acknowledged(state: State) -> Step {
+const fn acknowledged(state: State) -> Transition {
     match state {
-        State::FinWait => Step::To(State::CloseWait),
-        State::LastAck => Step::To(State::TimeWait),
-        other => Step::To(other),
+        State::FinWait => Transition::To(State::CloseWait),
+        State::LastAck => Transition::To(State::TimeWait),
+        other => Transition::To(other),
+    }
+}
+
+#[inline(always)]
+const fn reset(state: State) -> Transition {
+    match state {
+        State::None => Transition::Invalid,
+        _ => Transition::To(State::Close),
     }
 }
 
@@ -239,9 +239,9 @@ mod tests {
     fn walk(segments: &[(Direction, Segment)]) -> State {
         let mut state = State::None;
         for &(direction, segment) in segments {
-            match step(state, direction, segment) {
-                Step::To(next) => state = next,
-                Step::Ignore => {}
+            match transition(state, direction, segment) {
+                Transition::To(next) => state = next,
+                Transition::Ignore => {}
                 other => panic!("{segment:?} {direction:?} in {state:?}: {other:?}"),
             }
         }
@@ -262,7 +262,7 @@ mod tests {
     fn a_simultaneous_open_is_established() {
         use Segment::{Ack, Syn, SynAck};
         assert_eq!(
-            walk(&[(O, Syn), (R, Syn), (O, SynAck), (R, Ack), (O, Ack)]),
+            walk(&[(O, Syn), (R, Syn), (O, SynAck), (R, SynAck), (O, Ack)]),
             State::Established
         );
     }
@@ -287,9 +287,10 @@ mod tests {
 
     #[test]
     fn a_closed_tuple_is_reused_by_a_syn() {
-        assert_eq!(step(State::TimeWait, O, Segment::Syn), Step::Reopen);
-        assert_eq!(step(State::TimeWait, R, Segment::Syn), Step::Reopen);
-        assert_eq!(step(State::Close, O, Segment::Syn), Step::Reopen);
-        assert_eq!(step(State::Close, R, Segment::Syn), Step::Invalid);
+        let by = |state, direction| transition(state, direction, Segment::Syn);
+        assert_eq!(by(State::TimeWait, O), Transition::Reopen);
+        assert_eq!(by(State::TimeWait, R), Transition::Reopen);
+        assert_eq!(by(State::Close, O), Transition::Reopen);
+        assert_eq!(by(State::Close, R), Transition::Invalid);
     }
 }

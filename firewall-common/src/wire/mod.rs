@@ -215,6 +215,16 @@ impl Headers {
         }
     }
 
+    /// Bytes of TCP options.
+    #[inline(always)]
+    #[must_use]
+    pub const fn options_len(&self) -> usize {
+        const TCP_MIN: u16 = 20;
+        self.payload_offset
+            .wrapping_sub(self.l4_offset)
+            .wrapping_sub(TCP_MIN) as usize
+    }
+
     /// Transport payload in bytes, as the headers say.
     #[inline(always)]
     #[must_use]

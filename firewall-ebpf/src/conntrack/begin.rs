@@ -3,16 +3,19 @@
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use firewall_common::{
     abi::{
-        Flow, FlowState, Last, RULE_NONE, TcpSide, action, config_flags, flow_flags, incarnation,
-        rule_flags, table_full,
+        EndReason, Flow, FlowState, Last, RULE_NONE, TcpSide, action, config_flags, flow_flags,
+        incarnation, rule_flags, table_full,
     },
     key::Heading,
-    tcp::{Segment, State, generic},
+    tcp::{self, Begun, Segment, generic},
     verdict::{DropReason, Event, PassReason, Verdict},
     wire::{Headers, proto},
 };
 
-use super::tiers::{Family, Place, concedes, insert, is_full};
+use super::{
+    entry::last_of,
+    tiers::{Family, Place, concedes, end, insert, is_full},
+};
 use crate::{
     control,
     expect::{self, Taken},
@@ -162,30 +165,21 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
     if work.from_inside {
         flags |= flow_flags::FROM_INSIDE;
     }
+    let incarnation = new_incarnation::<K>(work);
     let h = &work.headers;
-    let (state, end) = if h.proto == proto::TCP {
-        (State::SynSent as u8, h.seq.wrapping_add(1))
+    let last = Last::new(rule, work.from_zone, work.to_zone);
+    let flow = &mut work.flow;
+    if h.proto == proto::TCP {
+        begin_tcp(flow, tcp::opened(h), flags, last, incarnation);
     } else {
-        (generic::UNREPLIED, 0)
-    };
-    // SAFETY: a helper without arguments.
-    let random = unsafe { bpf_get_prandom_u32() };
-    let incarnation = incarnation(K::slot(work).digest(), random);
-    let silent = TcpSide {
-        end: 0,
-        maxend: 0,
-        maxack: 0,
-        maxwin: 0,
-    };
-    work.flow = Flow {
-        state: FlowState::new(state, flags, incarnation).0,
-        last: Last::new(rule, work.from_zone, work.to_zone).0,
-        seen: work.now.0,
-        created: work.now.0,
-        bytes: [work.on_wire.bytes as u64, 0],
-        packets: [work.on_wire.packets, 0],
-        tcp: [TcpSide { end, ..silent }, silent],
-    };
+        flow.state = FlowState::new(generic::UNREPLIED, flags, incarnation).0;
+        flow.last = last.0;
+        flow.tcp = [TcpSide::UNKNOWN; 2];
+    }
+    flow.seen = work.now.0;
+    flow.created = work.now.0;
+    flow.bytes = [work.on_wire.bytes as u64, 0];
+    flow.packets = [work.on_wire.packets, 0];
     match insert::<K>(work, Place::half_open(work.from_inside)) {
         Ok(()) if concedes::<K>(work) => stats::event(Event::CreateRaced),
         Ok(()) => {
@@ -206,5 +200,62 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         PassReason::NewExpected
     } else {
         PassReason::NewByRule
+    })
+}
+
+#[inline(always)]
+fn new_incarnation<K: Family>(work: &mut Work) -> u32 {
+    // SAFETY: a helper without arguments.
+    let random = unsafe { bpf_get_prandom_u32() };
+    incarnation(K::slot(work).digest(), random)
+}
+
+/// Writes what is TCP's own in a new entry.
+#[inline(always)]
+fn begin_tcp(flow: &mut Flow, begun: Begun, flags: u32, last: Last, incarnation: u32) {
+    let (kind, direction, end) = begun.last;
+    flow.state = FlowState::new(begun.state as u8, flags | begun.flags, incarnation).0;
+    flow.last = last.with_packet(kind, direction, end).0;
+    flow.tcp = begun.tcp;
+}
+
+/// Puts a new flow in place of the one in `entry`, of which `word` and the last
+/// packet say that its ends have begun anew. `None` if it is gone meanwhile.
+#[inline(always)]
+pub(super) fn resynchronise<K: Family>(
+    work: &mut Work,
+    entry: *mut Flow,
+    word: FlowState,
+    proved: bool,
+) -> Option<Verdict> {
+    let last = Last(last_of(entry).load());
+    if !end(&*K::slot(work), entry, word, proved, EndReason::Reused) {
+        return None;
+    }
+    let incarnation = new_incarnation::<K>(work);
+    let h = &work.headers;
+    let begun = tcp::resynchronised(word, last, h);
+    let flow = &mut work.flow;
+    begin_tcp(flow, begun, 0, last, incarnation);
+    flow.seen = work.now.0;
+    flow.created = work.now.0;
+    flow.bytes = [0, work.on_wire.bytes as u64];
+    flow.packets = [0, work.on_wire.packets];
+    let inside = word.has(flow_flags::FROM_INSIDE);
+    Some(match insert::<K>(work, Place::half_open(inside)) {
+        Ok(()) => {
+            stats::event(Event::FlowCreated);
+            let (key, flow) = K::to_insert(work);
+            watch::tell(key, flow, FlowState(flow.state), News::NEW);
+            Verdict::Pass(PassReason::Established)
+        }
+        Err(EEXIST) => {
+            stats::event(Event::CreateRaced);
+            Verdict::Pass(PassReason::Established)
+        }
+        Err(_) => {
+            stats::event(Event::CreateFailed);
+            Verdict::Drop(DropReason::TableError)
+        }
     })
 }

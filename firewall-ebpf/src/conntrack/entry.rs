@@ -1,15 +1,15 @@
 //! One entry of a flow table, through its look-up pointer.
 
 use firewall_common::{
-    abi::{Flow, FlowState, Last, RULE_NONE},
+    abi::{Flow, FlowState, Last, RULE_NONE, TcpSide},
     key::Direction,
-    tcp::State,
+    tcp::Cells,
     time::Tick,
     timeout,
-    wire::{OnWire, proto},
+    wire::OnWire,
 };
 
-use crate::{atomic::Shared, maps::CONFIG, work::Work};
+use crate::{atomic::Shared, maps::CONFIG};
 
 /// The state word of an entry.
 #[inline(always)]
@@ -36,16 +36,69 @@ pub(super) fn seen_of(entry: *mut Flow) -> Shared<u32> {
     unsafe { Shared::new(word) }
 }
 
-#[inline(always)]
-pub(super) fn end_of(entry: *mut Flow, direction: Direction) -> Shared<u32> {
-    let side = match direction {
-        // SAFETY: a map value is valid for the whole run.
-        Direction::Original => unsafe { &raw mut (*entry).tcp[0].end },
-        // SAFETY: as above.
-        Direction::Reply => unsafe { &raw mut (*entry).tcp[1].end },
-    };
-    // SAFETY: as `seen_of`.
-    unsafe { Shared::new(side) }
+/// An entry as the tracker of [`firewall_common::tcp`] sees it.
+#[derive(Clone, Copy)]
+pub(super) struct Entry(pub *mut Flow);
+
+impl Entry {
+    /// The windows of the side that sends in `direction`.
+    #[inline(always)]
+    fn side(self, direction: Direction) -> *mut TcpSide {
+        // SAFETY: a map value is valid for the whole run; there are two sides.
+        unsafe { &raw mut (*self.0).tcp[direction.index() & 1] }
+    }
+}
+
+impl Cells for Entry {
+    type Wide = Shared<u64>;
+    type Narrow = Shared<u32>;
+
+    #[inline(always)]
+    fn state(self) -> Shared<u64> {
+        state_of(self.0)
+    }
+
+    #[inline(always)]
+    fn last(self) -> Shared<u64> {
+        last_of(self.0)
+    }
+
+    #[inline(always)]
+    fn seen(self) -> Shared<u32> {
+        seen_of(self.0)
+    }
+
+    #[inline(always)]
+    fn end(self, direction: Direction) -> Shared<u32> {
+        // SAFETY: `side` is within a map value.
+        let word = unsafe { &raw mut (*self.side(direction)).end };
+        // SAFETY: as `seen_of`.
+        unsafe { Shared::new(word) }
+    }
+
+    #[inline(always)]
+    fn maxend(self, direction: Direction) -> Shared<u32> {
+        // SAFETY: as in `end`.
+        let word = unsafe { &raw mut (*self.side(direction)).maxend };
+        // SAFETY: as `seen_of`.
+        unsafe { Shared::new(word) }
+    }
+
+    #[inline(always)]
+    fn maxack(self, direction: Direction) -> Shared<u32> {
+        // SAFETY: as in `end`.
+        let word = unsafe { &raw mut (*self.side(direction)).maxack };
+        // SAFETY: as `seen_of`.
+        unsafe { Shared::new(word) }
+    }
+
+    #[inline(always)]
+    fn maxwin(self, direction: Direction) -> Shared<u32> {
+        // SAFETY: as in `end`.
+        let word = unsafe { &raw mut (*self.side(direction)).maxwin };
+        // SAFETY: as `seen_of`.
+        unsafe { Shared::new(word) }
+    }
 }
 
 /// The zone from which packets of `direction` must come.
@@ -90,28 +143,6 @@ pub(crate) fn forget_rule(entry: *mut Flow) -> bool {
         }
     }
     false
-}
-
-/// Advances the state word; an unchanged one costs no atomic operation.
-#[inline(always)]
-pub(super) fn swap(entry: *mut Flow, old: FlowState, new: FlowState) -> bool {
-    old == new || state_of(entry).swap(old.0, new.0).is_ok()
-}
-
-/// Renews the flow's life. Once both ends have said good-bye, later packets do
-/// not lengthen it.
-#[inline(always)]
-pub(super) fn refresh(work: &Work, entry: *mut Flow, word: FlowState, changed: bool) {
-    let h = &work.headers;
-    let ended = h.proto == proto::TCP
-        && matches!(
-            State::try_from(word.state()),
-            Ok(State::LastAck | State::TimeWait | State::Close)
-        );
-    let seen = seen_of(entry);
-    if (changed || !ended) && seen.load() != work.now.0 {
-        seen.store(work.now.0);
-    }
 }
 
 #[inline(always)]

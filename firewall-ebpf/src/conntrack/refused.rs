@@ -5,14 +5,14 @@
 //! whoever begins anew is judged by the rules, and nothing else goes through.
 
 use firewall_common::{
-    abi::{Flow, FlowState},
+    abi::{EndReason, Flow, FlowState},
     key::{Direction, Heading},
     tcp::Segment,
     verdict::{DropReason, Verdict},
     wire::{Headers, proto},
 };
 
-use super::tiers::{Family, reopen};
+use super::tiers::{Family, end};
 use crate::work::Work;
 
 /// Judges a packet of such a flow while the policy is enforced. `None` when it
@@ -32,7 +32,7 @@ pub(super) fn judge<K: Family>(
     if !begins(&work.headers, direction) {
         return Some(Verdict::Drop(DropReason::RefusedFlow));
     }
-    reopen(&*K::slot(work), entry, word, proved);
+    end(&*K::slot(work), entry, word, proved, EndReason::Reused);
     None
 }
 

@@ -1,19 +1,21 @@
 //! The step that a packet makes in its flow.
 
 use firewall_common::{
-    abi::{Flow, FlowState, Phase, flow_flags},
+    abi::{EndReason, Flow, FlowState, Phase, flow_flags},
     key::{Direction, Heading},
-    tcp::{self, Segment, State, Step, generic},
+    tcp::{self, Segment, State, Stepped, What, generic},
     verdict::{DropReason, Event, PassReason, Verdict},
-    wire::{Headers, proto},
+    wire::proto,
 };
 
 use super::{
-    entry::{account, end_of, refresh, state_of, swap, zone_of},
-    tiers::{Family, promote, reopen},
+    begin::resynchronise,
+    entry::{Entry, account, seen_of, state_of, zone_of},
+    tiers::{Family, end, promote},
 };
 use crate::{
-    control, expect,
+    control, expect, explain,
+    maps::CONFIG,
     packet::Packet,
     stats,
     watch::{self, News},
@@ -37,23 +39,48 @@ pub(super) fn step<P: Packet, K: Family>(
     if zone_of(entry, direction) != work.from_zone {
         return Some(Verdict::Drop(DropReason::ZoneMismatch));
     }
-    let h = &work.headers;
-    let protocol = h.proto;
-    let stepped = if protocol == proto::TCP {
-        step_tcp(h, entry, direction, word.incarnation())
+    let protocol = work.headers.proto;
+    if protocol == proto::TCP {
+        if Segment::of(work.headers.tcp_flags).is_none() {
+            return Some(Verdict::Drop(DropReason::TcpFlags));
+        }
+        // Through memory, as the segment's kind is from its flags: the verifier
+        // would follow each of them through all that comes.
+        work.direction.set(direction as u32);
+        step_tcp(entry, work, word.incarnation());
     } else {
-        step_generic(entry, direction, word.incarnation())
-    };
-    let (word, changed) = match stepped {
-        Stepped::To(word, changed) => (word, changed),
-        Stepped::Done(verdict) => return Some(verdict),
-        Stepped::Gone => return None,
-        Stepped::Reopen(word) => {
-            reopen(&*K::slot(work), entry, word, proved);
+        step_generic(entry, work, direction, word.incarnation());
+    }
+    let Stepped {
+        what,
+        word,
+        changed,
+        opened,
+        ..
+    } = *work.stepped();
+    match what {
+        What::Accepted | What::Ended => {}
+        What::Gone => return None,
+        // As `Found::Moving`.
+        What::Moving => return Some(Verdict::Pass(PassReason::Established)),
+        What::Ignored => {
+            explain::bounds(work);
+            return Some(Verdict::Pass(work.stepped().pass));
+        }
+        What::Invalid => {
+            explain::bounds(work);
+            return Some(Verdict::Drop(work.stepped().drop));
+        }
+        What::Contended => {
+            stats::event(Event::Contention);
+            return Some(Verdict::Pass(PassReason::Established));
+        }
+        What::Reopen => {
+            end(&*K::slot(work), entry, word, proved, EndReason::Reused);
             return None;
         }
-    };
-    refresh(work, entry, word, changed);
+        What::Resync => return resynchronise::<K>(work, entry, word, proved),
+    }
     account(entry, direction, work.on_wire);
     // What was written just now may have gone to the node's next flow. It is
     // one packet's worth, so it is counted and left.
@@ -63,118 +90,158 @@ pub(super) fn step<P: Packet, K: Family>(
     if changed && word.has(flow_flags::RELATED) && is_there(word) {
         expect::served(work, direction);
     }
-    let moved = !proved && has_proved(protocol, word) && promote::<K>(work, entry, word);
+    let moved = !proved && has_proved(protocol, word) && promote::<K>(work, entry, word, opened);
     if changed && !moved {
         watch::tell(&*K::slot(work), entry, word, News::update(proved));
     }
-    if protocol == proto::TCP && word.has(flow_flags::HELPER_FTP) {
-        return Some(control::payload::<P, K>(packet, work, heading, entry, word));
-    }
-    Some(Verdict::Pass(PassReason::Established))
-}
-
-enum Stepped {
-    /// The flow has this word now, and whether its protocol state is another than before.
-    To(FlowState, bool),
-    /// Nothing changed; this is the verdict.
-    Done(Verdict),
-    /// The flow had this word, and the packet begins a new one.
-    Reopen(FlowState),
-    /// The flow went away since it was found: a miss.
-    Gone,
-}
-
-/// What another CPU did to the entry since the flow of `incarnation` was found
-/// there, if that leaves nothing to step.
-///
-/// A doomed or promoting word must stay as it is, or the CPU that made it so
-/// could not take it back.
-#[inline(always)]
-fn overtaken(word: FlowState, incarnation: u32) -> Option<Stepped> {
-    if word.incarnation() != incarnation {
-        stats::event(Event::Recycled);
-        return Some(Stepped::Gone);
-    }
-    match word.phase() {
-        Phase::Live => None,
-        // As `Found::Moving`.
-        Phase::Promoting => Some(Stepped::Done(Verdict::Pass(PassReason::Established))),
-        Phase::Doomed => Some(Stepped::Gone),
-    }
-}
-
-#[inline(always)]
-fn step_tcp(h: &Headers, entry: *mut Flow, direction: Direction, incarnation: u32) -> Stepped {
-    let Some(segment) = Segment::of(h.tcp_flags) else {
-        return Stepped::Done(Verdict::Drop(DropReason::TcpFlags));
+    let verdict = if protocol == proto::TCP && word.has(flow_flags::HELPER_FTP) {
+        control::payload::<P, K>(packet, work, heading, entry, word)
+    } else {
+        Verdict::Pass(PassReason::Established)
     };
+    if matches!(what, What::Ended) {
+        end(&*K::slot(work), entry, word, proved, EndReason::Reset);
+    }
+    Some(verdict)
+}
+
+/// The loop of [`tcp::step`]. The result is in [`Work::stepped`].
+#[inline(always)]
+fn step_tcp(entry: *mut Flow, work: &mut Work, incarnation: u32) {
+    work.stepped.write(Stepped::NONE);
+    for _ in 0..tcp::TRIES {
+        if pinhole_tcp_classify(entry, work, incarnation) == 0 {
+            return;
+        }
+        if work.stepped().is_checked() {
+            pinhole_tcp_measure(entry, work);
+            pinhole_tcp_settle(entry, work);
+            pinhole_tcp_compare(entry, work);
+        }
+        pinhole_tcp_plan(entry, work);
+        if pinhole_tcp_commit(entry, work) != 0 {
+            pinhole_tcp_record(entry, work);
+            return;
+        }
+    }
+    work.stepped_mut().what = What::Contended;
+}
+
+// The parts of a step are global functions. The verifier looks at each once,
+// however many ways lead to its calls, and takes for granted what it may be given:
+// an entry and a work area, or null. And what each keeps on the stack is gone
+// when it returns.
+
+/// [`tcp::classify`]; 1 if the step goes on.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_tcp_classify(entry: *mut Flow, work: *mut Work, incarnation: u32) -> u32 {
+    let Some((entry, work)) = given(entry, work) else {
+        return 0;
+    };
+    let (arrived, out) = work.arrived();
+    tcp::classify(entry, &arrived, incarnation, out) as u32
+}
+
+/// [`tcp::measure`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_tcp_measure(entry: *mut Flow, work: *mut Work) -> u32 {
+    let Some((entry, work)) = given(entry, work) else {
+        return 0;
+    };
+    let (arrived, out) = work.arrived();
+    tcp::measure(entry, &arrived, out);
+    0
+}
+
+/// [`tcp::settle`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_tcp_settle(entry: *mut Flow, work: *mut Work) -> u32 {
+    let Some((_, work)) = given(entry, work) else {
+        return 0;
+    };
+    let (arrived, out) = work.arrived();
+    tcp::settle(&arrived, out);
+    0
+}
+
+/// [`tcp::compare`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_tcp_compare(entry: *mut Flow, work: *mut Work) -> u32 {
+    let Some((entry, work)) = given(entry, work) else {
+        return 0;
+    };
+    let (arrived, out) = work.arrived();
+    tcp::compare(entry, &arrived, out);
+    0
+}
+
+/// [`tcp::plan`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_tcp_plan(entry: *mut Flow, work: *mut Work) -> u32 {
+    let (Some((entry, work)), Some(config)) = (given(entry, work), CONFIG.get(0)) else {
+        return 0;
+    };
+    let now = work.now;
+    let (arrived, out) = work.arrived();
+    tcp::plan(entry, &arrived, now, &config.timeouts, out);
+    0
+}
+
+/// [`tcp::commit`]; 1 if it was.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_tcp_commit(entry: *mut Flow, work: *mut Work) -> u32 {
+    let Some((entry, work)) = given(entry, work) else {
+        return 0;
+    };
+    let now = work.now;
+    tcp::commit(entry, now, work.stepped_mut()) as u32
+}
+
+/// [`tcp::record`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_tcp_record(entry: *mut Flow, work: *mut Work) -> u32 {
+    let Some((entry, work)) = given(entry, work) else {
+        return 0;
+    };
+    let (arrived, out) = work.arrived();
+    tcp::record(entry, &arrived, out);
+    0
+}
+
+/// What a global function was given, unless it is null.
+#[inline(always)]
+fn given<'a>(entry: *mut Flow, work: *mut Work) -> Option<(Entry, &'a mut Work)> {
+    if entry.is_null() {
+        return None;
+    }
+    // SAFETY: `step_tcp` passes this run's own work area, which nothing else
+    // refers to meanwhile.
+    unsafe { work.as_mut() }.map(|work| (Entry(entry), work))
+}
+
+/// The step of a protocol without states of its own: the first answer makes it replied.
+#[inline(always)]
+fn step_generic(entry: *mut Flow, work: &mut Work, direction: Direction, incarnation: u32) {
+    let out = work.stepped.write(Stepped::NONE);
     for _ in 0..CAS_TRIES {
         let word = FlowState(state_of(entry).load());
-        if let Some(stepped) = overtaken(word, incarnation) {
-            return stepped;
+        if word.incarnation() != incarnation {
+            return;
         }
-        let Ok(state) = State::try_from(word.state()) else {
-            return Stepped::Done(Verdict::Drop(DropReason::TcpInvalid));
-        };
-        let next = match tcp::step(state, direction, segment) {
-            Step::To(next) => next,
-            Step::Ignore => return Stepped::Done(Verdict::Pass(PassReason::Ignored)),
-            Step::Invalid => return Stepped::Done(Verdict::Drop(DropReason::TcpInvalid)),
-            Step::Reopen => return Stepped::Reopen(word),
-        };
-        if !handshake_fits(h, entry, direction, state, segment) {
-            return Stepped::Done(Verdict::Drop(DropReason::TcpHandshake));
-        }
-        if matches!(segment, Segment::Syn | Segment::SynAck) {
-            end_of(entry, direction).store(h.seq.wrapping_add(1));
-        }
-        let new = word
-            .with_state(next as u8)
-            .with(marks(direction, matches!(segment, Segment::Fin)));
-        if swap(entry, word, new) {
-            return Stepped::To(new, new.state() != word.state());
-        }
-    }
-    stats::event(Event::Contention);
-    Stepped::Done(Verdict::Pass(PassReason::Established))
-}
-
-/// During the handshake an acknowledgement must name what it acknowledges:
-/// who only spoofs an address cannot know it.
-#[inline(always)]
-fn handshake_fits(
-    h: &Headers,
-    entry: *mut Flow,
-    direction: Direction,
-    state: State,
-    segment: Segment,
-) -> bool {
-    let acknowledges = match (state, segment) {
-        (State::SynSent | State::SynSent2, Segment::SynAck) => true,
-        (State::SynRecv, Segment::Ack | Segment::Fin) => {
-            matches!(direction, Direction::Original)
-        }
-        _ => false,
-    };
-    !acknowledges || h.ack == end_of(entry, direction.flip()).load()
-}
-
-#[inline(always)]
-const fn marks(direction: Direction, fin: bool) -> u32 {
-    match (direction, fin) {
-        (Direction::Original, false) => 0,
-        (Direction::Original, true) => flow_flags::FIN_ORIGINAL,
-        (Direction::Reply, false) => flow_flags::SEEN_REPLY,
-        (Direction::Reply, true) => flow_flags::SEEN_REPLY | flow_flags::FIN_REPLY,
-    }
-}
-
-#[inline(always)]
-fn step_generic(entry: *mut Flow, direction: Direction, incarnation: u32) -> Stepped {
-    for _ in 0..CAS_TRIES {
-        let word = FlowState(state_of(entry).load());
-        if let Some(stepped) = overtaken(word, incarnation) {
-            return stepped;
+        match word.phase() {
+            Phase::Live => {}
+            Phase::Promoting => {
+                out.what = What::Moving;
+                return;
+            }
+            Phase::Doomed => return,
         }
         let new = match direction {
             Direction::Original => word,
@@ -182,12 +249,18 @@ fn step_generic(entry: *mut Flow, direction: Direction, incarnation: u32) -> Ste
                 .with_state(generic::REPLIED)
                 .with(flow_flags::SEEN_REPLY),
         };
-        if swap(entry, word, new) {
-            return Stepped::To(new, new.state() != word.state());
+        if new == word || state_of(entry).swap(word.0, new.0).is_ok() {
+            out.what = What::Accepted;
+            out.word = new;
+            out.changed = new.state() != word.state();
+            let seen = seen_of(entry);
+            if seen.load() != work.now.0 {
+                seen.store(work.now.0);
+            }
+            return;
         }
     }
-    stats::event(Event::Contention);
-    Stepped::Done(Verdict::Pass(PassReason::Established))
+    out.what = What::Contended;
 }
 
 /// Has the handshake of a TCP flow ended in a connection?
@@ -203,7 +276,7 @@ const fn is_there(word: FlowState) -> bool {
 #[inline(always)]
 const fn has_proved(protocol: u8, word: FlowState) -> bool {
     if protocol == proto::TCP {
-        word.state() == State::Established as u8
+        word.state() == State::Established as u8 && word.has(flow_flags::ASSURED)
     } else {
         word.state() == generic::REPLIED
     }

@@ -415,10 +415,16 @@ pub(super) fn is_full<K: Family>(key: &K, config: &Config) -> bool {
 /// Moves a flow to the proved table, unless that is at its limit.
 ///
 /// The swap to promoting elects one CPU; it inserts, then deletes the half-open
-/// entry. The others meet `Found::Moving`. True if this call moved it; its new
+/// entry. The others meet `Found::Moving`. The helper hears of a connection that
+/// is `opened` by this very packet. True if this call moved it; its new
 /// entry is then in `work.flow`, too.
 #[inline(always)]
-pub(super) fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowState) -> bool {
+pub(super) fn promote<K: Family>(
+    work: &mut Work,
+    entry: *mut Flow,
+    word: FlowState,
+    opened: bool,
+) -> bool {
     if CONFIG
         .get(0)
         .is_none_or(|config| is_full(&*K::slot(work), config))
@@ -468,38 +474,33 @@ pub(super) fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowSt
         Place::half_open(inside),
         EndReason::Promoted,
     );
-    if proved.has(flow_flags::HELPER_FTP) {
+    if opened && proved.has(flow_flags::HELPER_FTP) {
         control::opened::<K>(work, proved);
     }
     moved
 }
 
-/// Makes room for a new flow of the same addresses and ports.
+/// Ends a flow for another reason than its age; true if this call did.
 #[inline(always)]
-pub(super) fn reopen<K: Family>(key: &K, entry: *mut Flow, word: FlowState, proved: bool) {
+pub(super) fn end<K: Family>(
+    key: &K,
+    entry: *mut Flow,
+    word: FlowState,
+    proved: bool,
+    reason: EndReason,
+) -> bool {
     if !doom(state_of(entry), word.0) {
-        return;
+        return false;
     }
-    stats::event(Event::TupleReused);
+    if matches!(reason, EndReason::Reused) {
+        stats::event(Event::TupleReused);
+    }
     if proved {
-        remove(
-            K::flows(),
-            key,
-            entry,
-            word,
-            Place::Proved,
-            EndReason::Reused,
-        );
+        remove(K::flows(), key, entry, word, Place::Proved, reason);
     } else {
         let inside = word.has(flow_flags::FROM_INSIDE);
         let place = Place::half_open(inside);
-        remove(
-            K::half_open(inside),
-            key,
-            entry,
-            word,
-            place,
-            EndReason::Reused,
-        );
+        remove(K::half_open(inside), key, entry, word, place, reason);
     }
+    true
 }

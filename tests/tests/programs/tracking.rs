@@ -246,7 +246,7 @@ fn a_packet_from_another_zone_is_not_of_the_flow() {
 }
 
 #[test]
-fn a_reset_closes_and_then_only_a_new_syn_opens() {
+fn a_reset_closes_and_then_only_an_answered_syn_opens() {
     let (host, peer) = ends()[0];
     let mut rig = Rig::new();
     handshake(&mut rig, host, peer);
@@ -260,6 +260,25 @@ fn a_reset_closes_and_then_only_a_new_syn_opens() {
     );
     assert_eq!(
         rig.egress(&tcp(host, peer, &segment("S", 9000, 0))),
-        passed(NEW)
+        passed(PassReason::Ignored),
+        "who sent the RST may not have been the peer"
+    );
+    assert_eq!(
+        rig.ingress(&tcp(peer, host, &segment("SA", 70_000, 9001))),
+        passed(KNOWN)
+    );
+    assert_eq!(rig.event(Event::TupleReused), 1);
+    assert_eq!(
+        rig.flow4(maps::HALF_OPEN4_IN).1.state().state(),
+        State::SynRecv as u8,
+        "a new flow in place of the old one"
+    );
+    assert_eq!(
+        rig.egress(&tcp(host, peer, &segment("A", 9001, 70_001))),
+        passed(KNOWN)
+    );
+    assert_eq!(
+        rig.flow4(maps::FLOWS4).1.state().state(),
+        State::Established as u8
     );
 }
