@@ -46,7 +46,7 @@ pub fn opened(h: &Headers) -> Begun {
             },
             TcpSide::UNKNOWN,
         ],
-        last: (LastKind::Syn, Direction::Original, end),
+        last: (LastKind::Syn, Direction::Original, 0),
     }
 }
 
@@ -89,7 +89,9 @@ pub fn resynchronised(word: FlowState, last: Last, h: &Headers) -> Begun {
         | flow_flags::HELPER_FTP
         | flow_flags::FROM_INSIDE
         | flow_flags::LIBERAL
-        | flow_flags::WOULD_DROP;
+        | flow_flags::WOULD_DROP
+        // As in the kernel: of a flow that was proved, a stray FIN or RST is noted.
+        | flow_flags::ASSURED;
     let sack = [
         (last.sack(), flow_flags::SACK_ORIGINAL),
         (h.sack_permitted, flow_flags::SACK_REPLY),

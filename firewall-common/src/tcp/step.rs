@@ -279,7 +279,13 @@ pub fn plan<E: Cells>(
     out.renew = false;
     match out.what {
         What::Accepted => accepted(cells, arrived, out),
-        What::Ignored => out.next = out.next.with(answered(arrived.direction)),
+        What::Ignored => {
+            out.next = out.next.with(answered(arrived.direction));
+            // After a SYN that begins anew, whose ACK comes next is not sure.
+            if !out.checked && matches!(arrived.segment, Segment::Syn) {
+                out.next = out.next.without(flow_flags::SIMULTANEOUS);
+            }
+        }
         _ => {
             if stray(cells, arrived, now, timeouts, out) {
                 out.next = out.next.with(flow_flags::CUT_SHORT);
@@ -314,7 +320,7 @@ pub fn commit<E: Cells>(cells: E, now: Tick, out: &mut Stepped) -> bool {
 #[inline(always)]
 pub fn record<E: Cells>(cells: E, arrived: &Arrived<'_>, out: &Stepped) {
     if out.checked {
-        super::window::record(cells, arrived, &out.measured);
+        super::window::record(cells, out.word, arrived, &out.measured);
     }
 }
 
@@ -343,7 +349,11 @@ fn ignored<E: Cells>(cells: E, arrived: &Arrived<'_>, out: &mut Stepped) -> bool
         && !is_reply(last.direction())
         && h.ack == last.end()
     {
-        if word.has(flow_flags::RELATED) {
+        if last.sack() && h.sack != h.ack {
+            // Nothing can be acknowledged selectively yet.
+            (out.value, out.bound) = (h.sack, last.end());
+            out.refuse(DropReason::TcpAckOver);
+        } else if word.has(flow_flags::RELATED) {
             out.refuse(DropReason::ExpectationTaken);
         } else {
             out.what = What::Resync;
@@ -422,7 +432,8 @@ fn reset<E: Cells>(cells: E, arrived: &Arrived<'_>, out: &mut Stepped) -> Reset 
     }
     // The answer to a SYN, or to an ACK of a half-open connection, that was let
     // through.
-    let answers = (word.has(flow_flags::SEEN_REPLY) && is_syn(last))
+    let other_syn = is_syn(last) && is_reply(last.direction()) != is_reply(direction);
+    let answers = (word.has(flow_flags::SEEN_REPLY) && other_syn)
         || (!word.has(flow_flags::ASSURED) && matches!(last.kind(), LastKind::Ack));
     if answers && h.ack == last.end() {
         return Reset::Certain;
@@ -479,7 +490,7 @@ fn acknowledges_handshake<E: Cells>(
                 m.fit = Fit::Invalid(DropReason::TcpHandshake);
                 return;
             }
-            cells.maxend(Direction::Reply).load()
+            end_of_syn_ack(cells)
         }
         _ => return,
     };
@@ -558,9 +569,7 @@ fn accepted<E: Cells>(cells: E, arrived: &Arrived<'_>, out: &mut Stepped) {
     if matches!(arrived.segment, Segment::Rst) && !had_reply {
         out.what = What::Ended;
     }
-    let end = if (inside && matches!(arrived.segment, Segment::Ack))
-        || matches!(arrived.segment, Segment::Syn)
-    {
+    let end = if inside && matches!(arrived.segment, Segment::Ack) {
         arrived.end()
     } else {
         last.end()
@@ -582,9 +591,18 @@ fn streams<E: Cells>(cells: E, word: FlowState) -> [u32; 2] {
     if word.has(flow_flags::SIMULTANEOUS) {
         return [cells.end(original).load(), cells.end(reply).load()];
     }
-    // Nothing that the originator sent has been recorded since its SYN, and
-    // nothing has raised the replier's limit since its SYN-ACK.
-    [cells.maxack(original).load(), cells.maxend(reply).load()]
+    // Nothing that the originator sent has been recorded since its SYN.
+    [cells.maxack(original).load(), end_of_syn_ack(cells)]
+}
+
+/// Sequence number after the SYN-ACK, in SYN_RECV: nothing has raised the
+/// replier's limit since, unless it was a SYN-ACK of the originator's; then it is
+/// the replier's end, if that has sent nothing since.
+#[inline(always)]
+fn end_of_syn_ack<E: Cells>(cells: E) -> u32 {
+    let maxend = cells.maxend(Direction::Reply).load();
+    let end = cells.end(Direction::Reply).load();
+    if before(end, maxend) { end } else { maxend }
 }
 
 /// The state word with what a side's SYN says of it.
@@ -599,7 +617,7 @@ fn introduced(word: FlowState, arrived: &Arrived<'_>, out: &Stepped) -> FlowStat
     let mut own = word.scale(direction);
     if h.options_len() != 0 {
         own = h.scale;
-        word = word.without(flow_flags::sack(direction));
+        word = word.without(flow_flags::sack(direction) | flow_flags::maxack_set(direction));
         if h.sack_permitted {
             word = word.with(flow_flags::sack(direction));
         }

@@ -256,12 +256,12 @@ const TRIES: usize = 4;
 /// Each value is advanced in serial arithmetic by compare-and-swap: the order in
 /// which two segments of one side are recorded does not matter.
 #[inline(always)]
-pub(super) fn record<E: Cells>(cells: E, arrived: &Arrived<'_>, m: &Measured) {
+pub(super) fn record<E: Cells>(cells: E, word: FlowState, arrived: &Arrived<'_>, m: &Measured) {
     let from = arrived.direction;
     match m.first {
         First::Known => {}
         First::Syn | First::Middle => {
-            record_first(cells, arrived, m);
+            record_first(cells, word, arrived, m);
             return;
         }
     }
@@ -284,7 +284,7 @@ pub(super) fn record<E: Cells>(cells: E, arrived: &Arrived<'_>, m: &Measured) {
 
 /// The first values of a side. Claimed, so that those of two segments never mix.
 #[inline(always)]
-fn record_first<E: Cells>(cells: E, arrived: &Arrived<'_>, m: &Measured) {
+fn record_first<E: Cells>(cells: E, word: FlowState, arrived: &Arrived<'_>, m: &Measured) {
     let from = arrived.direction;
     if cells.maxwin(from).swap(m.loaded_maxwin, CLAIMED).is_err() {
         return;
@@ -294,7 +294,7 @@ fn record_first<E: Cells>(cells: E, arrived: &Arrived<'_>, m: &Measured) {
     let mut maxwin = m.sender_maxwin;
     if matches!(m.first, First::Middle) {
         introduce(cells, arrived, m);
-    } else if from.index() == 0 {
+    } else if from.index() == 0 && !word.has(flow_flags::maxack_set(from)) {
         cells
             .maxack(from)
             .store(arrived.headers.seq.wrapping_add(1));
