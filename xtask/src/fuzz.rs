@@ -50,6 +50,8 @@ pub(crate) struct Args {
 enum Target {
     /// Any bytes as a frame, through the header parser.
     Parser,
+    /// Any sequence of segments on one TCP flow.
+    Step,
     /// Any sequence of fragments of one datagram.
     Fragments,
 }
@@ -58,6 +60,7 @@ impl Target {
     const fn name(self) -> &'static str {
         match self {
             Self::Parser => "parser",
+            Self::Step => "step",
             Self::Fragments => "fragments",
         }
     }
@@ -66,6 +69,8 @@ impl Target {
     const fn longest(self) -> u32 {
         match self {
             Self::Parser => 256,
+            // The flow's begin, and twelve segments.
+            Self::Step => 144,
             Self::Fragments => 64,
         }
     }
@@ -147,6 +152,7 @@ fn many(ctx: &Ctx, binaries: &Path, target: Target, runs: u64) -> Result<()> {
         .args(["-timeout=10", "-print_final_stats=1"])
         .arg(format!("-artifact_prefix={}/", crashes.display()))
         .arg(&corpus)
+        .args(known(ctx, target))
         .stdout(file.try_clone()?)
         .stderr(file);
     let begun = Instant::now();
@@ -159,6 +165,12 @@ fn many(ctx: &Ctx, binaries: &Path, target: Target, runs: u64) -> Result<()> {
     }
     println!("{name}: {}", report.line(begun.elapsed().as_secs_f64()));
     Ok(())
+}
+
+/// Inputs that once crashed, each named for what it showed: they are run first.
+fn known(ctx: &Ctx, target: Target) -> Option<PathBuf> {
+    let inputs = ctx.root().join("fuzz/inputs").join(target.name());
+    inputs.is_dir().then_some(inputs)
 }
 
 fn passes(fuzzer: &mut Command) -> Result<bool> {

@@ -519,6 +519,11 @@ fn stray<E: Cells>(
     let answers = matches!(last.kind(), LastKind::Rst | LastKind::Fin)
         && is_reply(last.direction()) != is_reply(arrived.direction);
     if !answers {
+        // An RST that left the flow as it was has put a near end to its life: what
+        // is refused must not take that back.
+        if matches!(last.kind(), LastKind::Rst) && !last.is_stray() {
+            return false;
+        }
         out.last[1] = last
             .with_packet(kind(arrived.segment), arrived.direction, last.end())
             .astray();
