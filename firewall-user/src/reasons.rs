@@ -135,6 +135,17 @@ const ADVICE: &[(&[DropReason], &str)] = {
              half of the connection, guard that path, too.",
         ),
         (
+            &[TcpSeqOver, TcpAckOver],
+            "`pinhole why` with the packet shows the numbers and both windows. Where it is real \
+             traffic, packets of the connection take another path, or something rewrites sequence \
+             numbers between the two hooks.",
+        ),
+        (
+            &[TcpRst],
+            "An attempt to cut a connection, or an RST that the network delayed: nothing to do. The \
+             real end of the connection sends one that fits.",
+        ),
+        (
             &[TcpHandshake],
             "A guess by somebody who cannot see the connection. If it is real traffic, a packet of \
              the handshake takes another path.",

@@ -81,6 +81,9 @@ fn the_answer_is_what_happens_to_the_real_packet() -> Result<()> {
         (datagram(&lab, 5005, 53)?, "policy"),
         (tracked.segment(&lab, "A")?, "established"),
         (tracked.segment(&lab, "SF")?, "tcp-flags"),
+        (tracked.moved(&lab, "A", 1 << 30, 0)?, "tcp-seq-over"),
+        (tracked.moved(&lab, "A", 0, 1 << 30)?, "tcp-ack-over"),
+        (tracked.moved(&lab, "R", -100, 0)?, "tcp-rst"),
     ];
     // One question about all: loading the programs takes longer than any answer.
     let file = lab.dir().join("cases.pcap");
@@ -159,6 +162,57 @@ fn what_decided_is_named() -> Result<()> {
     ensure!(
         asked.code == Some(1) && asked.stdout.contains("PASS new"),
         "{asked:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_is_said_in_numbers() -> Result<()> {
+    let lab = Lab::line()?;
+    let firewall = guarded_server(&lab)?;
+    let live = web_connection(&lab)?;
+    let (client, server) = (lab.client_ip(Family::V4), lab.server_ip(Family::V4));
+    let ask = |more: &[&str]| {
+        why(
+            &firewall,
+            "tcp",
+            (client, live.port()?),
+            (server, WEB),
+            more,
+        )
+    };
+    let fits = ask(&[])?;
+    ensure!(fits["condition"].is_null(), "{fits:#}");
+    let number = |of: &Value| of.as_u64().context("no number").map(|n| n as u32);
+    let limit = number(&fits["windows"]["original"]["maxend"])?;
+    let sent = number(&fits["windows"]["reply"]["end"])?;
+    ensure!(number(&fits["headers"]["ack"])? == sent);
+
+    let beyond = limit.wrapping_add(1 << 30);
+    let over = ask(&["--seq", &beyond.to_string()])?;
+    let condition = &over["condition"];
+    ensure!(over["reason"] == "tcp-seq-over", "{over:#}");
+    ensure!(
+        condition["what"] == "seq"
+            && condition["relation"] == ">"
+            && number(&condition["value"])? == beyond
+            && number(&condition["bound"])? == limit
+            && number(&condition["by"])? == 1 << 30,
+        "{over:#}"
+    );
+    let unsent = sent.wrapping_add(7);
+    let over = firewall.cli(&[
+        "why",
+        "tcp",
+        &SocketAddr::new(client, live.port()?).to_string(),
+        &SocketAddr::new(server, WEB).to_string(),
+        "--ack",
+        &unsent.to_string(),
+    ])?;
+    let wanted = format!("ack {unsent} > {sent}, the end of what the other side sent (by 7)");
+    ensure!(
+        over.stdout.contains("DROP tcp-ack-over") && over.stdout.contains(&wanted),
+        "{over:?}"
     );
     Ok(())
 }
@@ -487,7 +541,20 @@ impl Question {
     }
 
     fn segment(&self, lab: &Lab, flags: &str) -> Result<Vec<u8>> {
-        segment(lab, self.sport, WEB, flags, self.seq, self.ack)
+        self.moved(lab, flags, 0, 0)
+    }
+
+    /// With its numbers off by so much.
+    fn moved(&self, lab: &Lab, flags: &str, seq: i32, ack: i32) -> Result<Vec<u8>> {
+        let seq = self.seq.wrapping_add_signed(seq);
+        segment(
+            lab,
+            self.sport,
+            WEB,
+            flags,
+            seq,
+            self.ack.wrapping_add_signed(ack),
+        )
     }
 }
 
