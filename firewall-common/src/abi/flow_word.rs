@@ -65,7 +65,7 @@ pub mod flow_flags {
     /// The replier has.
     pub const MAXACK_REPLY: u32 = 1 << 16;
     /// A FIN or an RST out of window has come from each side: the flow has
-    /// [`super::timeout::TCP_UNACKNOWLEDGED`] left unless a packet in window comes.
+    /// [`crate::abi::timeout::TCP_UNACKNOWLEDGED`] left unless a packet in window comes.
     pub const CUT_SHORT: u32 = 1 << 25;
     /// First of four bits: the originator's window scale, or [`NO_SCALE`].
     pub const SCALE_ORIGINAL_SHIFT: u32 = 17;
