@@ -55,12 +55,13 @@ fn compare(args: &Args) -> Result<bool> {
         packets: args.packets,
         seed: args.seed,
         threads: args.threads.unwrap_or(cpus),
+        examples: true,
     };
     if let Some(number) = args.conversation {
         print!("{}", run::one(&plan, number)?);
         return Ok(true);
     }
-    let shown = Mutex::new(Instant::now());
+    let shown = Mutex::new(None);
     let outcome = run::run(&plan, |packets| show(&shown, packets, plan.packets))?;
     if stderr().is_terminal() {
         eprintln!();
@@ -69,14 +70,15 @@ fn compare(args: &Args) -> Result<bool> {
     Ok(outcome.report.passed())
 }
 
-fn show(shown: &Mutex<Instant>, packets: u64, of: u64) {
+fn show(shown: &Mutex<Option<Instant>>, packets: u64, of: u64) {
     let Ok(mut last) = shown.try_lock() else {
         return;
     };
-    if last.elapsed() < PROGRESS {
+    // The first portion does not count: loading takes longer than a short run.
+    if last.get_or_insert_with(Instant::now).elapsed() < PROGRESS {
         return;
     }
-    *last = Instant::now();
+    *last = Some(Instant::now());
     if stderr().is_terminal() {
         eprint!("\r{packets} of {of} packets");
         let _ = stderr().flush();

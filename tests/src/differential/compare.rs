@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use anyhow::Result;
-use firewall_common::{abi::Flow, tcp::State, verdict::Verdict};
+use firewall_common::{abi::Flow, key::Direction, tcp::State, verdict::Verdict};
 
 use super::{
+    classes,
     conversation::Conversation,
     ctnetlink::Tracked,
     kernel::{Kernel, KernelVerdict},
@@ -13,6 +14,17 @@ use super::{
     report::Report,
     segment::{Ends, Segment},
 };
+
+/// How a conversation ended.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// In agreement.
+    Agreement,
+    /// Verdicts or states differ after the last of these steps.
+    Disagreement(Vec<Step>),
+    /// Both agree so far, and cannot be compared any further, for this reason.
+    Departure(&'static str),
+}
 
 /// Both trackers, with tables of their own.
 pub struct Pair {
@@ -46,6 +58,8 @@ impl Sight {
 pub struct Step {
     /// The packet.
     pub segment: Segment,
+    /// Its direction in pinhole's entry, if there was one.
+    pub direction: Option<Direction>,
     /// Before it.
     pub before: Sight,
     /// What nf_conntrack said.
@@ -99,35 +113,52 @@ impl Pair {
     }
 
     /// Takes a conversation through both up to its first disagreement, and
-    /// counts its packets. Returns the steps up to that disagreement.
+    /// counts its packets.
     ///
     /// After it the two hold different views, and what follows tells nothing.
     ///
     /// # Errors
     /// One of them fails.
-    pub fn run(
-        &mut self,
-        conversation: &Conversation,
-        report: &mut Report,
-    ) -> Result<Option<Vec<Step>>> {
+    pub fn run(&mut self, conversation: &Conversation, report: &mut Report) -> Result<End> {
         let ends = &conversation.ends;
-        let mut before = State::None;
+        let mut before = self.sight(ends)?;
         for (at, segment) in conversation.segments.iter().enumerate() {
             ends.frame(segment, &mut self.frame);
             let kernel = self.kernel.judge(ends.family, segment.from, &self.frame)?;
             let passes = self.programs.passes(segment.from, &self.frame)?;
-            let [theirs, ours] = self.sight(ends)?.states()?;
-            report.packet(before, segment, kernel.passes(), passes);
-            before = theirs;
+            let after = self.sight(ends)?;
+            let [theirs, ours] = after.states()?;
+            report.packet(before.states()?[0], segment, kernel.passes(), passes);
             if kernel.passes() != passes || theirs != ours {
                 self.forget(ends)?;
-                let steps = self.replay(conversation, at + 1, at);
-                self.forget(ends)?;
-                return steps.map(Some);
+                return self.explain(conversation, at).map(End::Disagreement);
             }
+            if !passes
+                && let Some(flow) = &before.flow
+                && let Some(why) = classes::departs(
+                    segment,
+                    programs::direction(ends, segment.from, flow),
+                    &before,
+                )
+            {
+                self.forget(ends)?;
+                return Ok(End::Departure(why));
+            }
+            before = after;
         }
         self.forget(ends)?;
-        Ok(None)
+        Ok(End::Agreement)
+    }
+
+    /// The steps up to the disagreement at packet `at`.
+    fn explain(&mut self, conversation: &Conversation, at: usize) -> Result<Vec<Step>> {
+        let mut steps = self.replay(conversation, at + 1, at)?;
+        self.forget(&conversation.ends)?;
+        if steps.iter().any(classes::is_resync) {
+            steps = self.replay(conversation, at + 1, 0)?;
+            self.forget(&conversation.ends)?;
+        }
+        Ok(steps)
     }
 
     /// Takes the first `count` packets of a conversation through both again,
@@ -155,8 +186,12 @@ impl Pair {
                 (matches!(verdict, Verdict::Pass(_)), Some(verdict))
             };
             let after = self.sight(ends)?;
+            let direction = before
+                .flow
+                .map(|flow| programs::direction(ends, segment.from, &flow));
             steps.push(Step {
                 segment: *segment,
+                direction,
                 before,
                 kernel,
                 passes,

@@ -17,7 +17,7 @@ use firewall_common::{
         Config, Counter, Flow, FlowKey4, FlowKey6, FlowState, Iface, Phase, Rule, ZONE_ANY, action,
         maps, programs, timeout,
     },
-    key::{FlowKey as _, map_v4},
+    key::{Direction, FlowKey as _, Heading, map_v4},
     tcp::State,
     time::ticks_from_secs,
     verdict::{DropReason, PassReason, Verdict},
@@ -162,6 +162,22 @@ impl Programs {
             Family::V6 => remove(&mut self.flows6, FlowKey6::of(&headers(ends)).0),
         }
     }
+}
+
+/// The direction in `flow`, which is between `ends`, of what `from` sends.
+#[must_use]
+pub fn direction(ends: &Ends, from: Side, flow: &Flow) -> Direction {
+    let headers = headers(ends);
+    let outward = match ends.family {
+        Family::V4 => FlowKey4::of(&headers).1,
+        Family::V6 => FlowKey6::of(&headers).1,
+    };
+    let heading = match (from, outward) {
+        (Side::Inside, heading) => heading,
+        (Side::Outside, Heading::Up) => Heading::Down,
+        (Side::Outside, Heading::Down) => Heading::Up,
+    };
+    Direction::of(heading, FlowState(flow.state).first_heading())
 }
 
 /// The TCP state of a live entry.

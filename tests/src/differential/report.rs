@@ -13,7 +13,7 @@ use firewall_common::{
 
 use super::{
     classes::classify,
-    compare::Step,
+    compare::{End, Step},
     conversation::Conversation,
     segment::{Segment, Side},
 };
@@ -79,6 +79,8 @@ pub struct Report {
     pub conversations: u64,
     /// Disagreements that are meant, by [`super::classes::Class::name`].
     pub known: BTreeMap<String, Disagreement>,
+    /// Conversations that could not be compared to their end, by reason.
+    pub departures: BTreeMap<&'static str, u64>,
     /// Disagreements that are not, by what they look like.
     pub unknown: BTreeMap<String, Disagreement>,
 }
@@ -90,18 +92,19 @@ impl Report {
         self.cells[before as usize][kind].count(kernel, pinhole);
     }
 
-    /// Counts a conversation and the disagreement at the end of `steps`.
+    /// Counts a conversation and its end.
     ///
     /// # Errors
     /// A flow of pinhole's holds no TCP state.
-    pub fn conversation(
-        &mut self,
-        conversation: &Conversation,
-        steps: Option<&[Step]>,
-    ) -> Result<()> {
+    pub fn conversation(&mut self, conversation: &Conversation, end: &End) -> Result<()> {
         self.conversations += 1;
-        let Some(steps) = steps else {
-            return Ok(());
+        let steps = match end {
+            End::Agreement => return Ok(()),
+            End::Departure(why) => {
+                *self.departures.entry(why).or_default() += 1;
+                return Ok(());
+            }
+            End::Disagreement(steps) => steps,
         };
         let found = Disagreement {
             count: 1,
@@ -127,6 +130,9 @@ impl Report {
             to.add(from);
         }
         self.conversations += other.conversations;
+        for (why, count) in other.departures {
+            *self.departures.entry(why).or_default() += count;
+        }
         for (name, found) in other.known {
             note(&mut self.known, name, found);
         }
@@ -140,6 +146,14 @@ impl Report {
     pub fn verdicts(&self) -> Verdicts {
         let mut sum = Verdicts::default();
         self.cells.iter().flatten().for_each(|cell| sum.add(cell));
+        sum
+    }
+
+    /// Packets that came when nf_conntrack's state was `state`.
+    #[must_use]
+    pub fn in_state(&self, state: State) -> Verdicts {
+        let mut sum = Verdicts::default();
+        self.cells[state as usize].iter().for_each(|c| sum.add(c));
         sum
     }
 
@@ -273,6 +287,9 @@ impl fmt::Display for Report {
             "\n\"kernel only\": only the kernel passes it. {} conversations.",
             self.conversations
         )?;
+        for (why, count) in &self.departures {
+            writeln!(f, "{count} of them were not compared to their end: {why}.")?;
+        }
         section(
             f,
             "Disagreements that are meant (docs/differential.md)",

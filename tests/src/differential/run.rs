@@ -30,6 +30,8 @@ pub struct Plan {
     pub seed: u64,
     /// Threads.
     pub threads: usize,
+    /// Tell an example of each disagreement, which takes some seconds.
+    pub examples: bool,
 }
 
 /// What came of it.
@@ -88,7 +90,9 @@ pub fn run(plan: &Plan, progress: impl Fn(u64) + Sync) -> Result<Outcome> {
         sum.report.add(outcome.report);
         sum.elapsed = sum.elapsed.max(outcome.elapsed);
     }
-    tell_examples(plan, &mut sum.report)?;
+    if plan.examples {
+        tell_examples(plan, &mut sum.report)?;
+    }
     Ok(sum)
 }
 
@@ -124,10 +128,10 @@ fn work(plan: &Plan, shared: &Shared, progress: &(impl Fn(u64) + Sync)) -> Resul
         let before = report.verdicts().total();
         for number in first..first + PORTION {
             let conversation = Conversation::new(plan.seed, number);
-            let steps = pair
+            let end = pair
                 .run(&conversation, &mut report)
                 .with_context(|| format!("conversation {number} of seed {}", plan.seed))?;
-            report.conversation(&conversation, steps.as_deref())?;
+            report.conversation(&conversation, &end)?;
         }
         let more = report.verdicts().total() - before;
         progress(shared.packets.fetch_add(more, Ordering::Relaxed) + more);

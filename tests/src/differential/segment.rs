@@ -124,6 +124,10 @@ impl Segment {
         if self.has(ACK) {
             text += &format!(" ack {}", from(self.from.other(), self.ack));
         }
+        // Trackers look at the field now and then, whether it counts or not.
+        if self.has(ACK) == (self.ack == 0) {
+            text += &format!(" (field {})", self.ack);
+        }
         text += &format!(" win {}", self.window);
         if self.len > 0 {
             text += &format!(" len {}", self.len);
