@@ -58,6 +58,11 @@ impl Check {
             Self::TupleReuse => "tuple-reuse",
         }
     }
+
+    /// The end-to-end test that judges the object without it.
+    pub(crate) fn test(self) -> String {
+        format!("sabotage_{}_is_noticed", self.name().replace('-', "_"))
+    }
 }
 
 /// Becomes the comparison, so that its exit code is the task's.

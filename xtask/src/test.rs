@@ -3,13 +3,15 @@
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use clap::ValueEnum as _;
 
 use crate::{
     build,
     cargo_json::{self, Artifact},
     ctx::Ctx,
+    differential::Check,
     harness::{self, Lab},
-    setup::{self, Series},
+    setup::{self, Ebpf, Series},
     vm,
 };
 
@@ -50,7 +52,7 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
         failed.extend(run_unit(ctx, &unit, args)?);
     }
     if !args.unit {
-        failed.extend(run_end_to_end(ctx, &end_to_end, args)?);
+        failed.extend(run_end_to_end(ctx, &ebpf, &end_to_end, args)?);
     }
     ctx.give_back(&ctx.target())?;
     if failed.is_empty() {
@@ -106,8 +108,13 @@ fn run_unit(ctx: &Ctx, suites: &[Artifact], args: &Args) -> Result<Vec<String>> 
     Ok(failed)
 }
 
-fn run_end_to_end(ctx: &Ctx, suites: &[Artifact], args: &Args) -> Result<Vec<String>> {
+fn run_end_to_end(ctx: &Ctx, ebpf: &Ebpf, suites: &[Artifact], args: &Args) -> Result<Vec<String>> {
     setup::lab(ctx)?;
+    for check in Check::value_variants() {
+        if args.wants(&check.test()) {
+            build::sabotaged_object(ctx, ebpf, *check)?;
+        }
+    }
     let pinhole = build::pinhole(ctx, false)?;
     let lab = Lab::new(ctx, &pinhole);
     let mut failed = Vec::new();
