@@ -10,6 +10,7 @@ use crate::{
     abi::{FlowState, flow_flags},
     sabotage,
     verdict::{DropReason, PassReason},
+    wire::Fragment,
 };
 
 /// In [`crate::abi::TcpSide::maxwin`]: a CPU is writing this side's first values.
@@ -275,11 +276,36 @@ pub(super) fn record<E: Cells>(cells: E, word: FlowState, arrived: &Arrived<'_>,
     }
     let window = m.win.wrapping_add(m.sack.wrapping_sub(m.ack));
     widen(cells.maxwin(from), m.sender_maxwin, window);
-    if after(m.end, m.sender_end) {
-        advance(cells.end(from), m.sender_end, m.end);
+    let sent = farthest(arrived, m);
+    if after(sent, m.sender_end) {
+        advance(cells.end(from), m.sender_end, sent);
     }
     acknowledge(cells, arrived, m);
     allow(cells, arrived, m);
+}
+
+/// How far the sender has come with this segment.
+///
+/// Of a datagram in fragments only the first is seen here, without the length of
+/// the whole: it may be as long as a datagram can be, and as the receiver's window
+/// allows. (nf_conntrack puts it together first.)
+#[inline(always)]
+fn farthest(arrived: &Arrived<'_>, m: &Measured) -> u32 {
+    const LONGEST: u32 = 0xffff;
+    if arrived.headers.fragment as u8 != Fragment::First as u8 {
+        return m.end;
+    }
+    let longest = arrived.headers.seq.wrapping_add(LONGEST);
+    let allowed = if after(longest, m.sender_maxend) {
+        m.sender_maxend
+    } else {
+        longest
+    };
+    if after(allowed, m.end) {
+        allowed
+    } else {
+        m.end
+    }
 }
 
 /// The first values of a side. Claimed, so that those of two segments never mix.
