@@ -5,7 +5,7 @@
 //! that arrives, an end that is announced) needs no second write.
 
 use crate::{
-    abi::{FlowState, Last, LastKind, flow_flags, timeout},
+    abi::{FlowState, flow_flags, timeout},
     key::Direction,
     tcp::{State, generic},
     time::Tick,
@@ -34,18 +34,16 @@ pub const fn index(protocol: u8, state: u8) -> usize {
 /// After this point a flow that was last renewed at `seen` counts as absent.
 ///
 /// A TCP flow lives for the time-out of its state, but:
-/// - after an RST that left the state as it was, for that of CLOSE, so that a
-///   challenge ACK can still revive it (RFC 5961, section 3.2);
 /// - with data that nobody has acknowledged, or without a reply, for that of
 ///   [`timeout::TCP_UNACKNOWLEDGED`] at most;
-/// - when each side has sent a FIN or an RST out of window, for the same at most
-///   ([`flow_flags::CUT_SHORT`]; `seen` is then the second of them).
+/// - when each side has sent a FIN or an RST out of window, or one of them an RST
+///   in window that does not close it, for the same at most
+///   ([`flow_flags::CUT_SHORT`]; `seen` is then the packet that did it).
 #[inline(always)]
 #[must_use]
 pub fn expires(
     protocol: u8,
     word: FlowState,
-    last: Last,
     seen: Tick,
     unacknowledged: impl FnOnce() -> bool,
     timeouts: &Timeouts,
@@ -53,9 +51,6 @@ pub fn expires(
     let life = timeouts[index(protocol, word.state())];
     if protocol != proto::TCP {
         return seen.plus(life);
-    }
-    if matches!(last.kind(), LastKind::Rst) && !last.is_stray() {
-        return seen.plus(timeouts[State::Close as usize]);
     }
     let short = timeouts[timeout::TCP_UNACKNOWLEDGED];
     if life <= short {
@@ -89,7 +84,6 @@ pub const fn is_unacknowledged(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::RULE_NONE;
 
     const SEEN: Tick = Tick(1000);
 
@@ -103,48 +97,37 @@ mod tests {
         table
     }
 
-    fn at(protocol: u8, word: FlowState, last: Last, unacknowledged: bool) -> u32 {
-        expires(protocol, word, last, SEEN, || unacknowledged, &table()).0 - SEEN.0
+    fn at(protocol: u8, word: FlowState, unacknowledged: bool) -> u32 {
+        expires(protocol, word, SEEN, || unacknowledged, &table()).0 - SEEN.0
     }
 
     fn tcp(state: State) -> FlowState {
         FlowState::new(state as u8, flow_flags::SEEN_REPLY, 1)
     }
 
-    const NO_PACKET: Last = Last::new(RULE_NONE, 0, 0);
-
     #[test]
     fn the_state_decides() {
         let udp = |state| FlowState::new(state, 0, 1);
-        assert_eq!(at(proto::UDP, udp(generic::UNREPLIED), NO_PACKET, true), 30);
-        assert_eq!(at(proto::UDP, udp(generic::REPLIED), NO_PACKET, true), 120);
-        assert_eq!(
-            at(proto::TCP, tcp(State::Established), NO_PACKET, false),
-            5000
-        );
-        assert_eq!(at(47, udp(generic::REPLIED), NO_PACKET, false), 600);
+        assert_eq!(at(proto::UDP, udp(generic::UNREPLIED), true), 30);
+        assert_eq!(at(proto::UDP, udp(generic::REPLIED), true), 120);
+        assert_eq!(at(proto::TCP, tcp(State::Established), false), 5000);
+        assert_eq!(at(47, udp(generic::REPLIED), false), 600);
     }
 
     #[test]
     fn what_is_unsure_lives_shorter() {
         let established = tcp(State::Established);
-        assert_eq!(at(proto::TCP, established, NO_PACKET, true), 300);
+        assert_eq!(at(proto::TCP, established, true), 300);
         let alone = established.without(flow_flags::SEEN_REPLY);
-        assert_eq!(at(proto::TCP, alone, NO_PACKET, false), 300);
-        let rst = NO_PACKET.with_packet(LastKind::Rst, Direction::Reply, 0);
-        assert_eq!(at(proto::TCP, established, rst, false), 10);
-        assert_eq!(at(proto::TCP, established, rst.astray(), false), 5000);
-        assert_eq!(at(proto::TCP, tcp(State::Close), NO_PACKET, true), 10);
+        assert_eq!(at(proto::TCP, alone, false), 300);
+        assert_eq!(at(proto::TCP, tcp(State::Close), true), 10);
     }
 
     #[test]
     fn strays_of_both_sides_shorten_and_never_lengthen() {
         let cut = |state| tcp(state).with(flow_flags::CUT_SHORT);
-        assert_eq!(
-            at(proto::TCP, cut(State::Established), NO_PACKET, false),
-            300
-        );
-        assert_eq!(at(proto::TCP, cut(State::Close), NO_PACKET, false), 10);
+        assert_eq!(at(proto::TCP, cut(State::Established), false), 300);
+        assert_eq!(at(proto::TCP, cut(State::Close), false), 10);
     }
 
     #[test]

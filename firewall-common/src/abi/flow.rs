@@ -121,7 +121,6 @@ impl Flow {
         timeout::expires(
             protocol,
             self.state(),
-            self.last(),
             Tick(self.seen),
             || self.has_unacknowledged(),
             timeouts,

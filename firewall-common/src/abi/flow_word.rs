@@ -64,7 +64,8 @@ pub mod flow_flags {
     pub const MAXACK_ORIGINAL: u32 = 1 << 15;
     /// The replier has.
     pub const MAXACK_REPLY: u32 = 1 << 16;
-    /// A FIN or an RST out of window has come from each side: the flow has
+    /// A FIN or an RST out of window has come from each side, or an RST in window
+    /// that is not exact (RFC 5961, section 3.2): the flow has
     /// [`crate::abi::timeout::TCP_UNACKNOWLEDGED`] left unless a packet in window comes.
     pub const CUT_SHORT: u32 = 1 << 25;
     /// First of four bits: the originator's window scale, or [`NO_SCALE`].

@@ -11,6 +11,8 @@ mod first;
 pub mod options;
 mod state;
 mod step;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use cells::{Cells, FlowCells, Word};

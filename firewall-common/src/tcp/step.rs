@@ -519,11 +519,6 @@ fn stray<E: Cells>(
     let answers = matches!(last.kind(), LastKind::Rst | LastKind::Fin)
         && is_reply(last.direction()) != is_reply(arrived.direction);
     if !answers {
-        // An RST that left the flow as it was has put a near end to its life: what
-        // is refused must not take that back.
-        if matches!(last.kind(), LastKind::Rst) && !last.is_stray() {
-            return false;
-        }
         out.last[1] = last
             .with_packet(kind(arrived.segment), arrived.direction, last.end())
             .astray();
@@ -532,7 +527,6 @@ fn stray<E: Cells>(
     let expires = timeout::expires(
         proto::TCP,
         word,
-        last,
         Tick(cells.seen().load()),
         || has_unacknowledged(cells, word),
         timeouts,
@@ -556,6 +550,12 @@ fn accepted<E: Cells>(cells: E, arrived: &Arrived<'_>, out: &mut Stepped) {
     }
     if matches!(next, State::SynSent2) {
         new = new.with(flow_flags::SIMULTANEOUS);
+    }
+    // A challenge ACK will put this right, and until then the flow must not end:
+    // whoever guesses a window could end it. (The kernel gives it the time-out
+    // of CLOSE.)
+    if matches!(arrived.segment, Segment::Rst) && !matches!(next, State::Close) {
+        new = new.with(flow_flags::CUT_SHORT);
     }
     let closes = matches!(next, State::FinWait | State::LastAck | State::TimeWait);
     if matches!(arrived.segment, Segment::Fin) && closes {

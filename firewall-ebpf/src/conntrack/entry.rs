@@ -124,7 +124,6 @@ pub(crate) fn is_expired(entry: *mut Flow, word: FlowState, protocol: u8, now: T
     now.is_after(timeout::expires(
         protocol,
         word,
-        Last(last_of(entry).load()),
         Tick(seen_of(entry).load()),
         || flow.has_unacknowledged(),
         &config.timeouts,
