@@ -486,7 +486,8 @@ fn acknowledges_handshake<E: Cells>(
         (State::SynRecv, Segment::Ack | Segment::Fin)
             if !replies && !word.has(flow_flags::SIMULTANEOUS) =>
         {
-            if cells.maxwin(Direction::Reply).load() == 0 {
+            // As loaded before its other words: the SYN-ACK may be being recorded.
+            if m.receiver_maxwin == 0 {
                 m.fit = Fit::Invalid(DropReason::TcpHandshake);
                 return;
             }
