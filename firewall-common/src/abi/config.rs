@@ -59,6 +59,8 @@ pub mod config_flags {
     /// Shadow mode: every packet passes, and what would be dropped is counted
     /// and tracked as such ([`crate::abi::flow_flags::WOULD_DROP`]).
     pub const SHADOW: u32 = 1 << 2;
+    /// A rule picks up TCP flows in mid-life ([`crate::abi::rule_flags::LOOSE`]).
+    pub const LOOSE: u32 = 1 << 3;
 }
 
 /// The configuration that the programs read. One element; replaced as a whole.

@@ -42,6 +42,10 @@ pub mod rule_flags {
     pub const V4_ONLY: u16 = 1 << 4;
     /// IPv6 only.
     pub const V6_ONLY: u16 = 1 << 5;
+    /// An ACK without a flow begins one: a TCP connection is picked up in mid-life.
+    pub const LOOSE: u16 = 1 << 6;
+    /// Segments out of window pass in the flows that the rule admits.
+    pub const LIBERAL: u16 = 1 << 7;
 }
 
 /// One compiled rule: a conjunction. A rule of the configuration with several

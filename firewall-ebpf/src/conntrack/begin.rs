@@ -9,7 +9,7 @@ use firewall_common::{
     key::Heading,
     tcp::{self, Begun, Segment, generic},
     verdict::{DropReason, Event, PassReason, Verdict},
-    wire::{Headers, proto},
+    wire::{Headers, proto, tcp_flags},
 };
 
 use super::{
@@ -82,7 +82,8 @@ fn admit<P: Packet, K: Family>(packet: &P, work: &mut Work, heading: Heading) ->
     let unfit = cannot_begin(&work.headers);
     if let Some(reason) = unfit {
         // Of a flow that passes untracked the rules are all that knows.
-        if work.full != table_full::PASS || matches!(reason, DropReason::TcpFlags) {
+        let picks_up = config.flags & config_flags::LOOSE != 0 && is_ack(&work.headers);
+        if !picks_up && (work.full != table_full::PASS || matches!(reason, DropReason::TcpFlags)) {
             return Admitted::No(Verdict::Drop(reason));
         }
         refusal = reason;
@@ -110,12 +111,12 @@ fn admit<P: Packet, K: Family>(packet: &P, work: &mut Work, heading: Heading) ->
             return Admitted::No(Verdict::Pass(PassReason::Untracked));
         }
         action::ACCEPT if is_tracked(&work.headers) => {
-            let flags = if decision.flags & rule_flags::HELPER_FTP != 0 {
-                flow_flags::HELPER_FTP
-            } else {
-                0
-            };
-            return Admitted::Flow(flags, decision.id);
+            if let Some(reason) = unfit
+                && decision.flags & rule_flags::LOOSE == 0
+            {
+                return Admitted::No(Verdict::Drop(reason));
+            }
+            return Admitted::Flow(marks(decision.flags), decision.id);
         }
         action::ACCEPT => return Admitted::No(Verdict::Pass(PassReason::NewByRule)),
         policy::NO_MATCH => {}
@@ -130,7 +131,26 @@ fn admit<P: Packet, K: Family>(packet: &P, work: &mut Work, heading: Heading) ->
     Admitted::Refused(refusal)
 }
 
-/// Why a packet can never be the first of a flow.
+/// What a rule with `flags` marks its flows with.
+#[inline(always)]
+const fn marks(flags: u16) -> u32 {
+    let mut marks = 0;
+    if flags & rule_flags::HELPER_FTP != 0 {
+        marks |= flow_flags::HELPER_FTP;
+    }
+    if flags & rule_flags::LIBERAL != 0 {
+        marks |= flow_flags::LIBERAL;
+    }
+    marks
+}
+
+/// Can the packet be one of a TCP connection that is picked up in mid-life?
+#[inline(always)]
+const fn is_ack(h: &Headers) -> bool {
+    h.proto == proto::TCP && matches!(Segment::of(h.tcp_flags), Some(Segment::Ack))
+}
+
+/// Why a packet can never be the first of a flow, unless a rule picks it up.
 #[inline(always)]
 const fn cannot_begin(h: &Headers) -> Option<DropReason> {
     match h.proto {
@@ -166,16 +186,15 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         flags |= flow_flags::FROM_INSIDE;
     }
     let incarnation = new_incarnation::<K>(work);
-    let h = &work.headers;
-    let last = Last::new(rule, work.from_zone, work.to_zone);
     let flow = &mut work.flow;
-    if h.proto == proto::TCP {
-        begin_tcp(flow, tcp::opened(h), flags, last, incarnation);
+    flow.last = Last::new(rule, work.from_zone, work.to_zone).0;
+    if work.headers.proto == proto::TCP {
+        pinhole_tcp_begin(work, flags, incarnation);
     } else {
         flow.state = FlowState::new(generic::UNREPLIED, flags, incarnation).0;
-        flow.last = last.0;
         flow.tcp = [TcpSide::UNKNOWN; 2];
     }
+    let flow = &mut work.flow;
     flow.seen = work.now.0;
     flow.created = work.now.0;
     flow.bytes = [work.on_wire.bytes as u64, 0];
@@ -189,7 +208,7 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         }
         // Another CPU was faster with a packet of the same flow. That packet's
         // entry stands; this one was admitted too, and its step would be the
-        // same (a TCP flow begins with a SYN only).
+        // same (but that of a connection which is picked up, and then liberal).
         Err(EEXIST) => stats::event(Event::CreateRaced),
         Err(_) => {
             stats::event(Event::CreateFailed);
@@ -210,7 +229,27 @@ fn new_incarnation<K: Family>(work: &mut Work) -> u32 {
     incarnation(K::slot(work).digest(), random)
 }
 
-/// Writes what is TCP's own in a new entry.
+/// Writes what is TCP's own in [`Work::flow`], which a segment begins that is a
+/// SYN, or is picked up in mid-life. A global function, as the parts of a step are.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_tcp_begin(work: *mut Work, flags: u32, incarnation: u32) -> u32 {
+    // SAFETY: `create` passes this run's own work area, which nothing else refers
+    // to meanwhile.
+    let Some(work) = (unsafe { work.as_mut() }) else {
+        return 0;
+    };
+    let h = &work.headers;
+    let begun = if h.tcp_flags & tcp_flags::SYN != 0 {
+        tcp::opened(h)
+    } else {
+        tcp::picked_up(h)
+    };
+    let last = Last(work.flow.last);
+    begin_tcp(&mut work.flow, begun, flags, last, incarnation);
+    0
+}
+
 #[inline(always)]
 fn begin_tcp(flow: &mut Flow, begun: Begun, flags: u32, last: Last, incarnation: u32) {
     let (kind, direction, end) = begun.last;

@@ -193,6 +193,9 @@ fn rule(
 ) -> Result<PolicyRule, Error> {
     ports_need_protocol(source, &raw)?;
     helper_needs_tcp(source, &raw)?;
+    switch_needs_tcp(source, &raw, "loose", raw.loose.as_ref())?;
+    switch_needs_tcp(source, &raw, "liberal", raw.liberal.as_ref())?;
+    let on = |switch: &Option<Spanned<bool>>| switch.as_ref().is_some_and(|s| *s.get_ref());
     let rule = PolicyRule {
         name: rule_name(source, raw.name.as_ref(), number)?,
         from: zone_number(source, raw.from.as_ref(), zones)?,
@@ -204,6 +207,8 @@ fn rule(
         dport: ports(raw.dport),
         accept: raw.action == Action::Accept,
         helper: raw.helper.is_some(),
+        loose: on(&raw.loose),
+        liberal: on(&raw.liberal),
     };
     if combinations(&rule).next().is_none() {
         return Err(source.error(
@@ -300,6 +305,33 @@ fn helper_needs_tcp(source: &Source<'_>, raw: &RawRule) -> Result<(), Error> {
             helper.span(),
             "the FTP helper on a rule that drops",
             "remove the helper, or write action = \"accept\"",
+        ));
+    }
+    Ok(())
+}
+
+/// `loose` and `liberal` say how TCP connections are tracked that a rule lets begin.
+fn switch_needs_tcp(
+    source: &Source<'_>,
+    raw: &RawRule,
+    name: &str,
+    switch: Option<&Spanned<bool>>,
+) -> Result<(), Error> {
+    let Some(switch) = switch.filter(|switch| *switch.get_ref()) else {
+        return Ok(());
+    };
+    if raw.proto.number() != proto::TCP {
+        return Err(source.error(
+            switch.span(),
+            format!("{name} on a rule that is not for TCP"),
+            "add proto = \"tcp\" to this rule",
+        ));
+    }
+    if raw.action == Action::Drop {
+        return Err(source.error(
+            switch.span(),
+            format!("{name} on a rule that drops"),
+            format!("remove {name}, or write action = \"accept\""),
         ));
     }
     Ok(())

@@ -132,9 +132,14 @@ fn config(policy: &Policy, rule_count: u32) -> Config {
     } else {
         0
     };
+    let loose = if policy.rules.iter().any(|rule| rule.loose) {
+        config_flags::LOOSE
+    } else {
+        0
+    };
     Config {
         agent_stale_ns: AGENT_STALE_NS,
-        flags: gateway | config_flags::HOLD,
+        flags: gateway | loose | config_flags::HOLD,
         essentials: policy.essentials,
         rule_count: [rule_count; 2],
         tier_limits: tier_limits(&policy.tables),
@@ -205,8 +210,14 @@ fn addresses(rule: &PolicyRule, src: Option<IpNet>, dst: Option<IpNet>, family: 
         },
         ..Rule::zeroed()
     };
-    if rule.helper {
-        out.flags |= rule_flags::HELPER_FTP;
+    for (on, flag) in [
+        (rule.helper, rule_flags::HELPER_FTP),
+        (rule.loose, rule_flags::LOOSE),
+        (rule.liberal, rule_flags::LIBERAL),
+    ] {
+        if on {
+            out.flags |= flag;
+        }
     }
     if let Some(net) = src {
         out.flags |= rule_flags::SRC;

@@ -81,6 +81,10 @@ pub struct PolicyRule {
     pub accept: bool,
     /// Payload goes to the FTP helper.
     pub helper: bool,
+    /// TCP connections are picked up in mid-life.
+    pub loose: bool,
+    /// TCP segments out of window pass.
+    pub liberal: bool,
 }
 
 /// By [`timeout`].
@@ -265,6 +269,8 @@ impl Policy {
             dport: vec![PortRange::single(port)],
             accept: true,
             helper: false,
+            loose: false,
+            liberal: false,
         };
         self.rules.insert(0, rule);
     }

@@ -48,6 +48,8 @@ pub(super) struct RawRule {
     pub(super) dport: Option<Spanned<Several<PortRange>>>,
     pub(super) action: Action,
     pub(super) helper: Option<Spanned<Helper>>,
+    pub(super) loose: Option<Spanned<bool>>,
+    pub(super) liberal: Option<Spanned<bool>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use firewall_common::{
-    abi::{Rule, ZONE_ANY, config_flags, essentials, table_full, timeout},
+    abi::{Rule, ZONE_ANY, config_flags, essentials, rule_flags, table_full, timeout},
     key::map_v4,
     policy::matches,
     time::ticks_from_secs,
@@ -168,6 +168,29 @@ fn addresses() {
     let never = with_rule(&src("\"10.0.0.1\"\ndst = \"::1\"\n")).unwrap_err();
     assert!(never.to_string().contains("nothing matches"), "{never}");
     assert!(with_rule("action = \"drop\"\nproto = \"icmpv6\"\nsrc = \"10.0.0.1\"").is_err());
+}
+
+#[test]
+fn switches_of_tcp() {
+    for name in ["loose", "liberal"] {
+        rule_refused(
+            &format!("action = \"accept\"\n{name} = true"),
+            "true",
+            "not for TCP",
+        );
+        rule_refused(
+            &format!("action = \"drop\"\nproto = \"tcp\"\n{name} = true"),
+            "true",
+            "rule that drops",
+        );
+    }
+    assert!(with_rule("action = \"drop\"\nloose = false").is_ok());
+    let on = "action = \"accept\"\nproto = \"tcp\"\nloose = true\nliberal = true";
+    let compiled = with_rule(on).unwrap().compile().unwrap();
+    let rule = compiled.rules[0];
+    assert_eq!(rule.flags & rule_flags::LOOSE, rule_flags::LOOSE);
+    assert_eq!(rule.flags & rule_flags::LIBERAL, rule_flags::LIBERAL);
+    assert_ne!(compiled.config.flags & config_flags::LOOSE, 0);
 }
 
 #[test]

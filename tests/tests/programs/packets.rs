@@ -13,6 +13,8 @@ pub(crate) struct Tcp {
     pub(crate) flags: &'static str,
     pub(crate) seq: u32,
     pub(crate) ack: u32,
+    pub(crate) window: u16,
+    pub(crate) options: Vec<u8>,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -21,6 +23,8 @@ pub(crate) fn segment(flags: &'static str, seq: u32, ack: u32) -> Tcp {
         flags,
         seq,
         ack,
+        window: 64_240,
+        options: Vec::new(),
         payload: Vec::new(),
     }
 }
@@ -57,7 +61,10 @@ fn step(src: End, dst: End, ttl: u8) -> PacketBuilderStep<etherparse::IpHeaders>
 }
 
 pub(crate) fn tcp(src: End, dst: End, segment: &Tcp) -> Vec<u8> {
-    let mut b = step(src, dst, 64).tcp(src.port(), dst.port(), segment.seq, 64_240);
+    let mut b = step(src, dst, 64)
+        .tcp(src.port(), dst.port(), segment.seq, segment.window)
+        .options_raw(&segment.options)
+        .unwrap();
     for flag in segment.flags.chars() {
         b = match flag {
             'S' => b.syn(),

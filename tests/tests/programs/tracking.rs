@@ -1,7 +1,7 @@
 //! Replies pass, what nobody asked for does not.
 
 use firewall_common::{
-    abi::maps,
+    abi::{Rule, config_flags, maps, rule_flags},
     tcp::State,
     verdict::{DropReason, Event, PassReason},
 };
@@ -281,4 +281,105 @@ fn a_reset_closes_and_then_only_an_answered_syn_opens() {
         rig.flow4(maps::FLOWS4).1.state().state(),
         State::Established as u8
     );
+}
+
+/// Rules that pick up connections, and let segments out of window pass.
+fn lenient(flags: u16) -> Rig {
+    let rule = Rule {
+        proto: 6,
+        flags,
+        ..accept(0, OUTSIDE)
+    };
+    let mut rig = Rig::with_rules(&[rule]);
+    rig.configure(|config| config.flags |= config_flags::LOOSE);
+    rig
+}
+
+#[test]
+fn a_connection_is_picked_up_by_a_rule_that_says_so() {
+    for (host, peer) in ends() {
+        let data = tcp(host, peer, &segment("A", 1001, 5001));
+        let answer = tcp(peer, host, &segment("A", 5001, 1001));
+        assert_eq!(
+            lenient(0).egress(&data),
+            dropped(DropReason::TcpNoFlow),
+            "another rule's word"
+        );
+        let mut rig = lenient(rule_flags::LOOSE);
+        assert_eq!(
+            rig.ingress(&answer),
+            dropped(DropReason::TcpNoFlow),
+            "no rule lets it in"
+        );
+        let fin = tcp(host, peer, &segment("FA", 1001, 5001));
+        assert_eq!(rig.egress(&fin), dropped(DropReason::TcpNoFlow));
+        assert_eq!(rig.egress(&data), passed(NEW));
+        assert_eq!(rig.ingress(&answer), passed(KNOWN));
+        assert_eq!(rig.egress(&data), passed(KNOWN));
+        assert_eq!(rig.event(Event::FlowPromoted), 1);
+    }
+}
+
+#[test]
+fn windows_do_not_bind_where_a_rule_is_liberal() {
+    let (host, peer) = ends()[0];
+    for (flags, outcome) in [
+        (0, dropped(DropReason::TcpSeqOver)),
+        (rule_flags::LIBERAL, passed(KNOWN)),
+    ] {
+        let mut rig = lenient(flags);
+        handshake(&mut rig, host, peer);
+        let far = tcp(peer, host, &segment("A", 900_000_000, 1001));
+        assert_eq!(rig.ingress(&far), outcome);
+        let rst = tcp(peer, host, &segment("R", 4000, 0));
+        assert_eq!(
+            rig.ingress(&rst),
+            dropped(DropReason::TcpRst),
+            "an RST must be right all the same"
+        );
+    }
+}
+
+#[test]
+fn data_beyond_the_window_is_dropped_and_the_scale_counts() {
+    let (host, peer) = ends()[0];
+    let mut rig = Rig::new();
+    let with = |flags, seq, ack| Tcp {
+        // Scale 7, SACK permitted.
+        options: vec![3, 3, 7, 1, 4, 2, 1, 1],
+        ..segment(flags, seq, ack)
+    };
+    assert_eq!(
+        rig.egress(&tcp(host, peer, &with("S", 1000, 0))),
+        passed(NEW)
+    );
+    assert_eq!(
+        rig.ingress(&tcp(peer, host, &with("SA", 5000, 1001))),
+        passed(KNOWN)
+    );
+    let ack = Tcp {
+        window: 100,
+        ..segment("A", 1001, 5001)
+    };
+    assert_eq!(rig.egress(&tcp(host, peer, &ack)), passed(KNOWN));
+    // 5001 + (100 << 7); the SYN alone would have allowed 65535.
+    let flow = rig.flow4(maps::FLOWS4).1;
+    assert_eq!(flow.tcp[1].maxend, 5001 + (100 << 7));
+    let far = tcp(peer, host, &segment("A", 5001 + 200_000, 1001));
+    assert_eq!(rig.ingress(&far), dropped(DropReason::TcpSeqOver));
+    // An edge that was never sent is refused, in a SACK too.
+    let sack = Tcp {
+        options: [
+            &[1, 1, 5, 10][..],
+            &2000_u32.to_be_bytes(),
+            &3000_u32.to_be_bytes(),
+        ]
+        .concat(),
+        ..segment("A", 5001, 1001)
+    };
+    assert_eq!(
+        rig.ingress(&tcp(peer, host, &sack)),
+        dropped(DropReason::TcpAckOver)
+    );
+    assert_eq!(rig.event(Event::TcpOptions), 0);
 }
