@@ -1,7 +1,10 @@
 //! Scenarios, clause by clause.
 
 use super::*;
-use crate::verdict::{DropReason, PassReason};
+use crate::{
+    verdict::{DropReason, PassReason},
+    wire::Fragment,
+};
 
 #[test]
 fn the_ends_of_the_windows_are_where_they_are() {
@@ -227,4 +230,22 @@ fn a_picked_up_flow_is_liberal_and_proved_by_two_way_traffic() {
     track.accepts(OUT, &segment(ACK, 510, 5800, 0));
     assert!(track.has(flow_flags::ASSURED));
     track.accepts(BACK, &segment(ACK, 4_000_000, 510, 0));
+}
+
+#[test]
+fn a_segment_in_fragments_can_be_acknowledged() {
+    let mut track = Track::established();
+    let first = Headers {
+        fragment: Fragment::First,
+        ..segment(ACK, 1001, 5001, 400)
+    };
+    track.accepts(OUT, &first);
+    track.accepts(BACK, &segment(ACK, 5001, 1801, 0));
+    let out = track.step(BACK, &segment(ACK, 5001, 2002, 0));
+    assert_eq!(
+        (out.what, out.drop),
+        (What::Invalid, DropReason::TcpAckOver),
+        "beyond the window"
+    );
+    track.accepts(OUT, &segment(ACK, 1801, 5001, 100));
 }
