@@ -228,6 +228,11 @@ pub fn classify<E: Cells>(
                 out.refuse(DropReason::TcpRst);
                 return false;
             }
+            Reset::Stray => {
+                out.refuse(DropReason::TcpRst);
+                out.checked = false;
+                return true;
+            }
         }
     } else if simultaneous(cells, word, state, arrived) {
         out.state[1] = State::Established;
@@ -395,6 +400,8 @@ enum Reset {
     Certain,
     /// Lies before what the other side has acknowledged.
     Invalid,
+    /// Does so, after a SYN of its own side: noted like one out of window.
+    Stray,
 }
 
 #[inline(always)]
@@ -411,7 +418,12 @@ fn reset<E: Cells>(cells: E, arrived: &Arrived<'_>, out: &mut Stepped) -> Reset 
     {
         return Reset::Certain;
     }
-    if word.has(flow_flags::maxack_set(other)) && !is_syn(last) {
+    // After a SYN of the other side that was let through, this may answer it, and
+    // what that side acknowledged before is history. (The kernel says so after a
+    // SYN of either side: who only spoofs one end could then close a connection
+    // with a SYN and an RST anywhere in the window, against RFC 5961, section 3.2.)
+    let other_syn = is_syn(last) && is_reply(last.direction()) != is_reply(direction);
+    if word.has(flow_flags::maxack_set(other)) && !other_syn {
         let sure = matches!(state, State::Established) && word.has(flow_flags::ASSURED);
         if h.seq == 0 && !sure {
             return Reset::Closes;
@@ -419,7 +431,11 @@ fn reset<E: Cells>(cells: E, arrived: &Arrived<'_>, out: &mut Stepped) -> Reset 
         let maxack = cells.maxack(other).load();
         if before(h.seq, maxack) {
             (out.value, out.bound) = (h.seq, maxack);
-            return Reset::Invalid;
+            return if is_syn(last) {
+                Reset::Stray
+            } else {
+                Reset::Invalid
+            };
         }
         // Exact, or behind the last segment of its own side.
         let train = matches!(last.kind(), LastKind::Ack)
@@ -432,7 +448,6 @@ fn reset<E: Cells>(cells: E, arrived: &Arrived<'_>, out: &mut Stepped) -> Reset 
     }
     // The answer to a SYN, or to an ACK of a half-open connection, that was let
     // through.
-    let other_syn = is_syn(last) && is_reply(last.direction()) != is_reply(direction);
     let answers = (word.has(flow_flags::SEEN_REPLY) && other_syn)
         || (!word.has(flow_flags::ASSURED) && matches!(last.kind(), LastKind::Ack));
     if answers && h.ack == last.end() {

@@ -8,7 +8,7 @@ use firewall_common::{
     key::Direction,
     tcp::{Segment as Kind, State},
     verdict::{DropReason, PassReason, Verdict},
-    wire::tcp_flags::{FIN, RST, SYN},
+    wire::tcp_flags::{ACK, FIN, RST, SYN},
 };
 
 use super::{
@@ -41,6 +41,18 @@ pub const CLASSES: &[Class] = &[
     Class {
         name: "resync-window",
         matches: follows_resync,
+    },
+    Class {
+        name: "rst-after-own-syn",
+        matches: |_, last| last.is_rst_after_own_syn(),
+    },
+    Class {
+        name: "sack-beyond-windows",
+        matches: follows_wide_sack,
+    },
+    Class {
+        name: "second-introduction",
+        matches: follows_two_introductions,
     },
 ];
 
@@ -110,6 +122,18 @@ impl<'a> Last<'a> {
             && self.pinhole == [State::SynRecv; 2]
     }
 
+    /// An RST of the side that sent the SYN which was let through last: what the
+    /// other side has acknowledged is still held against it.
+    fn is_rst_after_own_syn(&self) -> bool {
+        let last = self.flow.last();
+        let syn = matches!(last.kind(), LastKind::Syn | LastKind::SynInLastAck);
+        self.kind == Kind::Rst
+            && syn
+            && last.direction() == self.direction
+            && self.pinhole[0] == self.pinhole[1]
+            && (self.step.passes || self.step.reason == Some(Verdict::Drop(DropReason::TcpRst)))
+    }
+
     fn was_simultaneous(&self) -> bool {
         FlowState(self.flow.state).has(flow_flags::SIMULTANEOUS)
     }
@@ -157,26 +181,85 @@ fn follows_resync(steps: &[Step], last: &Last<'_>) -> bool {
     let is_narrow = |before: usize| {
         let counts = Some(Verdict::Pass(PassReason::Established));
         let told = since[..before].iter().filter(|s| s.reason == counts);
-        let windows = told
-            .map(|s| &s.segment)
-            .filter(|s| s.from == syn.from && !s.has(SYN | RST));
-        let widest = windows.map(|s| u32::from(s.window) << scale).max();
-        widest.unwrap_or(0) < u32::from(syn.window)
+        let (mut widest, mut sent) = (0, 0);
+        for segment in told.map(|s| &s.segment).filter(|s| !s.has(SYN | RST)) {
+            if segment.from == syn.from {
+                widest = widest.max(u32::from(segment.window) << scale);
+            } else {
+                // What exceeds the window widens it, for both.
+                sent += u32::from(segment.len);
+            }
+        }
+        widest < u32::from(syn.window) + sent
     };
-    let unlike = |number: usize| {
-        let reason = matches!(
-            since[number].reason,
-            Some(
-                Verdict::Drop(DropReason::TcpSeqOver)
-                    | Verdict::Pass(PassReason::TcpOldData | PassReason::TcpOvershot)
-            )
-        );
-        reason && is_narrow(number)
-    };
+    let unlike = |number: usize| is_window(&since[number]) && is_narrow(number);
     // A SYN may find that another packet came last.
     let remembered = last.kind == Kind::Syn && last.kernel == [State::Close; 2];
-    let numbers = if remembered { 0 } else { since.len() - 1 }..since.len();
+    let numbers = if remembered {
+        0
+    } else {
+        since.len().saturating_sub(1)
+    }..since.len();
     numbers.into_iter().any(unlike)
+}
+
+/// A segment that lies outside the windows as pinhole knows them, and inside as
+/// the kernel does, or is taken for old in one and not in the other.
+fn is_window(step: &Step) -> bool {
+    matches!(
+        step.reason,
+        Some(
+            Verdict::Drop(DropReason::TcpSeqOver)
+                | Verdict::Pass(PassReason::TcpOldData | PassReason::TcpOvershot)
+        )
+    )
+}
+
+/// The kernel adds to a window what lies between an acknowledgement and the
+/// highest selective one. Nothing checks the former against the latter, so one
+/// segment can make a window wider than any (65535 << 14); here it stays below 2^31.
+fn follows_wide_sack(steps: &[Step], last: &Last<'_>) -> bool {
+    let is_wide = |step: &Step| {
+        let segment = &step.segment;
+        let span = highest_edge(segment).map_or(0, |edge| edge.wrapping_sub(segment.ack));
+        step.passes && segment.has(ACK) && span >= 1 << 30
+    };
+    is_window(last.step) && steps.iter().any(is_wide)
+}
+
+/// The highest right edge in a SACK option at the front of the options or behind
+/// two bytes of padding, which is where the generator puts it.
+fn highest_edge(segment: &Segment) -> Option<u32> {
+    let bytes = segment.options.bytes();
+    let at = (0..bytes.len().saturating_sub(1))
+        .find(|at| bytes[*at] == 5 && [10, 18, 26, 34].contains(&bytes[at + 1]))?;
+    let blocks = bytes.get(at + 2..at + usize::from(bytes[at + 1]))?;
+    let edges = blocks.chunks_exact(8).map(|b| [b[4], b[5], b[6], b[7]]);
+    edges
+        .map(u32::from_be_bytes)
+        .reduce(|a, b| if after(b, a) { b } else { a })
+}
+
+/// A SYN-ACK that is refused has, in the kernel, introduced its side all the same:
+/// its scale is forgotten, but that the other side offered one is not. A second
+/// SYN with a scale then turns scaling on there; here both sides have to offer it
+/// in what they were introduced with.
+fn follows_two_introductions(steps: &[Step], last: &Last<'_>) -> bool {
+    let flags = FlowState(last.flow.state);
+    let unscaled = Direction::Reply;
+    let none = flags.scale(unscaled) == NO_SCALE && flags.scale(unscaled.flip()) == NO_SCALE;
+    let of_replier =
+        |step: &&Step| step.segment.has(SYN) && step.direction == Some(Direction::Reply);
+    let mut introductions = steps
+        .iter()
+        .filter(of_replier)
+        .map(|s| has_scale(&s.segment));
+    let first = introductions.next();
+    is_window(last.step) && none && introductions.any(|scale| Some(scale) != first)
+}
+
+fn has_scale(segment: &Segment) -> bool {
+    segment.options.bytes().windows(2).any(|w| w == [3, 3])
 }
 
 /// Why the two cannot be compared beyond a packet that both have dropped.
