@@ -19,7 +19,7 @@ use firewall_common::{
     wire::{self, tcp_flags},
 };
 
-pub(crate) use entry::{forget_rule, is_expired, last_of, state_of};
+pub(crate) use entry::{forget_rule, is_expired, last_of, seen_of, state_of};
 pub(crate) use tiers::{Family, Place, count_created, count_in_tier, delete_expired, delete_live};
 
 use crate::{

@@ -1,7 +1,9 @@
 //! Taking a pinhole.
 
 use firewall_common::{
-    abi::{ExpectKey, ExpectState, Expectation, FlowState, Phase, flow_flags},
+    abi::{
+        DataFlow, ExpectKey, ExpectState, Expectation, Flow, FlowKey6, FlowState, Phase, flow_flags,
+    },
     key::Direction,
     tcp::State,
     time::Tick,
@@ -44,9 +46,18 @@ pub(crate) fn take(work: &mut Work) -> Taken {
     if expectation.from_zone != work.from_zone || expectation.to_zone != work.to_zone {
         return Taken::Refused(DropReason::ExpectationZone);
     }
-    if !parent_lives(expectation, work.now) {
-        return Taken::Refused(DropReason::ExpectationOrphaned);
-    }
+    let parent = match live_parent(&expectation.parent, expectation.parent_incarnation, work.now) {
+        Some((_, word)) => word,
+        None => return Taken::Refused(DropReason::ExpectationOrphaned),
+    };
+    work.data = DataFlow {
+        parent: expectation.parent,
+        parent_incarnation: expectation.parent_incarnation,
+        incarnation: 0,
+        via: expectation.via,
+        client_is_hi: parent.has(flow_flags::FIRST_DOWN) as u8,
+        reserved: 0,
+    };
     let mine = ExpectState::Taken(h.sport).word();
     // SAFETY: a map value is valid for the whole run.
     let state = unsafe { &raw mut (*entry).state };
@@ -105,20 +116,23 @@ fn look(work: &mut Work, direction: Direction) -> Option<*mut Expectation> {
     EXPECTATIONS.get_ptr_mut(key)
 }
 
-/// A pinhole dies with its parent even when no agent lives to remove it.
+/// The established control flow `key` of this incarnation, and its state. A pinhole
+/// dies with its parent even when no agent lives to remove it.
 #[inline(always)]
-fn parent_lives(expectation: &Expectation, now: Tick) -> bool {
-    let entry = match expectation.parent.narrow() {
+pub(crate) fn live_parent(
+    key: &FlowKey6,
+    incarnation: u32,
+    now: Tick,
+) -> Option<(*mut Flow, FlowState)> {
+    let entry = match key.narrow() {
         Some(key) => FLOWS4.entry(&key),
-        None => FLOWS6.entry(&expectation.parent),
-    };
-    let Some(entry) = entry else {
-        return false;
-    };
+        None => FLOWS6.entry(key),
+    }?;
     let word = FlowState(state_of(entry).load());
-    word.phase() as u8 == Phase::Live as u8
-        && word.incarnation() == expectation.parent_incarnation
+    let lives = word.phase() as u8 == Phase::Live as u8
+        && word.incarnation() == incarnation
         && !is_expired(entry, word, proto::TCP, now)
         && word.state() == State::Established as u8
-        && !word.has(flow_flags::FIN_ORIGINAL | flow_flags::FIN_REPLY)
+        && !word.has(flow_flags::FIN_ORIGINAL | flow_flags::FIN_REPLY);
+    if lives { Some((entry, word)) } else { None }
 }

@@ -9,6 +9,7 @@ mod atomic;
 mod conntrack;
 mod control;
 mod ctl;
+mod data;
 mod expect;
 mod explain;
 mod fragments;

@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use firewall_common::abi::{
-    Census, CollectorState, Config, Control, Counter, EVENTS_BYTES, ExpectKey, Expectation,
+    Census, CollectorState, Config, Control, Counter, DataFlow, EVENTS_BYTES, ExpectKey, Expectation,
     FLOW_EVENTS_BYTES, FRAGMENTS_LEN, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments, Iface,
     MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN,
     TableCounter, Watch, heartbeat,
@@ -39,6 +39,8 @@ pub(crate) static HALF_OPEN6_IN: LruHashMap<FlowKey6, Flow, HALF_OPEN> = LruHash
 pub(crate) static HALF_OPEN6_OUT: LruHashMap<FlowKey6, Flow, HALF_OPEN> = LruHashMap::new();
 #[btf_map]
 pub(crate) static EXPECTATIONS: HashMap<ExpectKey, Expectation, FTP> = HashMap::new();
+#[btf_map]
+pub(crate) static DATA_FLOWS: LruHashMap<FlowKey6, DataFlow, FTP> = LruHashMap::new();
 #[btf_map]
 pub(crate) static SESSIONS: HashMap<FlowKey6, Session, FTP> = HashMap::new();
 #[btf_map]

@@ -10,7 +10,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{bindings::bpf_fib_lookup as FibParams, btf_maps::PerCpuArray, macros::btf_map};
 use firewall_common::{
     abi::{
-        EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments, PairKey,
+        DataFlow, EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments, PairKey,
     },
     key::Direction,
     tcp::{Arrived, Segment, Stepped, options::OPTIONS_ROOM},
@@ -77,6 +77,8 @@ pub(crate) struct Work {
     pub key6: FlowKey6,
     /// Expectation key.
     pub expect: ExpectKey,
+    /// Whose data connection the packet begins.
+    pub data: DataFlow,
     /// Host pair key.
     pub pair: PairKey,
     /// The options of an IPv4 header.

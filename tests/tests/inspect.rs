@@ -14,7 +14,7 @@ use aya::maps::{Array, HashMap, MapData};
 use bytemuck::Zeroable;
 use firewall_common::{
     abi::{
-        ABI_VERSION, Config, ExpectKey, ExpectVia, Expectation, Flow, FlowKey4, FlowKey6,
+        ABI_VERSION, Config, DataFlow, ExpectKey, ExpectVia, Expectation, Flow, FlowKey4, FlowKey6,
         FlowState, Iface, MAX_RULES, Phase, RuleName, Session, SessionPhase, flow_flags, maps,
         timeout,
     },
@@ -74,6 +74,7 @@ impl Pins {
             pins.hash::<FlowKey6, Flow>(name, TABLE)?;
         }
         pins.hash::<ExpectKey, Expectation>(maps::EXPECTATIONS, 64)?;
+        pins.hash::<FlowKey6, DataFlow>(maps::DATA_FLOWS, 64)?;
         pins.hash::<FlowKey6, Session>(maps::SESSIONS, 64)?;
         Ok(pins)
     }

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::FlowKey6;
-use crate::pod;
+use crate::{key::Heading, pod};
 
 /// Which connection is expected. The source port is not known in advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -46,6 +46,37 @@ pub struct Expectation {
     pub reserved: [u8; 5],
 }
 pod!(Expectation, 72);
+
+/// A data connection's tie to its control connection. The map's key is the key
+/// of the data flow; the entry is written when the expectation is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct DataFlow {
+    /// The control flow that negotiated it.
+    pub parent: FlowKey6,
+    /// Incarnation of that flow.
+    pub parent_incarnation: u32,
+    /// Incarnation of the data flow itself: the entry counts for no other one.
+    pub incarnation: u32,
+    /// How it was negotiated, [`ExpectVia`].
+    pub via: u8,
+    /// 1 if the control flow's client is the larger endpoint (`hi`) of its key.
+    pub client_is_hi: u8,
+    /// Keeps the size a multiple of four.
+    pub reserved: u16,
+}
+pod!(DataFlow, 52);
+
+impl DataFlow {
+    /// The way in which the control flow's first packet headed.
+    #[must_use]
+    pub const fn parent_heading(&self) -> Heading {
+        match self.client_is_hi {
+            0 => Heading::Up,
+            _ => Heading::Down,
+        }
+    }
+}
 
 /// The command that negotiated an expectation, `Expectation::via`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

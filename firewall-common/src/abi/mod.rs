@@ -32,7 +32,7 @@ pub use watch::*;
 
 /// Version of all structures and map shapes below. A running instance whose
 /// pinned maps carry another version is refused, never misread.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Names of the maps, as they stand in the object and under the pin directory.
 pub mod maps {
@@ -58,6 +58,9 @@ pub mod maps {
     pub const HALF_OPEN6_OUT: &str = "HALF_OPEN6_OUT";
     /// `HASH<ExpectKey, Expectation>`.
     pub const EXPECTATIONS: &str = "EXPECTATIONS";
+    /// `LRU_HASH<FlowKey6, DataFlow>`: data connections that took an expectation, by
+    /// their own key, and whose they are.
+    pub const DATA_FLOWS: &str = "DATA_FLOWS";
     /// `HASH<FlowKey6, Session>`: FTP sessions, by the key of their control flow.
     pub const SESSIONS: &str = "SESSIONS";
     /// `HASH<PairKey, Pair>`: host pairs with a live FTP session.

@@ -17,7 +17,7 @@ use super::{
     tiers::{Family, Place, concedes, end, insert, is_full},
 };
 use crate::{
-    control,
+    control, data,
     expect::{self, Taken},
     explain,
     maps::{CONFIG, EEXIST},
@@ -203,6 +203,9 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         Ok(()) if concedes::<K>(work) => stats::event(Event::CreateRaced),
         Ok(()) => {
             stats::event(Event::FlowCreated);
+            if flags & flow_flags::RELATED != 0 {
+                data::begin::<K>(work, incarnation);
+            }
             let (key, flow) = K::to_insert(work);
             watch::tell(key, flow, FlowState(flow.state), News::NEW);
         }

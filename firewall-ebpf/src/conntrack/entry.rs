@@ -29,7 +29,7 @@ pub(crate) fn last_of(entry: *mut Flow) -> Shared<u64> {
 }
 
 #[inline(always)]
-pub(super) fn seen_of(entry: *mut Flow) -> Shared<u32> {
+pub(crate) fn seen_of(entry: *mut Flow) -> Shared<u32> {
     // SAFETY: as `state_of`.
     let word = unsafe { &raw mut (*entry).seen };
     // SAFETY: as `state_of`; four bytes, aligned.

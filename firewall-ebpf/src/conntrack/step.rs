@@ -14,7 +14,7 @@ use super::{
     tiers::{Family, end, promote},
 };
 use crate::{
-    control, expect, explain,
+    control, data, expect, explain,
     maps::CONFIG,
     packet::Packet,
     stats,
@@ -40,6 +40,8 @@ pub(super) fn step<P: Packet, K: Family>(
         return Some(Verdict::Drop(DropReason::ZoneMismatch));
     }
     let protocol = work.headers.proto;
+    // The first packet of a tick.
+    let early = seen_of(entry).load() != work.now.0;
     if protocol == proto::TCP {
         if Segment::of(work.headers.tcp_flags).is_none() {
             return Some(Verdict::Drop(DropReason::TcpFlags));
@@ -89,6 +91,9 @@ pub(super) fn step<P: Packet, K: Family>(
     }
     if changed && word.has(flow_flags::RELATED) && is_there(word) {
         expect::served(work, direction);
+    }
+    if early && word.has(flow_flags::RELATED) && is_there(word) {
+        data::keep_parent::<K>(work, word.incarnation());
     }
     let moved = !proved && has_proved(protocol, word) && promote::<K>(work, entry, word, opened);
     if changed && !moved {

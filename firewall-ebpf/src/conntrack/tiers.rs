@@ -15,7 +15,7 @@ use firewall_common::{
 use super::entry::{is_expired, seen_of, state_of};
 use crate::{
     atomic::Shared,
-    control,
+    control, data,
     maps::{
         CONFIG, EEXIST, FLOWS, FLOWS4, FLOWS6, HALF_OPEN, HALF_OPEN4_IN, HALF_OPEN4_OUT,
         HALF_OPEN6_IN, HALF_OPEN6_OUT, TABLE_COUNTERS, TIER_COUNTS, Table,
@@ -72,12 +72,14 @@ pub(crate) trait Family: FlowKey + 'static {
     fn into_event(work: &mut Work);
     /// The half-open table of flows that began inside, or outside.
     fn half_open(inside: bool) -> &'static Self::HalfOpen;
+    /// Unties a data connection that ends from its control connection.
+    fn untie(key: &Self, incarnation: u32);
     /// [`watch::tell`], if somebody watches.
     fn tell_watcher(key: &Self, entry: *const Flow, word: u64, news: u32);
 }
 
 macro_rules! family {
-    ($key:ty, $slot:ident, $flows:ident, $inside:ident, $outside:ident, $table:ident, $tcp:ident, $other:ident, $tell:ident) => {
+    ($key:ty, $slot:ident, $flows:ident, $inside:ident, $outside:ident, $table:ident, $tcp:ident, $other:ident, $tell:ident, $untie:ident) => {
         impl Family for $key {
             type Proved = LruHashMap<$key, Flow, FLOWS>;
             type HalfOpen = LruHashMap<$key, Flow, HALF_OPEN>;
@@ -111,6 +113,11 @@ macro_rules! family {
             }
 
             #[inline(always)]
+            fn untie(key: &Self, incarnation: u32) {
+                data::$untie(key, incarnation);
+            }
+
+            #[inline(always)]
             fn tell_watcher(key: &Self, entry: *const Flow, word: u64, news: u32) {
                 watch::$tell(key, entry, word, news);
             }
@@ -126,7 +133,8 @@ family!(
     Proved4,
     Tcp4,
     Other4,
-    tell_watcher4
+    tell_watcher4,
+    pinhole_data_end4
 );
 family!(
     FlowKey6,
@@ -137,7 +145,8 @@ family!(
     Proved6,
     Tcp6,
     Other6,
-    tell_watcher6
+    tell_watcher6,
+    pinhole_data_end6
 );
 
 /// Where a flow was found.
@@ -274,6 +283,9 @@ fn remove<K: Family, T: Table<K>>(
     let proved = matches!(place, Place::Proved);
     if !matches!(reason, EndReason::Promoted) {
         watch::tell(key, entry, word, News::destroy(reason, proved));
+        if word.has(flow_flags::RELATED) {
+            K::untie(key, word.incarnation());
+        }
     }
     // What the LRU displaced in this moment it took, not we.
     if table.delete(key) {

@@ -1,11 +1,11 @@
 //! Flows of the pinned tables.
 
-use std::collections::HashSet;
+use std::collections::{self, HashSet};
 
 use aya::maps::{HashMap, MapData, MapError};
 use bytemuck::Zeroable;
 use firewall_common::{
-    abi::{Flow, FlowKey4, FlowKey6, maps},
+    abi::{DataFlow, Flow, FlowKey4, FlowKey6, flow_flags, maps},
     key::FlowKey,
     time::Tick,
     timeout::Timeouts,
@@ -28,7 +28,71 @@ const TABLES: [(&str, &str, FlowTier); 3] = [
     (maps::FLOWS4, maps::FLOWS6, FlowTier::Proved),
 ];
 
+/// Entries of a [`Parents`] that is added to.
+const PARENTS_KEPT: usize = 1 << 16;
+
+/// Control connections of data connections, by the data flow's key.
+///
+/// Of an entry whose data flow was displaced, or has another incarnation by now,
+/// nothing is said.
+#[derive(Clone, Debug, Default)]
+pub struct Parents(collections::HashMap<FlowKey6, DataFlow>);
+
+impl Parents {
+    /// From the entries of `DATA_FLOWS`.
+    pub fn new(entries: impl IntoIterator<Item = (FlowKey6, DataFlow)>) -> Self {
+        Self(entries.into_iter().collect())
+    }
+
+    /// Adds an entry. What is kept is bounded: old entries go when it is too much.
+    pub fn insert(&mut self, key: FlowKey6, data: DataFlow) {
+        if self.0.len() >= PARENTS_KEPT {
+            self.0.clear();
+        }
+        self.0.insert(key, data);
+    }
+
+    /// Strikes out what is known of `row`.
+    pub fn remove(&mut self, row: &FlowRow) {
+        self.0.remove(&row.key);
+    }
+
+    /// Whose data connection `row` is, if it is one.
+    #[must_use]
+    pub fn of(&self, row: &FlowRow) -> Option<&DataFlow> {
+        let data = self.0.get(&row.key)?;
+        (data.incarnation == row.state().incarnation()).then_some(data)
+    }
+}
+
 impl Pinned {
+    /// What is known of the parents of `rows`.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn parents(&self, rows: &[FlowRow]) -> Result<Parents, Error> {
+        if !rows.iter().any(|row| row.state().has(flow_flags::RELATED)) {
+            return Ok(Parents::default());
+        }
+        self.data_flows().map(Parents::new)
+    }
+
+    /// Every data connection's tie to its control connection.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn data_flows(&self) -> Result<Vec<(FlowKey6, DataFlow)>, Error> {
+        self.entries(maps::DATA_FLOWS)
+    }
+
+    /// That of one data connection.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn data_flow(&self, key: &FlowKey6) -> Result<Option<DataFlow>, Error> {
+        self.one(maps::DATA_FLOWS, key)
+    }
+
     /// Hands every live flow of all six tables to `see`, each once.
     ///
     /// # Errors
@@ -84,9 +148,9 @@ impl Pinned {
         let timeouts = &self.config()?.timeouts;
         let now = Tick::from_ns(sys::monotonic_ns());
         for (v4, v6, tier) in TABLES {
-            let found = match key.narrow() {
-                Some(narrow) => self.one::<FlowKey4>(v4, &narrow)?,
-                None => self.one::<FlowKey6>(v6, key)?,
+            let found: Option<Flow> = match key.narrow() {
+                Some(narrow) => self.one(v4, &narrow)?,
+                None => self.one(v6, key)?,
             };
             let row = found.map(|flow| FlowRow {
                 key: *key,
@@ -127,10 +191,14 @@ impl Pinned {
         each.map_err(|error| self.failed(name, &error))
     }
 
-    fn one<K: aya::Pod>(&self, name: &'static str, key: &K) -> Result<Option<Flow>, Error> {
-        let map: HashMap<MapData, K, Flow> = self.typed(name)?;
+    fn one<K, V>(&self, name: &'static str, key: &K) -> Result<Option<V>, Error>
+    where
+        K: aya::Pod,
+        V: aya::Pod,
+    {
+        let map: HashMap<MapData, K, V> = self.typed(name)?;
         match map.get(key, 0) {
-            Ok(flow) => Ok(Some(flow)),
+            Ok(value) => Ok(Some(value)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(self.failed(name, &error)),
         }

@@ -22,7 +22,7 @@ use crate::{config::Tables, lock};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pinhole.o"));
 
 /// Every map of the object; all are pinned, but for the programs' own log ring.
-const MAPS: [&str; 25] = [
+const MAPS: [&str; 26] = [
     maps::ABI,
     maps::CONFIG,
     maps::CONTROL,
@@ -34,6 +34,7 @@ const MAPS: [&str; 25] = [
     maps::HALF_OPEN6_IN,
     maps::HALF_OPEN6_OUT,
     maps::EXPECTATIONS,
+    maps::DATA_FLOWS,
     maps::SESSIONS,
     maps::PAIRS,
     maps::IFACES,
@@ -354,6 +355,7 @@ fn sizes(instance: &Instance, tables: &Tables) -> (BTreeMap<&'static str, u32>, 
         (maps::HALF_OPEN6_IN, tables.half_open),
         (maps::HALF_OPEN6_OUT, tables.half_open),
         (maps::EXPECTATIONS, tables.expectations),
+        (maps::DATA_FLOWS, data_flows(tables)),
         (maps::SESSIONS, tables.sessions),
         (maps::PAIRS, tables.sessions),
         (maps::FRAGMENTS, fragments()),
@@ -373,11 +375,22 @@ fn sizes(instance: &Instance, tables: &Tables) -> (BTreeMap<&'static str, u32>, 
     (sizes, kept)
 }
 
-/// Elements of `FRAGMENTS`: before the summer of 2025 each CPU hoarded 128 free
-/// nodes of an LRU map.
+/// Elements of `FRAGMENTS`.
 fn fragments() -> u32 {
+    least_lru().max(FRAGMENTS_LEN as u32)
+}
+
+/// Elements of `DATA_FLOWS`: a data connection for each expectation and each session.
+pub(super) fn data_flows(tables: &Tables) -> u32 {
+    let wanted = tables.expectations.saturating_add(tables.sessions);
+    wanted.clamp(least_lru(), 1 << 30).next_power_of_two()
+}
+
+/// The smallest LRU map that is of use: before the summer of 2025 each CPU hoarded
+/// 128 free nodes of one.
+fn least_lru() -> u32 {
     let cpus = aya::util::nr_cpus().unwrap_or(1);
-    FRAGMENTS_LEN.max((256 * cpus).next_power_of_two()) as u32
+    (256 * cpus).next_power_of_two() as u32
 }
 
 fn create(

@@ -339,7 +339,7 @@ impl Pinned {
     }
 
     /// All elements of a hash map, each bucket seen once.
-    fn entries<K, V>(&self, name: &'static str) -> Result<Vec<(K, V)>, Error>
+    pub(super) fn entries<K, V>(&self, name: &'static str) -> Result<Vec<(K, V)>, Error>
     where
         K: aya::Pod + Zeroable,
         V: aya::Pod + Zeroable,

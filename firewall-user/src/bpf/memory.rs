@@ -7,16 +7,16 @@ use std::{
 
 use aya::maps::MapInfo;
 use firewall_common::abi::{
-    EVENTS_BYTES, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair, PairKey, Session,
-    hash_bytes, maps,
+    DataFlow, EVENTS_BYTES, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair, PairKey,
+    Session, hash_bytes, maps,
 };
 
-use super::Instance;
+use super::{Instance, loader};
 use crate::config::Tables;
 
 /// The maps whose sizes the policy decides, and the ring: all others together
 /// take less than a megabyte on most machines.
-const MAPS: [&str; 10] = [
+const MAPS: [&str; 11] = [
     maps::FLOWS4,
     maps::FLOWS6,
     maps::HALF_OPEN4_IN,
@@ -24,6 +24,7 @@ const MAPS: [&str; 10] = [
     maps::HALF_OPEN6_IN,
     maps::HALF_OPEN6_OUT,
     maps::EXPECTATIONS,
+    maps::DATA_FLOWS,
     maps::SESSIONS,
     maps::PAIRS,
     maps::EVENTS,
@@ -42,12 +43,18 @@ pub fn planned(tables: &Tables) -> u64 {
         size_of::<ExpectKey>(),
         size_of::<Expectation>(),
     );
+    let data_flows = hash_bytes(
+        loader::data_flows(tables),
+        size_of::<FlowKey6>(),
+        size_of::<DataFlow>(),
+    );
     let sessions = hash_bytes(tables.sessions, size_of::<FlowKey6>(), size_of::<Session>());
     let pairs = hash_bytes(tables.sessions, size_of::<PairKey>(), size_of::<Pair>());
     // Half-open tables are two a family: for flows from inside and from outside.
     both(tables.flows)
         + 2 * both(tables.half_open)
         + expectations
+        + data_flows
         + sessions
         + pairs
         + EVENTS_BYTES as u64

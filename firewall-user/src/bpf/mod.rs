@@ -3,7 +3,7 @@
 pub mod attach;
 pub mod detach;
 pub mod fill;
-mod flows;
+pub mod flows;
 mod hooks;
 pub mod loader;
 pub mod lookup;

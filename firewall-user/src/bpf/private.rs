@@ -125,7 +125,12 @@ impl Private {
         for table in Table::ALL {
             loader.map_max_entries(table.name(), size);
         }
-        for name in [maps::EXPECTATIONS, maps::SESSIONS, maps::PAIRS] {
+        for name in [
+            maps::EXPECTATIONS,
+            maps::DATA_FLOWS,
+            maps::SESSIONS,
+            maps::PAIRS,
+        ] {
             loader.map_max_entries(name, size);
         }
         for ring in [maps::EVENTS, maps::FLOW_EVENTS] {

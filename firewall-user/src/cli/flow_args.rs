@@ -161,7 +161,7 @@ pub struct FilterArgs {
     /// Guarded interface of either end: a flow is kept by zone, so this is all of the interface's zone
     #[arg(long, value_name = "IF", conflicts_with = "zone")]
     pub iface: Option<String>,
-    /// Flows that a helper reads
+    /// Control connections that a helper reads, and their data connections
     #[arg(long, value_name = "HELPER")]
     pub helper: Option<Helper>,
     /// Address family
@@ -311,7 +311,7 @@ impl FilterArgs {
             None => zone_named(pinned, "--zone", self.zone.as_deref())?,
         };
         let mut status = self.status.clone();
-        status.extend(self.helper.map(|Helper::Ftp| Status::HELPER_FTP));
+        status.extend(self.helper.map(|Helper::Ftp| Status::OF_FTP));
         Ok(Filter {
             v4: self.v4(),
             proto: self.proto,

@@ -93,7 +93,7 @@ impl Filter {
 pub enum Status {
     /// Not proved yet.
     HalfOpen,
-    /// A flag of [`flow_flags`] is set.
+    /// A flag of [`flow_flags`] is set, or any of several.
     Set(u32),
     /// A flag is not set.
     Unset(u32),
@@ -113,8 +113,9 @@ impl Status {
         ("would-drop", Self::Set(flow_flags::WOULD_DROP)),
     ];
 
-    /// Of the flows that the FTP helper reads.
-    pub const HELPER_FTP: Self = Self::Set(flow_flags::HELPER_FTP);
+    /// Of the FTP helper's flows: control connections, which it reads, and the data
+    /// connections that they negotiated.
+    pub const OF_FTP: Self = Self::Set(flow_flags::HELPER_FTP | flow_flags::RELATED);
 
     fn holds(self, row: &FlowRow) -> bool {
         match self {
@@ -209,6 +210,20 @@ pub(crate) mod tests {
     fn no_condition_is_every_flow() {
         assert!(Filter::default().matches(&ssh()) && Filter::default().matches(&ping()));
         assert_eq!(map_v4(1)[3], 1);
+    }
+
+    #[test]
+    fn ftp_is_control_and_data() {
+        let ftp = Filter {
+            status: vec![Status::OF_FTP],
+            ..Filter::default()
+        };
+        let mut row = ssh();
+        assert!(!ftp.matches(&row));
+        for flag in [flow_flags::HELPER_FTP, flow_flags::RELATED] {
+            row.flow.state = ssh().state().with(flag).0;
+            assert!(ftp.matches(&row));
+        }
     }
 
     #[test]

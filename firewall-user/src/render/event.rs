@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use firewall_common::abi::{EndReason, FlowEventKind, TableId};
+use firewall_common::abi::{DataFlow, EndReason, FlowEventKind, TableId};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -101,6 +101,13 @@ impl FlowEventView {
         }
     }
 
+    /// The same, of the data connection that `data` ties to its control connection.
+    #[must_use]
+    pub fn with_parent(mut self, data: Option<&DataFlow>) -> Self {
+        self.flow = self.flow.with_parent(data);
+        self
+    }
+
     /// Source, destination and ports or identifier of a direction.
     fn tuple(&self, reply: bool) -> String {
         let out = &self.flow.original;
@@ -162,6 +169,10 @@ impl Line for FlowEventView {
         );
         if let Some(rule) = &flow.rule {
             add(&mut text, &format!("rule={rule}"));
+        }
+        if let Some(parent) = &flow.parent {
+            let ends = parent.to_string().replace(" > ", ">");
+            add(&mut text, &format!("parent={ends} via={}", parent.via));
         }
         if let Some(reason) = self.reason {
             add(&mut text, &format!("age={:.1} reason={reason}", flow.age_s));
@@ -269,6 +280,24 @@ mod tests {
         assert_eq!(json["at"], "2027-01-15T07:59:58.000Z");
         assert_eq!(json["original"]["packets"], 12);
         assert_eq!(json["expires_s"], 0.0);
+    }
+
+    #[test]
+    fn a_data_connection_names_its_control_connection() {
+        let data = DataFlow {
+            parent: tcp().key,
+            parent_incarnation: 7,
+            incarnation: 7,
+            via: 3,
+            client_is_hi: 1,
+            reserved: 0,
+        };
+        let told = told(FlowEventKind::New, None);
+        let line = FlowEventView::new(&told, &names(), NOW)
+            .with_parent(Some(&data))
+            .text();
+        let wanted = " rule=ftp-out parent=10.0.0.2:40000>10.0.0.1:21 via=PASV";
+        assert!(line.ends_with(wanted), "{line}");
     }
 
     #[test]

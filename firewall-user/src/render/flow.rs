@@ -1,9 +1,9 @@
 //! `flows list` and `flows get`.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use firewall_common::{
-    abi::flow_flags,
+    abi::{DataFlow, ExpectVia, flow_flags},
     tcp::{State, generic},
     verdict::DropReason,
     wire::proto,
@@ -42,6 +42,8 @@ pub struct FlowView {
     /// The drop reason for which enforcing refuses it, if shadow mode let it
     /// in all the same; else `null`.
     pub would_drop: Option<&'static str>,
+    /// The control connection that negotiated it, of a data connection; else `null`.
+    pub parent: Option<ParentView>,
     /// Of `seen-reply`, `assured`, `helper-ftp`, `blind`, `related`, `seeded`,
     /// `from-inside`, `would-drop`.
     pub flags: Vec<&'static str>,
@@ -93,6 +95,42 @@ pub struct ReplyView {
     pub bytes: u64,
 }
 
+/// The control connection of a data connection, as its client began it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ParentView {
+    /// The client's address.
+    pub src: IpAddr,
+    /// The client's port.
+    pub sport: u16,
+    /// The server's address.
+    pub dst: IpAddr,
+    /// The server's port.
+    pub dport: u16,
+    /// The command that negotiated the data connection, `PASV` for instance.
+    pub via: &'static str,
+}
+
+impl From<&DataFlow> for ParentView {
+    fn from(data: &DataFlow) -> Self {
+        let (src, sport, dst, dport) = data.parent.endpoints(data.parent_heading());
+        Self {
+            src: address(src),
+            sport,
+            dst: address(dst),
+            dport,
+            via: ExpectVia::try_from(data.via).map_or("unknown", ExpectVia::name),
+        }
+    }
+}
+
+impl fmt::Display for ParentView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let client = endpoint(self.src, Some(self.sport));
+        let server = endpoint(self.dst, Some(self.dport));
+        write!(f, "{client} > {server}")
+    }
+}
+
 /// Names of two zones.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ZonesView {
@@ -132,6 +170,7 @@ impl FlowView {
                 None => names.rule(flow.rule()).map(str::to_owned),
             },
             would_drop: would_drop.map(DropReason::name),
+            parent: None,
             flags: flags(row.state().flags())
                 .map(|(_, name, _)| name)
                 .collect(),
@@ -144,12 +183,22 @@ impl FlowView {
         }
     }
 
+    /// The same, of the data connection that `data` ties to its control connection.
+    #[must_use]
+    pub fn with_parent(mut self, data: Option<&DataFlow>) -> Self {
+        self.parent = data.map(ParentView::from);
+        self
+    }
+
     fn tags(&self) -> String {
+        let mut tags = self.flag_tags();
         if self.tier == FlowTier::HalfOpen.name() {
-            format!("[HALF-OPEN]{}", self.flag_tags())
-        } else {
-            self.flag_tags()
+            tags.insert_str(0, "[HALF-OPEN]");
         }
+        if let Some(parent) = &self.parent {
+            tags.push_str(&format!(" {} of {parent}", parent.via));
+        }
+        tags
     }
 
     /// Tags of the flags that are set.
@@ -273,7 +322,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::render::Ink;
+    use crate::{bpf::flows::Parents, render::Ink};
 
     pub(in super::super) const NOW: Now = Now {
         monotonic_ns: 1_000_000_000_000,
@@ -404,6 +453,7 @@ pub(super) mod tests {
                 "zone": { "from": "host", "to": "outside" },
                 "rule": "ftp-out",
                 "would_drop": null,
+                "parent": null,
                 "flags": ["seen-reply", "assured", "helper-ftp", "from-inside"],
                 "started": null,
                 "last_seen": null,
@@ -419,6 +469,37 @@ pub(super) mod tests {
             (&ping["rule"], &ping["tier"]),
             (&json!(null), &json!("half-open"))
         );
+    }
+
+    #[test]
+    fn a_data_connection_shows_its_control_connection() {
+        let data = DataFlow {
+            parent: tcp().key,
+            parent_incarnation: 7,
+            incarnation: 9,
+            via: ExpectVia::Epsv as u8,
+            client_is_hi: 1,
+            reserved: 0,
+        };
+        let mut row = tcp();
+        row.key = FlowKey6::from_parts(v4(1), v4(2), 50_000, 40_001, 6, 0);
+        let related = flow_flags::RELATED | flow_flags::FIRST_DOWN;
+        row.flow.state = FlowState::new(State::Established as u8, related, 9).0;
+        let parents = Parents::new([(row.key, data)]);
+        let view = FlowView::new(&row, &names(), NOW).with_parent(parents.of(&row));
+        let parent = serde_json::to_value(&view.parent).unwrap();
+        let want = json!({
+            "src": "10.0.0.2", "sport": 40_000, "dst": "10.0.0.1", "dport": 21, "via": "EPSV",
+        });
+        assert_eq!(parent, want);
+        let mut table = Table::new(FlowView::COLUMNS);
+        view.draw(&mut table);
+        let plain = table.render(Ink::Plain);
+        let shown = "[RELATED] EPSV of 10.0.0.2:40000 > 10.0.0.1:21\n";
+        assert!(plain.ends_with(shown), "{plain}");
+        // The key has gone to another connection since.
+        row.flow.state = FlowState::new(State::Established as u8, related, 10).0;
+        assert_eq!(parents.of(&row), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod attacks;
 mod control;
+mod data;
 mod events;
 mod fragments;
 mod icmp;

@@ -19,7 +19,7 @@ use aya::{
 use bytemuck::Zeroable;
 use firewall_common::{
     abi::{
-        Config, Control, Counter, CtlCounts, CtlFlow, CtlRequest, EventHeader, ExpectKey,
+        Config, Control, Counter, CtlCounts, CtlFlow, CtlRequest, DataFlow, EventHeader, ExpectKey,
         Expectation, Flow, FlowEvent, FlowEventKind, FlowKey4, FlowKey6, FlowState, FragmentKey,
         Fragments, Iface, ORPHAN_BUCKETS, Pair, PairKey, Rule, TABLES_LEN, TIER_COUNTS_LEN,
         TableCounter, TableId, Watch, ZONE_ANY, action, ctl_op, essentials, heartbeat, maps,
@@ -224,6 +224,7 @@ impl Rig {
             self.array::<u64>(maps::ORPHANS).set(at, 0, 0).unwrap();
         }
         self.empty::<ExpectKey, Expectation>(maps::EXPECTATIONS);
+        self.empty::<FlowKey6, DataFlow>(maps::DATA_FLOWS);
         self.empty::<PairKey, Pair>(maps::PAIRS);
         self.array(maps::CONFIG)
             .set(0, Config::zeroed(), 0)

@@ -46,7 +46,8 @@ fn list(instance: &Instance, filter: &FilterArgs, output: Output) -> anyhow::Res
         pinned.names()?,
     );
     let now = Now::read();
-    let view = |row| FlowView::new(row, &names, now);
+    let parents = pinned.parents(&flows)?;
+    let view = |row| FlowView::new(row, &names, now).with_parent(parents.of(row));
     render::list(&flows.iter().map(view).collect::<Vec<_>>(), output)
 }
 
@@ -70,7 +71,8 @@ fn get(instance: &Instance, args: &GetArgs) -> anyhow::Result<()> {
             instance.command("flows list")
         );
     };
-    let view = FlowView::new(&row, &pinned.names()?, Now::read());
+    let parents = pinned.parents(&[row])?;
+    let view = FlowView::new(&row, &pinned.names()?, Now::read()).with_parent(parents.of(&row));
     match args.list.output {
         Output::Json => render::json(&view),
         table => render::list(&[view], table),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::bail;
-use firewall_common::abi::{Config, TableId};
+use firewall_common::abi::{Config, DataFlow, FlowEventKind, TableId, flow_flags};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval},
@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     bpf::{
         Instance,
+        flows::Parents,
         maps::{Names, Pinned},
         watch::{Told, Watcher},
     },
@@ -87,6 +88,8 @@ struct Teller {
     filter: Filter,
     names: Names,
     config: Config,
+    /// Of the data connections that live: when one ends, its tie has gone.
+    parents: Parents,
     json: bool,
     timestamp: bool,
 }
@@ -98,6 +101,7 @@ impl Teller {
             filter: args.filter.resolve(&pinned)?,
             names: pinned.names()?,
             config: pinned.config()?,
+            parents: Parents::new(pinned.data_flows()?),
             json: args.list.output == Output::Json,
             timestamp: args.timestamp,
             pinned,
@@ -114,13 +118,34 @@ impl Teller {
         Ok(())
     }
 
-    fn lines(&self, told: &[Told]) -> anyhow::Result<String> {
+    fn lines(&mut self, told: &[Told]) -> anyhow::Result<String> {
         let now = Now::read();
         let mut lines = String::new();
-        for told in told.iter().filter(|told| self.filter.matches(&told.row)) {
-            lines += &self.line(&FlowEventView::new(told, &self.names, now))?;
+        for told in told {
+            let parent = self.parent(told)?;
+            if self.filter.matches(&told.row) {
+                let view = FlowEventView::new(told, &self.names, now);
+                lines += &self.line(&view.with_parent(parent.as_ref()))?;
+            }
         }
         Ok(lines)
+    }
+
+    fn parent(&mut self, told: &Told) -> anyhow::Result<Option<DataFlow>> {
+        let row = &told.row;
+        if !row.state().has(flow_flags::RELATED) {
+            return Ok(None);
+        }
+        if self.parents.of(row).is_none()
+            && let Some(data) = self.pinned.data_flow(&row.key)?
+        {
+            self.parents.insert(row.key, data);
+        }
+        let parent = self.parents.of(row).copied();
+        if told.kind == FlowEventKind::Destroy {
+            self.parents.remove(row);
+        }
+        Ok(parent)
     }
 
     /// What happened to flows that no event tells of.
