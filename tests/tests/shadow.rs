@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use firewall_common::abi::{Flow, FlowKey4, maps};
 use firewall_tests::lab::{
@@ -119,6 +119,55 @@ fn what_the_policy_refuses_ends_with_shadow_mode() -> Result<()> {
     let stats = enforced.stats()?;
     ensure!(stats.dropped("refused-flow") > 0, "{stats:?}");
     Ok(())
+}
+
+/// A gateway knows nothing of the connections that crossed it before.
+#[test]
+fn a_connection_that_lived_before_is_tracked_and_can_go_on() -> Result<()> {
+    let lab = Lab::line()?;
+    let mut live = LiveConnection::to_server(&lab, Family::V4, 7001)?;
+    let firewall = Firewall::start_with(
+        &lab,
+        Node::FwB,
+        Some(&gateway(7000)),
+        Attach::default(),
+        &["--shadow"],
+    )?;
+    ensure!(live.is_alive(), "shadow mode drops nothing");
+    let flows = firewall.flows()?;
+    let [flow] = &flows[..] else {
+        bail!("one flow, not {flows:?}");
+    };
+    ensure!(flow.is_established(), "{flow:?}");
+    ensure!(
+        flow.would_drop.as_deref() == Some("tcp-no-flow"),
+        "{flow:?}"
+    );
+
+    let enforced = enforce(firewall, &gateway(7001))?;
+    let said = enforced.said();
+    ensure!(
+        said.contains("1 connections of shadow mode are accepted"),
+        "{said}"
+    );
+    ensure!(live.is_alive(), "what the policy accepts goes on");
+    // The control: without its flow, enforcing drops it.
+    let deleted = enforced.cli(&["flows", "flush", "--yes"])?;
+    ensure!(deleted.success(), "{deleted:?}");
+    ensure!(!live.is_alive(), "a segment without a flow passed");
+    ensure!(enforced.stats()?.dropped("tcp-no-flow") > 0);
+    Ok(())
+}
+
+/// A router that lets connections to `port` through, from either side.
+fn gateway(port: u16) -> String {
+    format!(
+        "[zones.inside]\ninterfaces = [\"in0\"]\n[zones.outside]\ninterfaces = [\"out0\"]\n\
+         [[rule]]\nname = \"there\"\nfrom = \"outside\"\nproto = \"tcp\"\ndport = [{port}]\n\
+         action = \"accept\"\n\
+         [[rule]]\nname = \"back\"\nfrom = \"inside\"\nproto = \"tcp\"\nsport = [{port}]\n\
+         action = \"accept\"\n"
+    )
 }
 
 #[test]

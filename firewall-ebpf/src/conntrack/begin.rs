@@ -80,9 +80,12 @@ fn admit<P: Packet, K: Family>(packet: &P, work: &mut Work, heading: Heading) ->
     };
     let mut refusal = DropReason::Policy;
     let unfit = cannot_begin(&work.headers);
+    let loose = config.flags & config_flags::LOOSE != 0;
     if let Some(reason) = unfit {
+        // In shadow mode a connection that lived before is tracked, though enforcing drops it.
+        let shadow = config.flags & config_flags::SHADOW != 0;
+        let picks_up = (loose || shadow) && is_ack(&work.headers);
         // Of a flow that passes untracked the rules are all that knows.
-        let picks_up = config.flags & config_flags::LOOSE != 0 && is_ack(&work.headers);
         if !picks_up && (work.full != table_full::PASS || matches!(reason, DropReason::TcpFlags)) {
             return Admitted::No(Verdict::Drop(reason));
         }
@@ -114,21 +117,32 @@ fn admit<P: Packet, K: Family>(packet: &P, work: &mut Work, heading: Heading) ->
             if let Some(reason) = unfit
                 && decision.flags & rule_flags::LOOSE == 0
             {
-                return Admitted::No(Verdict::Drop(reason));
+                return refused(reason, &work.headers);
             }
             return Admitted::Flow(marks(decision.flags), decision.id);
         }
         action::ACCEPT => return Admitted::No(Verdict::Pass(PassReason::NewByRule)),
         policy::NO_MATCH => {}
+        // Where no rule is loose, enforcing drops an unfit packet before the rules.
+        _ if unfit.is_some() && !loose => {}
         _ => refusal = DropReason::Rule,
     }
     if may_be_data {
         refusal = control::refused_syn::<P, K>(packet, work, heading, refusal);
     }
-    if unfit.is_some() {
-        return Admitted::No(Verdict::Drop(refusal));
+    refused(refusal, &work.headers)
+}
+
+/// The refusal of a packet that the rules were asked about.
+#[inline(always)]
+const fn refused(reason: DropReason, h: &Headers) -> Admitted {
+    // What could not even be picked up in mid-life was judged by the rules alone
+    // (`table_full::PASS`), and has no flow that shadow mode could track.
+    if cannot_begin(h).is_none() || is_ack(h) {
+        Admitted::Refused(reason)
+    } else {
+        Admitted::No(Verdict::Drop(reason))
     }
-    Admitted::Refused(refusal)
 }
 
 /// What a rule with `flags` marks its flows with.

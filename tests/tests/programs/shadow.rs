@@ -2,7 +2,8 @@
 
 use firewall_common::{
     abi::{
-        EventKind, Flow, FlowState, Pair, PairKey, Rule, config_flags, ctl_op, flow_flags, maps,
+        EventKind, Flow, FlowState, Pair, PairKey, Rule, action, config_flags, ctl_op, flow_flags,
+        maps,
     },
     key::FlowKey as _,
     tcp::State,
@@ -70,7 +71,7 @@ fn what_cannot_be_tracked_passes_and_is_counted_as_would_drop() {
     let mpls = ethertype(0x8847);
     let mut cut = udp(PEER_END, HOST_END, b"x");
     cut.truncate(36);
-    let stray = tcp(PEER_END, HOST_END, &segment("A", 1, 1));
+    let stray = tcp(PEER_END, HOST_END, &segment("R", 1, 1));
     let flags = tcp(PEER_END, HOST_END, &segment("SF", 1, 1));
     let cases = [
         (mpls, DropReason::UnsupportedEthertype),
@@ -109,6 +110,41 @@ fn a_refused_connection_is_tracked_as_an_accepted_one_is() {
 }
 
 #[test]
+fn a_connection_met_in_mid_life_is_tracked_with_its_reason() {
+    const NO_FLOW: DropReason = DropReason::TcpNoFlow;
+    let rejects = Rule {
+        action: action::DROP,
+        ..accept(OUTSIDE, 0)
+    };
+    for rules in [NOTHING, &[accept(OUTSIDE, 0)], &[rejects]] {
+        let mut rig = Rig::with_rules(rules);
+        // The control: enforcing drops the segment before the rules, and tracks nothing.
+        assert_eq!(data(&mut rig), [dropped(NO_FLOW); 2]);
+        set_shadow(&mut rig, true);
+        assert_eq!(
+            data(&mut rig),
+            [would_drop(NO_FLOW), would_drop(OF_REFUSED)]
+        );
+        let (_, flow) = rig.flow4(maps::HALF_OPEN4_OUT);
+        assert_eq!(word(&flow).state(), State::Established as u8);
+        assert_eq!(flow.would_drop(), Some(NO_FLOW));
+        assert_eq!(flow.packets, [1, 1]);
+        set_shadow(&mut rig, false);
+        assert_eq!(data(&mut rig), [dropped(OF_REFUSED); 2]);
+    }
+}
+
+#[test]
+fn a_connection_met_in_mid_life_can_be_admitted() {
+    let mut rig = shadow();
+    data(&mut rig);
+    let key = rig.flow4(maps::HALF_OPEN4_OUT).0.widen();
+    assert_eq!(rig.ctl(ctl_op::ADMIT, &[key]), 1);
+    set_shadow(&mut rig, false);
+    assert_eq!(data(&mut rig), [passed(PassReason::Established); 2]);
+}
+
+#[test]
 fn other_protocols_are_tracked_too() {
     let mut rig = shadow();
     let (peer, host) = (End::V4(PEER, 80), End::V4(HOST, 80));
@@ -134,7 +170,7 @@ fn other_protocols_are_tracked_too() {
 #[test]
 fn a_dropping_rule_is_the_reason() {
     let mut deny = accept(OUTSIDE, 0);
-    deny.action = firewall_common::abi::action::DROP;
+    deny.action = action::DROP;
     let mut rig = Rig::with_rules(&[deny]);
     set_shadow(&mut rig, true);
     assert_eq!(
