@@ -10,7 +10,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fs,
-    path::Path,
     process::{self, ExitCode},
     time::Instant,
 };
@@ -19,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use firewall_common::verdict::DropReason;
 use firewall_user::{
     bpf::{
-        Instance,
+        BPFFS, Instance,
         loader::{Loaded, ProgramLog},
         private::{Hook, Private},
     },
@@ -27,11 +26,14 @@ use firewall_user::{
 };
 use nix::{
     mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
     sys::reboot::{RebootMode, reboot},
 };
 
 /// The loopback interface.
 const LO: u32 = 1;
+
+const NONE: Option<&str> = None;
 
 /// The last line of a run in which every program was accepted.
 const PASSED: &str = "passed";
@@ -66,23 +68,26 @@ fn say(text: &str) {
 }
 
 /// Mounts what a kernel without a user space has not; the loader mounts the bpffs.
+/// Elsewhere the bpffs is one of its own, and the pins go with the process, however
+/// that ends.
 fn prepare(init: bool) -> Result<()> {
     if init {
-        for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys")] {
-            let target = Path::new(at);
-            mount(
-                Some(kind),
-                target,
-                Some(kind),
-                MsFlags::empty(),
-                None::<&str>,
-            )
-            .with_context(|| format!("mounting {kind} at {at}"))?;
-        }
+        mount_at("proc", "/proc")?;
+        mount_at("sysfs", "/sys")?;
+    } else {
+        unshare(CloneFlags::CLONE_NEWNS).context("leaving the mount namespace; run as root")?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(NONE, "/", NONE, private, NONE).context("making mounts private")?;
+        mount_at("bpf", BPFFS)?;
     }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     say(&format!("kernel {}", release.trim()));
     Ok(())
+}
+
+fn mount_at(kind: &str, at: &str) -> Result<()> {
+    mount(Some(kind), at, Some(kind), MsFlags::empty(), NONE)
+        .with_context(|| format!("mounting {kind} at {at}"))
 }
 
 /// Loads the object as `pinhole run`, `pinhole run -v` and `pinhole why` would: to
