@@ -86,7 +86,7 @@ impl AgentLock {
                 Ok(Self(Some(listener)))
             }
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => match holder(instance) {
-                Some(pid) => Err(taken(instance, pid)),
+                Some(pid) => Err(taken_by(instance, pid)),
                 None => {
                     log::warn!(
                         "the abstract socket pinhole-{instance} is held by a process that is no \
@@ -112,33 +112,43 @@ impl AgentLock {
     }
 }
 
-fn taken(instance: &Instance, pid: u32) -> Error {
+/// That the agent which the maps of `instance` name has its directory.
+pub(crate) fn taken(instance: &Instance) -> Error {
+    taken_by(instance, recorded(instance).unwrap_or(0))
+}
+
+fn taken_by(instance: &Instance, pid: u32) -> Error {
     Error::Taken {
         instance: instance.to_string(),
         pid,
     }
 }
 
-/// Refuses if an agent has the directory of `instance`. The caller keeps others
-/// from taking it meanwhile.
+/// Has nobody the directory of `instance`, not even for an instant? The caller
+/// keeps others from taking it meanwhile.
 ///
 /// # Errors
 ///
-/// [`Error::Taken`], [`Error::Directory`].
-pub fn free(instance: &Instance) -> Result<(), Error> {
-    match open(instance) {
-        Ok(directory) => lock(instance, &directory),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(failed(instance, e)),
+/// [`Error::Directory`].
+pub(crate) fn is_free(instance: &Instance) -> Result<bool, Error> {
+    let tried = match open(instance) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(e) => return Err(failed(instance, e)),
+        Ok(directory) => directory.try_lock(),
+    };
+    match tried {
+        Ok(()) => Ok(true),
+        Err(fs::TryLockError::WouldBlock) => Ok(false),
+        Err(fs::TryLockError::Error(e)) => Err(failed(instance, e)),
     }
 }
 
-/// Takes the directory of `instance`, whose maps name this process by now.
+/// Makes and takes the directory of `instance`.
 ///
 /// # Errors
 ///
 /// [`Error::Taken`], [`Error::Directory`].
-pub fn hold(instance: &Instance) -> Result<File, Error> {
+pub(crate) fn hold(instance: &Instance) -> Result<File, Error> {
     let made = fs::DirBuilder::new()
         .mode(0o700)
         .create(instance.pin(DIRECTORY));
@@ -172,7 +182,7 @@ fn lock(instance: &Instance, directory: &File) -> Result<(), Error> {
                 std::thread::sleep(POLL);
             }
             Err(fs::TryLockError::WouldBlock) => {
-                return Err(taken(instance, recorded(instance).unwrap_or(0)));
+                return Err(taken(instance));
             }
         }
     }

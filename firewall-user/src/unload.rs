@@ -12,9 +12,8 @@ use firewall_common::abi::{Iface, heartbeat, iface_flags};
 
 use crate::{
     bpf::{
-        Instance,
+        Instance, claim,
         detach::{self, tcx_pin, xdp_pin},
-        loader,
         maps::{self, Pinned},
         sys, text,
     },
@@ -134,7 +133,7 @@ pub fn unload(instance: &Instance, by: By) -> Result<Removed, Error> {
     let ifaces = ifaces(instance)?;
     let programs = programs(instance, &ifaces);
     let result = detach_all(instance, here, &ifaces, &links, &mut removed);
-    loader::remove_pins(instance);
+    claim::remove_pins(instance);
     if by != By::Agent {
         await_gone(&programs);
     }
@@ -150,7 +149,7 @@ fn is_here(instance: &Instance) -> Result<bool, Error> {
         Err(e) => return Err(e.into()),
     };
     let guarded = pinned.heartbeat()?[heartbeat::NETNS as usize];
-    Ok(loader::netns_inode().is_ok_and(|netns| netns == guarded))
+    Ok(claim::netns_inode().is_ok_and(|netns| netns == guarded))
 }
 
 /// Ends the agent and waits for it.

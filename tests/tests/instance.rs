@@ -8,6 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, Map, MapData};
+use firewall_common::abi::maps;
 use firewall_tests::lab::{
     Family, Lab, Netns, Node, id,
     live::LiveConnection,
@@ -15,6 +17,7 @@ use firewall_tests::lab::{
     process::{self, Output},
     remains::Remains,
 };
+use nix::sys::signal::Signal;
 
 /// A port of the server that no FTP server listens on.
 const PORT: u16 = 2300;
@@ -96,6 +99,41 @@ fn of_two_first_runs_in_two_namespaces_one_gives_way() -> Result<()> {
         let _ = run_in(lab.ns(node), &["--instance", &name, "unload"])?;
     }
     ensure!(!pins.exists(), "it is not unloaded");
+    Ok(())
+}
+
+/// Programs take seconds to load, minutes where a machine is emulated.
+#[test]
+fn no_instance_waits_while_another_one_loads() -> Result<()> {
+    let lab = Lab::line()?;
+    let name = lab.name("slow");
+    let args = ["--instance", &name, "run", "--iface", "eth0"];
+    let mut slow = process::Daemon::spawn(
+        nested(lab.ns(Node::Client), &args)?,
+        lab.dir().join("slow.log"),
+    )?;
+    let pins = Path::new(id::PINS).join(&name);
+    process::await_some("it loads", Duration::from_secs(30), || {
+        pins.join(maps::STATS).exists().then_some(())
+    })?;
+    slow.signal(Signal::SIGSTOP);
+    let version = || -> Result<u32> {
+        let abi = MapData::from_pin(pins.join(maps::ABI))?;
+        let abi = Array::<MapData, u32>::try_from(Map::from_map_data(abi)?)?;
+        Ok(abi.get(&0, 0)?)
+    };
+    ensure!(version()? == 0, "it is loaded already: {}", slow.log());
+    let other = Firewall::start(&lab, Node::Server, None, Attach::default());
+    let still = version();
+    slow.signal(Signal::SIGCONT);
+    other?;
+    ensure!(still? == 0, "it went on meanwhile");
+    process::await_some("the first is ready, too", Duration::from_secs(60), || {
+        (slow.log().contains("\nready") || slow.ended().is_some()).then_some(())
+    })?;
+    ensure!(slow.log().contains("\nready"), "{}", slow.log());
+    let unloaded = run_in(lab.ns(Node::Client), &["--instance", &name, "unload"])?;
+    ensure!(unloaded.success() && !pins.exists(), "{unloaded:?}");
     Ok(())
 }
 

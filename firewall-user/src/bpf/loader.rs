@@ -1,21 +1,15 @@
 //! From the embedded object to loaded programs over pinned maps.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, io};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, MapData, MapInfo},
+    maps::{MapData, MapInfo},
     programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
-use firewall_common::abi::{ABI_VERSION, FRAGMENTS_LEN, heartbeat, maps, programs};
+use firewall_common::abi::{ABI_VERSION, FRAGMENTS_LEN, maps, programs};
 
-use super::{BPFFS, Instance, causes, pins, sys};
+use super::{BPFFS, Instance, causes, claim::Claim, pins};
 use crate::{config::Tables, lock};
 
 /// The eBPF object, as `cargo xtask build` made it.
@@ -59,8 +53,6 @@ const PROGRAMS: [&str; 4] = [
     programs::CTL,
 ];
 
-const NETNS: &str = "/proc/self/ns/net";
-
 /// Lines of the verifier's log that an error shows: the last ones hold the reason.
 const VERIFIER_LINES: usize = 20;
 
@@ -96,7 +88,7 @@ pub enum Error {
         found: u64,
     },
     /// /proc does not tell the network namespace.
-    #[error("{NETNS} cannot be read: {0}; mount /proc, or run where it can be seen")]
+    #[error("/proc/self/ns/net cannot be read: {0}; mount /proc, or run where it can be seen")]
     Netns(io::Error),
     /// The pin directory is not to be trusted, or not to be had.
     #[error(transparent)]
@@ -104,6 +96,15 @@ pub enum Error {
     /// An agent of this instance runs.
     #[error(transparent)]
     Agent(#[from] lock::Error),
+    /// Another run of this instance takes its time.
+    #[error(
+        "another run of instance {instance} has not finished loading: see what became of it, \
+         end it, or give this one a name of its own with --instance NAME"
+    )]
+    Starting {
+        /// The instance.
+        instance: String,
+    },
     /// aya cannot make the maps.
     #[error(
         "the maps cannot be created: {}; if memory is short, make `[tables]` of the policy smaller",
@@ -165,9 +166,7 @@ pub struct Loaded {
     pub taken_over: bool,
     /// Tables whose size was kept: name, wanted, kept.
     pub kept_sizes: Vec<(&'static str, u32, u32)>,
-    remove_on_drop: bool,
-    /// The lock of the instance.
-    _agent: File,
+    claim: Claim,
 }
 
 impl Loaded {
@@ -177,35 +176,24 @@ impl Loaded {
     ///
     /// [`Error`]; nothing new is left pinned then.
     pub fn load(instance: &Instance, tables: &Tables, log: ProgramLog) -> Result<Self, Error> {
-        ensure_bpffs(Path::new(BPFFS))?;
-        let netns = netns_inode()?;
-        pins::check(instance)?;
-        // Until the version is stamped, these maps look like an aborted start's.
-        let _lock = pins::Lock::wait()?;
-        let taken_over = check_pinned(instance, netns)?;
-        lock::free(instance)?;
-        pins::make(instance)?;
-        let guard = PinGuard(Some(instance.clone()).filter(|_| !taken_over));
+        let claim = Claim::take(instance)?;
         let (sizes, kept_sizes) = sizes(instance, tables);
         let mut ebpf = create(instance, &sizes, log)?;
         load_programs(&mut ebpf, &PROGRAMS)?;
         pin_control(&mut ebpf, instance)?;
-        stamp(&mut ebpf, netns)?;
-        let agent = lock::hold(instance)?;
-        guard.disarm();
+        claim.stamp(&mut ebpf)?;
         Ok(Self {
             ebpf,
             instance: instance.clone(),
-            taken_over,
+            taken_over: claim.taken_over(),
             kept_sizes,
-            remove_on_drop: !taken_over,
-            _agent: agent,
+            claim,
         })
     }
 
     /// Keeps the pins from now on.
     pub fn keep(&mut self) {
-        self.remove_on_drop = false;
+        self.claim.keep();
     }
 
     /// An XDP program of the object.
@@ -225,121 +213,6 @@ impl Loaded {
     pub fn egress(&mut self) -> Result<&mut SchedClassifier, Error> {
         program(&mut self.ebpf, programs::EGRESS)
     }
-}
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        if self.remove_on_drop {
-            remove_pins(&self.instance);
-        }
-    }
-}
-
-/// Removes the pins of an instance when a load fails half-way.
-struct PinGuard(Option<Instance>);
-
-impl PinGuard {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for PinGuard {
-    fn drop(&mut self) {
-        if let Some(instance) = &self.0 {
-            remove_pins(instance);
-        }
-    }
-}
-
-/// Removes everything in the pin directory of `instance`, and the directory.
-pub fn remove_pins(instance: &Instance) {
-    let dir = instance.pin_dir();
-    let Ok(entries) = fs::read_dir(&dir) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        // Locks are directories, everything else is a pin.
-        let is_lock = entry.path().symlink_metadata().is_ok_and(|m| m.is_dir());
-        let removed = if is_lock {
-            fs::remove_dir(entry.path())
-        } else {
-            fs::remove_file(entry.path())
-        };
-        if let Err(error) = removed {
-            log::warn!("{}: {error}", entry.path().display());
-        }
-    }
-    if let Err(error) = fs::remove_dir(&dir) {
-        log::warn!("{}: {error}", dir.display());
-    }
-    // Shared by all instances: goes with the last one.
-    pins::remove_empty_root();
-}
-
-/// Inode number of the network namespace of this process.
-///
-/// # Errors
-///
-/// If /proc cannot be read.
-pub fn netns_inode() -> Result<u64, Error> {
-    fs::metadata(NETNS)
-        .map(|meta| meta.ino())
-        .map_err(Error::Netns)
-}
-
-fn ensure_bpffs(path: &Path) -> Result<(), Error> {
-    if sys::is_bpffs(path).map_err(Error::Bpffs)? {
-        return Ok(());
-    }
-    // Of two runs at once, the second would mount over the first one's pins.
-    let directory = fs::File::open(path).map_err(Error::Bpffs)?;
-    directory.lock().map_err(Error::Bpffs)?;
-    if sys::is_bpffs(path).map_err(Error::Bpffs)? {
-        return Ok(());
-    }
-    sys::mount_bpffs(path).map_err(Error::Bpffs)?;
-    log::info!("mounted a bpffs at {}", path.display());
-    Ok(())
-}
-
-/// Are there pinned maps to take over? Refuses those of another version or
-/// namespace, and removes what an aborted start left.
-fn check_pinned(instance: &Instance, netns: u64) -> Result<bool, Error> {
-    let path = instance.pin(maps::ABI);
-    if !instance.pin_dir().exists() {
-        return Ok(false);
-    }
-    let found = if path.exists() {
-        let abi: Array<MapData, u32> = pinned(instance, maps::ABI)?;
-        abi.get(&0, 0).map_err(Error::map(maps::ABI))?
-    } else {
-        0
-    };
-    match found {
-        0 => {
-            remove_pins(instance);
-            return Ok(false);
-        }
-        ABI_VERSION => {}
-        found => {
-            return Err(Error::Abi {
-                instance: instance.to_string(),
-                found,
-            });
-        }
-    }
-    let beat: Array<MapData, u64> = pinned(instance, maps::HEARTBEAT)?;
-    let guarded = beat
-        .get(&heartbeat::NETNS, 0)
-        .map_err(Error::map(maps::HEARTBEAT))?;
-    if guarded != netns {
-        return Err(Error::Namespace {
-            instance: instance.to_string(),
-            found: guarded,
-        });
-    }
-    Ok(true)
 }
 
 type Kept = Vec<(&'static str, u32, u32)>;
@@ -493,16 +366,6 @@ fn refused(program: &'static str, error: &ProgramError) -> Error {
 fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.trim_end().lines().collect();
     lines[lines.len().saturating_sub(VERIFIER_LINES)..].join("\n")
-}
-
-/// Marks the maps as of this version, namespace and process.
-fn stamp(ebpf: &mut Ebpf, netns: u64) -> Result<(), Error> {
-    let mut beat: Array<_, u64> = map_mut(ebpf, maps::HEARTBEAT)?;
-    beat.set(heartbeat::NETNS, netns, 0)
-        .and_then(|()| beat.set(heartbeat::PID, u64::from(std::process::id()), 0))
-        .map_err(Error::map(maps::HEARTBEAT))?;
-    let mut abi: Array<_, u32> = map_mut(ebpf, maps::ABI)?;
-    abi.set(0, ABI_VERSION, 0).map_err(Error::map(maps::ABI))
 }
 
 /// A pinned map of `instance` as `T`, opened apart from any object. aya compares

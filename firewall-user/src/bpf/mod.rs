@@ -1,6 +1,7 @@
 //! The kernel side as user space sees it: instances, pins and maps.
 
 pub mod attach;
+pub mod claim;
 pub mod detach;
 pub mod fill;
 pub mod flows;

@@ -51,7 +51,8 @@ pub fn check(instance: &Instance) -> Result<(), Error> {
         .try_for_each(|path| one(&path).map_err(|reason| Error { path, reason }))
 }
 
-/// Keeps all others from making and removing instances, as long as it lives.
+/// Keeps all others from making and removing instances, as long as it lives: not
+/// while programs are loaded, or instances would wait for each other.
 ///
 /// It is on the directory above all instances, which goes with it when it is
 /// empty then.
@@ -82,20 +83,6 @@ impl Drop for Lock {
     fn drop(&mut self) {
         // Not empty while there is an instance.
         let _ = fs::remove_dir(&self.path);
-    }
-}
-
-/// Removes the directory above all instances if it is empty, unless somebody is
-/// about to put one in: whoever has the lock removes it then.
-pub fn remove_empty_root() {
-    let path = super::root();
-    let directory = File::open(&path);
-    if directory.is_ok_and(|directory| {
-        directory
-            .try_lock()
-            .is_ok_and(|()| is_at(&directory, &path))
-    }) {
-        let _ = fs::remove_dir(path);
     }
 }
 

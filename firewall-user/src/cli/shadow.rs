@@ -8,7 +8,7 @@ use firewall_common::abi::{config_flags, heartbeat};
 use super::args::{Output, ReportArgs, ShadowCommand};
 use crate::{
     bpf::{
-        Instance, loader,
+        Instance, claim,
         maps::{FlowRow, Pinned},
     },
     render::{self, Ink, Now, ShadowView},
@@ -22,7 +22,7 @@ use crate::{
 pub(super) fn run(instance: &Instance, command: &ShadowCommand) -> anyhow::Result<ExitCode> {
     let ShadowCommand::Report(args) = command;
     let pinned = Pinned::open(instance)?;
-    if loader::netns_inode()? != pinned.heartbeat()?[heartbeat::NETNS as usize] {
+    if claim::netns_inode()? != pinned.heartbeat()?[heartbeat::NETNS as usize] {
         bail!(
             "instance {instance} guards another network namespace, and the kernel's connections \
              are seen from there only: run this in that namespace (`nsenter --net=…`)"

@@ -12,9 +12,8 @@ use super::{
 };
 use crate::{
     bpf::{
-        Instance,
+        Instance, claim,
         detach::{self, tcx_pin, xdp_pin},
-        loader,
         maps::Pinned,
         memory, text,
     },
@@ -108,7 +107,7 @@ fn view(instance: &Instance) -> anyhow::Result<StatusView> {
     let config = pinned.config()?;
     let now = Now::read();
     let beat = pinned.heartbeat()?;
-    let here = loader::netns_inode()? == beat[heartbeat::NETNS as usize];
+    let here = claim::netns_inode()? == beat[heartbeat::NETNS as usize];
     let deadline = pinned.control()?.confirm_deadline_ns;
     let links = if here { route::links()? } else { Vec::new() };
     let ifaces = pinned.ifaces()?.into_iter();

@@ -19,9 +19,8 @@ use super::{
     seeds::{self, Seeds},
 };
 use crate::bpf::{
-    Instance,
+    Instance, claim,
     detach::{self, tcx_pin, xdp_pin},
-    loader,
     lookup::{Found, Lookup},
     maps::{FlowRow, Names, Pinned},
     private::{Hook, Private},
@@ -80,7 +79,7 @@ impl Judge {
         let pinned = Pinned::open(instance)?;
         let guarded = pinned.heartbeat()?[heartbeat::NETNS as usize];
         ensure!(
-            loader::netns_inode()? == guarded,
+            claim::netns_inode()? == guarded,
             "instance `{instance}` guards another network namespace (inode {guarded}): run \
              `pinhole why` in that one, with `nsenter --net`"
         );
