@@ -52,7 +52,10 @@ extern "C" fn pinhole_data_keep_parent(work: *mut Work, incarnation: u32) -> u32
     let Some(work) = (unsafe { work.as_mut() }) else {
         return 0;
     };
-    let Some(data) = DATA_FLOWS.get_ptr(&work.event.key) else {
+    // On the stack: to the verifier of 6.1 what `work` points to is no map value
+    // here, and only those and the stack hold keys.
+    let key = work.event.key;
+    let Some(data) = DATA_FLOWS.get_ptr(&key) else {
         return 0;
     };
     // SAFETY: a map value is valid for the whole run. If its node goes to another
