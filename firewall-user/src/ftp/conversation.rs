@@ -6,7 +6,7 @@ use firewall_common::abi::SessionPhase;
 
 use super::{
     Action, Config, Refusal, Session, Side,
-    line::{Event, LineReader},
+    line::{Event, LineReader, MAX_LINE},
     tls::{self, Framer},
 };
 
@@ -101,14 +101,27 @@ impl Conversation {
     /// that resumes the session must be given them again.
     #[must_use]
     pub const fn unread(&self, side: Side) -> u32 {
-        let line = match &self.modes[side.index()] {
-            Mode::Lines(reader) => reader.pending(),
-            Mode::Tls(_) | Mode::Off => 0,
+        let Mode::Lines(reader) = &self.modes[side.index()] else {
+            return 0;
         };
-        match side {
-            Side::Client => line,
-            Side::Server => line.wrapping_add(self.session.reply_pending()),
+        match self.session.reply_begin() {
+            Some(begin) if matches!(side, Side::Server) => reader.read().wrapping_sub(begin),
+            _ => reader.pending(),
         }
+    }
+
+    /// The most that [`Self::held`] comes to: an over-long line each way, and
+    /// the commands that wait for their replies.
+    pub const MOST_HELD: usize = 2 * MAX_LINE + Session::MOST_HELD;
+
+    /// Memory that it holds beside itself, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let lines = self.modes.iter().map(|mode| match mode {
+            Mode::Lines(reader) => reader.held(),
+            Mode::Tls(_) | Mode::Off => 0,
+        });
+        lines.sum::<usize>() + self.session.held()
     }
 
     /// Bytes of the connection were missed: it is never read again.
@@ -151,23 +164,19 @@ impl Conversation {
         let Mode::Lines(reader) = &mut self.modes[side.index()] else {
             return;
         };
-        let mut before = (reader.pending(), bytes.len());
-        while let Some(event) = reader.next(bytes) {
+        while let Some((at, event)) = reader.next_at(bytes) {
             let phase = self.session.phase();
-            let taken = u32::try_from(before.1 - bytes.len()).unwrap_or(u32::MAX);
-            let taken = before.0.wrapping_add(taken);
             let session = &mut self.session;
             match (side, event) {
                 (Side::Client, Event::Line(line)) => session.client_line(line, out),
                 (Side::Client, Event::TooLong(head)) => session.client_long_line(head, out),
-                (Side::Server, Event::Line(line)) => session.server_line(line, taken, out),
-                (Side::Server, Event::TooLong(head)) => session.server_long_line(head, taken, out),
+                (Side::Server, Event::Line(line)) => session.server_line(line, at, out),
+                (Side::Server, Event::TooLong(head)) => session.server_long_line(head, at, out),
                 (_, Event::Binary) => session.poison(Refusal::BinaryBytes, out),
             }
             if self.session.phase() != phase && !self.session.reads_lines() {
                 return self.leave_lines(side);
             }
-            before = (0, bytes.len());
         }
     }
 
@@ -189,18 +198,18 @@ impl Conversation {
 
     /// Follows records up to a return to clear text.
     fn records(&mut self, side: Side, bytes: &mut &[u8], out: &mut Vec<Action>) {
-        // CCC comes encrypted, and so does its answer: before both directions
-        // carried application data, clear text is no return from TLS.
-        let both_carried = self.modes.iter().all(|mode| match mode {
-            Mode::Tls(framer) => framer.carried_data(),
-            Mode::Lines(_) | Mode::Off => true,
-        });
         let Mode::Tls(framer) = &mut self.modes[side.index()] else {
             return;
         };
         if framer.next(bytes) != Some(tls::End::NotTls) {
             return;
         }
+        // CCC comes encrypted, and so does its answer: before both directions
+        // carried application data, clear text is no return from TLS.
+        let both_carried = self.modes.iter().all(|mode| match mode {
+            Mode::Tls(framer) => framer.carried_data(),
+            Mode::Lines(_) | Mode::Off => true,
+        });
         let is_text = bytes.first().is_some_and(|first| match side {
             Side::Client => first.is_ascii_alphabetic(),
             Side::Server => first.is_ascii_digit(),

@@ -40,8 +40,10 @@ pub struct LineReader {
     skipping: bool,
     /// The last event handed out `line`, which the next call clears.
     delivered: bool,
-    /// Bytes of the stream since the last line's end.
-    pending: u32,
+    /// Bytes read so far; wraps.
+    read: u32,
+    /// How many had been read when the present line began.
+    begin: u32,
 }
 
 impl Default for LineReader {
@@ -59,7 +61,8 @@ impl LineReader {
             telnet: Telnet::Data,
             skipping: false,
             delivered: false,
-            pending: 0,
+            read: 0,
+            begin: 0,
         }
     }
 
@@ -75,27 +78,45 @@ impl LineReader {
     /// Bytes of the stream, telnet commands included, since the last line's end.
     #[must_use]
     pub const fn pending(&self) -> u32 {
-        self.pending
+        self.read.wrapping_sub(self.begin)
+    }
+
+    /// Bytes read so far, telnet commands included; wraps.
+    #[must_use]
+    pub const fn read(&self) -> u32 {
+        self.read
+    }
+
+    /// Memory of the unfinished line, in bytes.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.line.capacity()
     }
 
     /// Takes bytes off `input` up to the next event; `None` when `input` is used up.
     pub fn next(&mut self, input: &mut &[u8]) -> Option<Event<'_>> {
+        self.next_at(input).map(|(_, event)| event)
+    }
+
+    /// As [`Self::next`], with what [`Self::read`] was when the event's line began.
+    pub fn next_at(&mut self, input: &mut &[u8]) -> Option<(u32, Event<'_>)> {
         if core::mem::take(&mut self.delivered) {
             self.line.clear();
         }
         while let Some((&byte, rest)) = input.split_first() {
             *input = rest;
-            self.pending = self.pending.wrapping_add(1);
+            let begin = self.begin;
+            self.read = self.read.wrapping_add(1);
             match self.byte(byte) {
                 Step::More => {}
                 Step::TooLong => {
                     self.delivered = true;
-                    return Some(Event::TooLong(&self.line));
+                    return Some((begin, Event::TooLong(&self.line)));
                 }
-                Step::Binary => return Some(Event::Binary),
+                Step::Binary => return Some((begin, Event::Binary)),
                 Step::Line => {
                     self.delivered = true;
-                    return Some(Event::Line(&self.line));
+                    return Some((begin, Event::Line(&self.line)));
                 }
             }
         }
@@ -155,7 +176,7 @@ impl LineReader {
     }
 
     fn end(&mut self) -> Step {
-        self.pending = 0;
+        self.begin = self.read;
         if core::mem::take(&mut self.skipping) {
             return Step::More;
         }

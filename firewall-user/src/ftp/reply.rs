@@ -47,39 +47,36 @@ pub enum Line<'a> {
 /// Puts multi-line replies together: `NNN-` to the line `NNN `, whatever stands between.
 #[derive(Debug, Default)]
 pub struct ReplyReader {
-    open: Option<u16>,
-    /// Bytes of the stream that the open reply has taken so far.
-    taken: u32,
+    /// Code of the open reply, and where in the stream it began.
+    open: Option<(u16, u32)>,
 }
 
 impl ReplyReader {
-    /// Reads the next line, which took `stream_bytes` of the stream.
-    pub fn next<'a>(&mut self, line: &'a [u8], stream_bytes: u32) -> Line<'a> {
+    /// Reads the next line, which began at `at` in the stream.
+    pub fn next<'a>(&mut self, line: &'a [u8], at: u32) -> Line<'a> {
         let head = Head::parse(line);
         match (self.open, head) {
-            (Some(code), Some(head)) if head.code == code && !head.more => {
+            (Some((code, _)), Some(head)) if head.code == code && !head.more => {
                 self.open = None;
-                self.taken = 0;
                 Line::Reply(code, head.text)
             }
             (None, Some(head)) if !head.more => Line::Reply(head.code, head.text),
             (None, Some(head)) => {
-                self.open = Some(head.code);
-                self.taken = stream_bytes;
+                self.open = Some((head.code, at));
                 Line::Partial
             }
-            (Some(_), _) => {
-                self.taken = self.taken.wrapping_add(stream_bytes);
-                Line::Partial
-            }
+            (Some(_), _) => Line::Partial,
             (None, None) => Line::Stray,
         }
     }
 
-    /// Bytes of the stream that the unfinished reply has taken so far.
+    /// Where in the stream the unfinished reply began, if there is one.
     #[must_use]
-    pub const fn pending(&self) -> u32 {
-        self.taken
+    pub const fn begin(&self) -> Option<u32> {
+        match self.open {
+            Some((_, at)) => Some(at),
+            None => None,
+        }
     }
 }
 
@@ -290,18 +287,18 @@ mod tests {
     #[test]
     fn replies_are_put_together() {
         let mut reader = ReplyReader::default();
-        assert_eq!(reader.next(b"220 hi", 8), Line::Reply(220, b"hi"));
-        assert_eq!(reader.next(b"211-Features:", 15), Line::Partial);
+        assert_eq!(reader.next(b"220 hi", 0), Line::Reply(220, b"hi"));
+        assert_eq!(reader.next(b"211-Features:", 8), Line::Partial);
         assert_eq!(
-            reader.next(b"227 Entering Passive Mode (10,0,0,1,195,155)", 46),
+            reader.next(b"227 Entering Passive Mode (10,0,0,1,195,155)", 23),
             Line::Partial
         );
-        assert_eq!(reader.next(b" CCC", 6), Line::Partial);
-        assert_eq!(reader.next(b"211-still", 11), Line::Partial);
-        assert_eq!(reader.pending(), 78);
-        assert_eq!(reader.next(b"211 End", 9), Line::Reply(211, b"End"));
-        assert_eq!(reader.pending(), 0);
-        assert_eq!(reader.next(b"200", 5), Line::Reply(200, b""));
+        assert_eq!(reader.next(b" CCC", 69), Line::Partial);
+        assert_eq!(reader.next(b"211-still", 75), Line::Partial);
+        assert_eq!(reader.begin(), Some(8));
+        assert_eq!(reader.next(b"211 End", 86), Line::Reply(211, b"End"));
+        assert_eq!(reader.begin(), None);
+        assert_eq!(reader.next(b"200", 95), Line::Reply(200, b""));
         for stray in [
             b"SSH-2.0-x".as_slice(),
             b"2200 x",

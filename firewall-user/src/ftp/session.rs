@@ -141,10 +141,19 @@ impl Session {
         }
     }
 
-    /// Bytes of the server's stream that belong to a reply which is not complete.
+    /// The most that [`Self::held`] comes to.
+    pub const MOST_HELD: usize = MAX_PENDING * size_of::<Pending>();
+
+    /// Memory of the commands that wait for their replies, in bytes.
     #[must_use]
-    pub const fn reply_pending(&self) -> u32 {
-        self.replies.pending()
+    pub fn held(&self) -> usize {
+        self.pending.capacity() * size_of::<Pending>()
+    }
+
+    /// Where in the server's stream the reply began that is not complete, if one is.
+    #[must_use]
+    pub const fn reply_begin(&self) -> Option<u32> {
+        self.replies.begin()
     }
 
     /// Are lines read at all in this phase?
@@ -231,7 +240,8 @@ impl Session {
         self.uncounted += 1;
         match pending {
             Pending::Active(opening, true) => {
-                out.retain(|action| *action != Action::Open(opening));
+                // Its own opening, not an earlier one of the same port.
+                out.pop_if(|action| *action == Action::Open(opening));
                 out.push(Action::Refused(Refusal::TooManyOutstanding));
             }
             Pending::Active(..) | Pending::Pasv | Pending::Epsv | Pending::Lpsv => {
@@ -321,12 +331,12 @@ impl Session {
         })
     }
 
-    /// Reads a line of the server, without its end; it took `stream_bytes` of the stream.
-    pub fn server_line(&mut self, line: &[u8], stream_bytes: u32, out: &mut Vec<Action>) {
+    /// Reads a line of the server, without its end; it began at `at` in the stream.
+    pub fn server_line(&mut self, line: &[u8], at: u32, out: &mut Vec<Action>) {
         if !self.reads_lines() {
             return;
         }
-        match self.replies.next(line, stream_bytes) {
+        match self.replies.next(line, at) {
             Line::Partial => {}
             Line::Reply(100..=199, _) => {}
             Line::Reply(code, text) => self.reply(code, text, out),
@@ -339,12 +349,12 @@ impl Session {
     }
 
     /// As [`Self::server_line`], of a line that is too long: only its code counts.
-    pub fn server_long_line(&mut self, head: &[u8], stream_bytes: u32, out: &mut Vec<Action>) {
+    pub fn server_long_line(&mut self, head: &[u8], at: u32, out: &mut Vec<Action>) {
         if self.reads_lines() {
             out.push(Action::Refused(Refusal::LineTooLong));
         }
         let code = head.get(..4).unwrap_or(head);
-        self.server_line(code, stream_bytes, out);
+        self.server_line(code, at, out);
     }
 
     /// A final reply.

@@ -108,6 +108,24 @@ fn h13_the_first_line_after_ccc_may_negotiate() {
     }
 }
 
+/// The side's first data, its last record and its first line in one segment, too.
+#[test]
+fn h13_the_first_line_may_share_a_segment_with_all_the_data_of_its_side() {
+    for size in [1, 1000] {
+        let mut c = new();
+        let client = [HANDSHAKE, DATA, b"PORT 10,0,0,2,195,155\r\n"].concat();
+        let script: [(char, &[u8]); 5] = [
+            ('S', b"220 hi\r\n"),
+            ('C', b"AUTH TLS\r\n"),
+            ('S', b"234 go\r\n"),
+            ('S', &[HANDSHAKE, DATA].concat()),
+            ('C', &client),
+        ];
+        let out = run(&mut c, &script, size);
+        assert_eq!(openings(&out), [("10.0.0.2".into(), 50075)], "{size}");
+    }
+}
+
 #[test]
 fn h12_nothing_inside_tls_is_read() {
     let mut inside = vec![23, 3, 3, 0, 60, b'\n'];
@@ -202,6 +220,41 @@ fn unread_bytes_are_counted_for_the_next_agent() {
     assert_eq!((c.unread(Side::Client), c.unread(Side::Server)), (2, 13));
     run(&mut c, &[('C', b"SV\r\n"), ('S', b"1 end\r\n")], 3);
     assert_eq!((c.unread(Side::Client), c.unread(Side::Server)), (0, 0));
+}
+
+/// Also behind a line of which nothing is kept.
+#[test]
+fn unread_bytes_do_not_depend_on_the_segmentation() {
+    let long = [b"230-".as_slice(), &[b'x'; 5000], b"\r\n211-a\r\n"].concat();
+    for (script, unread) in [
+        ([('S', b"st of a line\r\n211-a\r\n".as_slice())], 7),
+        ([('S', b"\r\n211-a\r\n b\r\n21")], 13),
+        // In mid-life, the long line is the one under way.
+        ([('S', long.as_slice())], 7),
+    ] {
+        for size in [1, 7, 6000] {
+            let mut c = Conversation::adopted(
+                "10.0.0.2".parse().unwrap(),
+                "192.0.2.7".parse().unwrap(),
+                Config::default(),
+            );
+            run(&mut c, &script, size);
+            assert_eq!(c.unread(Side::Server), unread, "{size}");
+        }
+    }
+}
+
+#[test]
+fn unread_bytes_include_all_of_an_over_long_line() {
+    for size in [1, 100, 6000] {
+        let mut c = new();
+        run(&mut c, &LOG_IN, 1000);
+        let long = [b"211-".as_slice(), &[b'x'; 5000], b"\r\n b\r\n"].concat();
+        run(&mut c, &[('S', &long)], size);
+        assert_eq!(c.unread(Side::Server), 5010, "{size}");
+        run(&mut c, &[('S', b"211 end\r\n")], size);
+        assert_eq!(c.unread(Side::Server), 0, "{size}");
+    }
 }
 
 #[test]

@@ -384,6 +384,20 @@ fn an_unanswered_noop_leaves_the_session_in_step() {
     );
 }
 
+/// The same line twice, once with room and once without: one opening, whether
+/// or not they share a segment.
+#[test]
+fn what_finds_no_room_takes_no_earlier_opening_back() {
+    let port = "C PORT 10,0,0,2,195,155";
+    let mut s = Scenario::ready();
+    let script = [port, &"C STAT\n".repeat(MAX_PENDING - 1), port].join("\n");
+    let script = script.replace("\n\n", "\n");
+    let opened = s.run(port);
+    let mut again = Scenario::ready();
+    let out = again.run(&script);
+    assert_eq!(out, [opened[0].as_str(), "refused too-many-outstanding"]);
+}
+
 #[test]
 fn outstanding_commands_are_bounded_and_stay_in_step() {
     let mut s = Scenario::ready();
