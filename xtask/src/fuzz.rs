@@ -54,6 +54,8 @@ enum Target {
     Step,
     /// Any sequence of fragments of one datagram.
     Fragments,
+    /// Any conversation on an FTP control connection, cut into any segments.
+    Session,
 }
 
 impl Target {
@@ -62,6 +64,7 @@ impl Target {
             Self::Parser => "parser",
             Self::Step => "step",
             Self::Fragments => "fragments",
+            Self::Session => "session",
         }
     }
 
@@ -72,6 +75,8 @@ impl Target {
             // The flow's begin, and twelve segments.
             Self::Step => 144,
             Self::Fragments => 64,
+            // Log-in, TLS, CCC and a negotiation take about 50.
+            Self::Session => 128,
         }
     }
 }
