@@ -131,13 +131,11 @@ const ADVICE: &[(&[DropReason], &str)] = {
         (&[TcpFlags], "A port scan, mostly: nothing to do."),
         (
             &[TcpInvalid],
-            "`pinhole why` with the packet names the flow and its state. If a second path carries \
-             half of the connection, guard that path, too.",
+            "If a second path carries half of the connection, guard that path, too.",
         ),
         (
             &[TcpSeqOver, TcpAckOver],
-            "`pinhole why` with the packet shows the numbers and both windows. Where it is real \
-             traffic, packets of the connection take another path, or something rewrites sequence \
+            "Where it is real traffic, packets of the connection take another path, or something rewrites sequence \
              numbers between the two hooks.",
         ),
         (
@@ -239,8 +237,9 @@ pub fn markdown() -> String {
         "# Outcomes\n\n\
          Every packet is counted once, under one of these. Number and name are stable: a number \
          is never\nused for another outcome, a name never changes. `pinhole stats` counts them, \
-         `pinhole why` gives\nthe one of a packet, and `pinhole why --list-reasons` prints this \
-         list (`-o json`, too).\n\n\
+         `pinhole why` gives\nthe one of a packet with the flow, its state, and for a segment \
+         that does not fit the numbers that\nwere compared; `pinhole why --list-reasons` prints \
+         this list (`-o json`, too).\n\n\
          This file is made by `pinhole why --list-reasons --markdown`; a test compares both.\n",
     );
     let parts = [

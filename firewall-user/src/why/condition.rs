@@ -41,18 +41,24 @@ impl Condition {
         })
     }
 
-    /// `seq 5000 > 4200, the end of what the receiver's window allows (800 beyond)`.
+    /// `seq 5000 > 4200, the end of what the receiver's window allows (by 800)`.
     #[must_use]
     pub fn text(&self) -> String {
+        let Self { bound_is, by, .. } = self;
+        format!("{}, {bound_is} (by {by})", self.brief())
+    }
+
+    /// `seq 5000 > 4200`.
+    #[must_use]
+    pub fn brief(&self) -> String {
         let Self {
             what,
             value,
             relation,
             bound,
-            bound_is,
-            by,
+            ..
         } = self;
-        format!("{what} {value} {relation} {bound}, {bound_is} (by {by})")
+        format!("{what} {value} {relation} {bound}")
     }
 }
 

@@ -1,6 +1,6 @@
 //! A packet as the programs take it.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use firewall_common::{
     verdict::DropReason,
@@ -191,6 +191,28 @@ pub fn quoted(frame: &[u8], outer: &Headers) -> Option<Headers> {
     let mut h = Headers::ZERO;
     let quotes = outer.is_icmp_error() && outer.fragment != Fragment::Tail;
     (quotes && wire::inner(frame, outer, &mut h).is_ok()).then_some(h)
+}
+
+/// Source and destination of an IP packet, whatever else its headers say. `None` if
+/// it is none, or too short for them.
+#[must_use]
+pub fn ends(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    let link = parse_link(frame, true).ok()?;
+    let ip = frame.get(usize::from(link.offset)..)?;
+    // RFC 791, section 3.1, and RFC 8200, section 3.
+    match ip.first()? >> 4 {
+        4 => Some([address::<4>(ip, 12)?, address::<4>(ip, 16)?]),
+        6 => Some([address::<16>(ip, 8)?, address::<16>(ip, 24)?]),
+        _ => None,
+    }
+}
+
+fn address<const LEN: usize>(ip: &[u8], at: usize) -> Option<IpAddr>
+where
+    IpAddr: From<[u8; LEN]>,
+{
+    let bytes: [u8; LEN] = ip.get(at..at + LEN)?.try_into().ok()?;
+    Some(bytes.into())
 }
 
 fn ethertype(ip: &[u8]) -> u16 {

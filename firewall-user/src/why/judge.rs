@@ -1,6 +1,9 @@
 //! Runs packets through the private programs, and gathers what decided.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
 use anyhow::{Context as _, bail, ensure};
 use firewall_common::{
@@ -44,6 +47,8 @@ pub struct Answer {
     pub captured: (usize, usize),
     /// Its headers, if it is an IP packet.
     pub headers: Option<Headers>,
+    /// Source and destination, if it is an IP packet whose headers are refused.
+    pub ends: Option<[IpAddr; 2]>,
     /// Where it was asked for.
     pub place: Place,
     /// The judgement, or why there is none.
@@ -153,7 +158,9 @@ impl Judge {
                     Ok(frames) => Ok(self.judge(&mut private, &frames, &place)?),
                     Err(why) => Err(why),
                 };
+                let refused = headers.is_none();
                 Ok(Answer {
+                    ends: refused.then(|| frame::ends(&packet.frame)).flatten(),
                     at_s: packet.at.map(|at| at.as_secs_f64()),
                     captured: packet.captured,
                     headers,
