@@ -3,6 +3,7 @@
 use std::{num::NonZeroU16, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use firewall_common::verdict::DropReason;
 
 use super::flow_args::FlowsCommand;
 use super::why_args::WhyArgs;
@@ -61,8 +62,14 @@ Example:
     Confirm,
     /// Show what is attached where, and whether the agent lives
     #[command(after_help = "\
-Example:
-  sudo pinhole status -o json")]
+Examples:
+  sudo pinhole status
+  sudo pinhole status -o json | jq -e .agent.alive
+
+JSON: {instance, mode, shadow, kernel, here, agent: {alive, pid, heartbeat_s},
+confirm: {pending, left_s}, interfaces: [{name, index, zone, trusted, ethernet, xdp,
+tc}], flows: [{family, kind, count, limit}], table_full, tables and collector as of
+`stats`, memory: {kernel_bytes}, rules}")]
     Status(ListArgs),
     /// Tracked flows
     #[command(subcommand)]
@@ -80,8 +87,11 @@ Examples:
   sudo pinhole stats --all -o json | jq '.drop[] | select(.packets > 0)'
 
 JSON: {shadow, pass, drop, would_drop: [{reason, packets, bytes}],
-events: [{event, count}], rules: [{name, action, packets, bytes}]}. Each packet is
-counted once, in shadow mode under \"would drop\" instead of \"dropped\". A rule
+events: [{event, count}], rules: [{name, action, packets, bytes}], tables: [{map,
+family, tier, size, present, created, removed, evicted, evicted_stay_s,
+evicted_seen, evicted_ages_s, census_age_s}], collector: {passes, read, deleted,
+cpu_s, pace_per_s, pass_s, pass_read, pass_cpu_s, corrected, age_s}}. Each packet
+is counted once, in shadow mode under \"would drop\" instead of \"dropped\". A rule
 counts first packets of flows.")]
     Stats(StatsArgs),
     /// What shadow mode found
@@ -240,6 +250,7 @@ pub enum ShadowCommand {
 Examples:
   sudo pinhole shadow report
   sudo pinhole shadow report --wait 10s --top 20
+  sudo pinhole shadow report --reason policy,tcp-no-flow
   sudo pinhole shadow report -o json | jq '.would_drop[] | {reason, talkers}'
 
 JSON: {shadow, would_drop: [{reason, packets, bytes, flows, talkers: [{src,
@@ -255,11 +266,14 @@ disagree (or the report failed: then nothing is on standard output).")]
 }
 
 /// Arguments of `shadow report`.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
     /// Time between the two looks (`3s`): connections with a packet in between are left out
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "3s")]
     pub wait: Duration,
+    /// Of what would be dropped, only these reasons (`pinhole why --list-reasons`)
+    #[arg(long, value_name = "REASON", value_delimiter = ',', value_parser = drop_reason)]
+    pub reason: Vec<DropReason>,
     /// Sources and examples to name for each reason
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub top: usize,
@@ -294,6 +308,14 @@ pub enum Output {
     Table,
     /// One JSON document
     Json,
+}
+
+/// The stable name of a reason to drop.
+fn drop_reason(name: &str) -> Result<DropReason, String> {
+    let found = DropReason::ALL.iter().find(|reason| reason.name() == name);
+    found.copied().ok_or_else(|| {
+        "no packet is dropped for that: `pinhole why --list-reasons` names all reasons".into()
+    })
 }
 
 /// `90`, `90s`, `5m`, `1h`: a positive number of seconds, minutes or hours.
@@ -332,6 +354,19 @@ mod tests {
         for bad in ["", "0", "-1", "1d", "s", "99999999999999s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn reasons_go_by_their_stable_names() {
+        assert_eq!(drop_reason("tcp-no-flow"), Ok(DropReason::TcpNoFlow));
+        assert!(drop_reason("established").is_err(), "no reason to drop");
+        let args = ["pinhole", "shadow", "report", "--reason", "policy,rule"];
+        let Command::Shadow(ShadowCommand::Report(report)) =
+            Cli::try_parse_from(args).unwrap().command
+        else {
+            panic!("another command");
+        };
+        assert_eq!(report.reason, [DropReason::Policy, DropReason::Rule]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ Examples:
 
 JSON: [{family, proto, state, tier, original: {src, sport, dst, dport, id,
 packets, bytes}, reply: {packets, bytes}, zone: {from, to}, rule, would_drop,
-flags, started, last_seen, age_s, idle_s, expires_s}]")]
+parent, flags, started, last_seen, age_s, idle_s, expires_s}]")]
     List {
         /// Which flows.
         #[command(flatten)]

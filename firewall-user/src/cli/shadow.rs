@@ -40,7 +40,8 @@ fn report(pinned: &Pinned, args: &ReportArgs) -> anyhow::Result<ExitCode> {
     let stats = pinned.stats()?;
     let refused = shadow::by_reason(&stats, &rows, args.top);
     let in_shadow = pinned.config()?.flags & config_flags::SHADOW != 0;
-    let view = ShadowView::new(in_shadow, &refused, &tracking, &compared, args.top);
+    let view = ShadowView::new(in_shadow, &refused, &tracking, &compared, args.top)
+        .of_reasons(&args.reason);
     match args.list.output {
         Output::Json => render::json(&view)?,
         Output::Table => render::print(&view.render(Ink::of_stdout()))?,

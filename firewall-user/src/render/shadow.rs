@@ -23,6 +23,9 @@ pub struct ShadowView {
     pub kernel: KernelView,
     /// Connections on which pinhole and nf_conntrack disagree.
     pub disagreements: Vec<DisagreementView>,
+    /// Of what reasons `would_drop` tells; of all if this is empty.
+    #[serde(skip)]
+    reasons: Vec<&'static str>,
 }
 
 /// What would have been dropped for one reason.
@@ -138,7 +141,19 @@ impl ShadowView {
                 .collect(),
             kernel: KernelView::new(tracking, compared),
             disagreements: disagreements.map(DisagreementView::new).collect(),
+            reasons: Vec::new(),
         }
+    }
+
+    /// Of what would be dropped, only that for these reasons; all if there are none.
+    #[must_use]
+    pub fn of_reasons(mut self, reasons: &[DropReason]) -> Self {
+        self.reasons = reasons.iter().map(|reason| reason.name()).collect();
+        if !reasons.is_empty() {
+            self.would_drop
+                .retain(|refused| self.reasons.contains(&refused.reason));
+        }
+        self
     }
 
     /// Tables, with a line where one would be empty.
@@ -149,10 +164,13 @@ impl ShadowView {
         } else {
             "the policy is enforced; what follows was counted in shadow mode before\n\n"
         });
-        if self.would_drop.is_empty() {
+        if !self.would_drop.is_empty() {
+            out += &self.refused_table().render(ink);
+        } else if self.reasons.is_empty() {
             out += "nothing would have been dropped so far\n";
         } else {
-            out += &self.refused_table().render(ink);
+            let reasons = self.reasons.join(" or ");
+            out += &format!("nothing would have been dropped for {reasons} so far\n");
         }
         out.push('\n');
         out += &self.kernel.line(self.disagreements.len());
@@ -398,6 +416,11 @@ mod tests {
         ] {
             assert!(plain.contains(part), "{part:?} in {plain}");
         }
+        let stray = view(&Tracking::Absent).of_reasons(&[DropReason::TcpNoFlow]);
+        assert_eq!(stray.would_drop.len(), 1, "of two");
+        let rule = view(&Tracking::Absent).of_reasons(&[DropReason::Rule]);
+        let plain = rule.render(Ink::Plain);
+        assert!(plain.contains("dropped for rule so far\n"), "{plain}");
         let none = ShadowView::new(false, &[], &Tracking::Absent, &Comparison::default(), 5);
         let plain = none.render(Ink::Plain);
         assert!(plain.starts_with("the policy is enforced"), "{plain}");
