@@ -15,7 +15,8 @@ use crate::{config::Tables, lock};
 /// The eBPF object, as `cargo xtask build` made it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pinhole.o"));
 
-/// Every map of the object; all are pinned, but for the programs' own log ring.
+/// The maps that are pinned. What is left belongs to the programs that are loaded:
+/// scratch space, the programs' log, and datagrams that are under way.
 const MAPS: [&str; 26] = [
     maps::ABI,
     maps::CONFIG,

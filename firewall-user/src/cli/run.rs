@@ -308,7 +308,10 @@ fn seed_flows(
         .map_err(|e| attach::Error::Seed(e.to_string()))?;
     let written = seed::write(loaded, &seeds, compiled.config.tier_limits)?;
     if written < seeds.len() {
-        log::debug!("{} of {} connections seeded", written, seeds.len());
+        log::debug!(
+            "{written} of {} connections seeded: the others were known already",
+            seeds.len()
+        );
     }
     Ok(written)
 }
