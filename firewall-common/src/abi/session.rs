@@ -21,7 +21,7 @@ pub enum SessionPhase {
     Tls = 4,
     /// Clear again after CCC.
     Cleared = 5,
-    /// Not parsed any more: payload was missed while no agent lived.
+    /// Not parsed any more: payload was missed, or the configuration refuses CCC.
     Blind = 6,
     /// Not FTP: can never open anything.
     Poisoned = 7,

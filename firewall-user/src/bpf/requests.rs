@@ -115,6 +115,15 @@ impl Requests {
         self.control(ctl_op::UNHELP, keys)
     }
 
+    /// As [`Control::delete`], through the loaded program.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`].
+    pub fn delete(&self, flows: &[CtlFlow]) -> Result<u32, Error> {
+        control(self.program(programs::CTL)?, ctl_op::DELETE, flows)
+    }
+
     /// Adds to the counts of flows. `counts.op` and `counts.count` are set here.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use firewall_common::{
     abi::{Iface, config_flags, iface_flags},
-    time::Tick,
+    time::{NS_PER_SEC, Tick},
 };
 
 use super::{
@@ -161,10 +161,20 @@ fn settings(compiled: &Compiled) -> Settings {
     Settings {
         expectation_ticks: compiled.ftp.expectation_timeout.ticks(),
         per_session: compiled.ftp.max_expectations_per_session as usize,
+        per_client: compiled.ftp.max_expectations_per_client as usize,
         max_expectations: compiled.tables.expectations as usize,
         max_sessions: compiled.tables.sessions as usize,
         shadow: compiled.config.flags & config_flags::SHADOW != 0,
-        ftp: ftp::Config::default(),
+        ftp: ftp::Config {
+            active: compiled.ftp.active,
+            ccc: compiled.ftp.ccc,
+            // Once a process, which has one policy.
+            aliases: compiled.ftp.aliases.clone().leak(),
+        },
+        cut_after_ns: compiled
+            .ftp
+            .cut_after
+            .map(|seconds| u64::from(seconds.get()) * NS_PER_SEC),
     }
 }
 

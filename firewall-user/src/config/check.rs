@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    Ftp, PolicyRule, Tables, Timeouts, Zone,
+    PolicyRule, Tables, Timeouts, Zone,
     compile::combinations,
     error::{Error, Source},
     raw::{Action, Raw, RawEssentials, RawRule, RawTables, RawTimeouts, RawZone, TableFull},
@@ -446,21 +446,4 @@ fn table(
         return fail("is not a power of two", help);
     }
     Ok(size as u32)
-}
-
-/// What the helper may do.
-pub(super) fn ftp(source: &Source<'_>, raw: &super::raw::RawFtp) -> Result<Ftp, Error> {
-    let given = raw.max_expectations_per_session.as_ref();
-    let number = given.map_or(1, |given| *given.get_ref());
-    match (u32::try_from(number), given) {
-        (Ok(max_expectations_per_session @ 1..=64), _) => Ok(Ftp {
-            expectation_timeout: raw.expectation_timeout,
-            max_expectations_per_session,
-        }),
-        (_, given) => Err(source.error(
-            given.map_or(0..0, Spanned::span),
-            format!("{number} expectations per session"),
-            "use 1 to 64; clients need 1",
-        )),
-    }
 }

@@ -105,7 +105,7 @@ pub(super) fn compile(policy: &Policy) -> Result<Compiled, Error> {
         rule_names,
         ifaces: ifaces(policy),
         tables: policy.tables,
-        ftp: policy.ftp,
+        ftp: policy.ftp.clone(),
         zones: policy.zones.iter().map(|zone| zone.name.clone()).collect(),
     })
 }

@@ -134,7 +134,7 @@ fn general_help(message: &str) -> Option<&'static str> {
         Some("add the key to this table")
     } else if message.starts_with("duplicate") {
         Some("keep one of the two")
-    } else if message.starts_with("invalid type") {
+    } else if message.starts_with("invalid type") || message.starts_with("wanted ") {
         Some("give a value of the expected type; text needs quotes, numbers must not have them")
     } else if message.starts_with("unknown variant") {
         Some("use one of the expected values")

@@ -7,6 +7,7 @@
 mod check;
 mod compile;
 mod error;
+mod ftp;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 
 pub use compile::{Compiled, GuardedIface};
 pub use error::Error;
+pub use ftp::Ftp;
 pub use value::{PortRange, Prefix, Proto, Seconds, Several};
 
 use error::Source;
@@ -122,15 +124,6 @@ impl Tables {
     }
 }
 
-/// What the FTP helper may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ftp {
-    /// Life of a pinhole that nobody uses.
-    pub expectation_timeout: Seconds,
-    /// Live pinholes of one session.
-    pub max_expectations_per_session: u32,
-}
-
 /// What `run` attaches, from its arguments.
 ///
 /// # Errors
@@ -181,13 +174,14 @@ impl Policy {
         let source = Source { file, text };
         let raw: Raw = toml::from_str(text).map_err(|error| source.parse_error(&error))?;
         let zones = check::zones(&source, &raw)?;
+        let tables = check::tables(&source, &raw.tables, cpus)?;
         Ok(Self {
             rules: check::rules(&source, raw.rules, &zones)?,
             zones,
             essentials: check::essential_bits(&raw.essentials),
             timeouts: check::timeouts(&raw.timeouts),
-            tables: check::tables(&source, &raw.tables, cpus)?,
-            ftp: check::ftp(&source, &raw.ftp)?,
+            ftp: ftp::check(&source, &raw.ftp, &tables)?,
+            tables,
         })
     }
 

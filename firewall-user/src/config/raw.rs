@@ -155,6 +155,12 @@ pub(super) enum TableFull {
 pub(super) struct RawFtp {
     pub(super) expectation_timeout: Seconds,
     pub(super) max_expectations_per_session: Option<Spanned<i64>>,
+    pub(super) max_expectations_per_client: Option<Spanned<i64>>,
+    pub(super) active: Active,
+    pub(super) ccc: Ccc,
+    pub(super) data_after_control: DataAfterControl,
+    pub(super) cut_after: Seconds,
+    pub(super) alias: Vec<RawAlias>,
 }
 
 impl Default for RawFtp {
@@ -162,6 +168,47 @@ impl Default for RawFtp {
         Self {
             expectation_timeout: Seconds::of(60),
             max_expectations_per_session: None,
+            max_expectations_per_client: None,
+            active: Active::default(),
+            ccc: Ccc::default(),
+            data_after_control: DataAfterControl::default(),
+            cut_after: Seconds::of(10),
+            alias: Vec::new(),
         }
     }
+}
+
+/// When an active data connection is let in.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Active {
+    #[default]
+    AtCommand,
+    AfterReply,
+}
+
+/// What becomes of a session that goes back to clear text.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Ccc {
+    #[default]
+    Allow,
+    Alert,
+    Refuse,
+}
+
+/// What becomes of data connections when their control connection ends.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum DataAfterControl {
+    #[default]
+    Keep,
+    Cut,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAlias {
+    pub(super) server: Spanned<Prefix>,
+    pub(super) announces: Spanned<Prefix>,
 }

@@ -12,6 +12,7 @@ use firewall_common::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::ftp::{ActiveOpen, Ccc};
 
 const OUTSIDE: &str = "[zones.outside]\ninterfaces = [\"eth0\"]\n";
 const GATEWAY: &str = "\
@@ -262,6 +263,80 @@ fn numbers_have_bounds() {
 }
 
 #[test]
+fn the_helper_is_told_what_it_may_do() {
+    let ftp = |text: &str| parse(&format!("{OUTSIDE}[ftp]\n{text}\n")).unwrap().ftp;
+    assert_eq!(ftp("active = \"after-reply\"").active, ActiveOpen::AtReply);
+    assert_eq!(ftp("ccc = \"alert\"").ccc, Ccc::Alert);
+    assert_eq!(ftp("ccc = \"refuse\"").ccc, Ccc::Refuse);
+    assert_eq!(ftp("cut-after = 3").cut_after, None, "kept all the same");
+    let cut = ftp("data-after-control = \"cut\"");
+    assert_eq!(cut.cut_after.unwrap().get(), 10);
+    let cut = ftp("data-after-control = \"cut\"\ncut-after = 3");
+    assert_eq!(cut.cut_after.unwrap().get(), 3);
+    let few = ftp("max-expectations-per-client = 3");
+    assert_eq!(few.max_expectations_per_client, 3);
+    let aliases = ftp(
+        "[[ftp.alias]]\nserver = \"192.0.2.0/24\"\nannounces = \"10.0.0.7\"\n\
+         [[ftp.alias]]\nserver = \"2001:db8::7\"\nannounces = \"fd00::7\"",
+    );
+    let config = crate::ftp::Config {
+        aliases: aliases.aliases.leak(),
+        ..Default::default()
+    };
+    let is_alias = |server: &str, announced: &str| {
+        config.is_alias(server.parse().unwrap(), announced.parse().unwrap())
+    };
+    assert!(is_alias("192.0.2.9", "10.0.0.7") && is_alias("2001:db8::7", "fd00::7"));
+    assert!(!is_alias("192.0.3.9", "10.0.0.7") && !is_alias("192.0.2.9", "10.0.0.8"));
+}
+
+#[test]
+fn what_the_helper_is_told_wrongly_is_shown() {
+    let end = |text: &str| format!("{OUTSIDE}[ftp]\n{text}\n");
+    refused(&end("active = \"soon\""), "\"soon\"", "at-command");
+    refused(&end("ccc = true"), "true", "text needs quotes");
+    refused(&end("ccc = \"deny\""), "\"deny\"", "refuse");
+    refused(&end("data-after-control = \"drop\""), "\"drop\"", "keep");
+    refused(&end("cut-after = 0"), "0", "0 seconds");
+    refused(
+        &end("max-expectations-per-client = 5000"),
+        "5000",
+        "use 1 to 4096",
+    );
+    let alias = |server: &str, announces: &str| {
+        end(&format!(
+            "[[ftp.alias]]\nserver = \"{server}\"\nannounces = \"{announces}\""
+        ))
+    };
+    refused(
+        &alias("192.0.2.7", "10.0.0.0/24"),
+        "\"10.0.0.0/24\"",
+        "one address, not 10.0.0.0/24",
+    );
+    refused(
+        &alias("192.0.2.7", "fd00::7"),
+        "\"fd00::7\"",
+        "another family",
+    );
+    refused(
+        &alias("192.0.2.7", "192.0.2.7"),
+        "\"192.0.2.7\"",
+        "own address",
+    );
+    refused(&alias("192.0.2.7", "0.0.0.0"), "\"0.0.0.0\"", "no server");
+    refused(
+        &alias("192.0.2.300", "10.0.0.7"),
+        "\"192.0.2.300\"",
+        "not an address",
+    );
+    refused(
+        &end("[[ftp.alias]]\nserver = \"192.0.2.7\""),
+        "[[ftp.alias]]",
+        "missing field",
+    );
+}
+
+#[test]
 fn too_many_rules_are_refused_where_they_overflow() {
     let list = |n: usize| (1..=n).map(|p| p.to_string()).collect::<Vec<_>>().join(",");
     let rule = |ports| {
@@ -311,6 +386,9 @@ fn defaults_are_those_of_nf_conntrack() {
     assert_eq!(c.config.table_full, table_full::TRACK);
     assert_eq!((c.tables.flows, c.tables.half_open), (65_536, 16_384));
     assert_eq!(c.ftp.max_expectations_per_session, 1);
+    assert_eq!(c.ftp.max_expectations_per_client, 512);
+    assert_eq!((c.ftp.active, c.ftp.ccc), Default::default());
+    assert_eq!(c.ftp.cut_after, None);
     let big = Policy::parse("fw.toml", OUTSIDE, 300).unwrap();
     assert_eq!((big.tables.flows, big.tables.half_open), (262_144, 131_072));
 }
@@ -632,7 +710,13 @@ fn the_reference_is_a_policy_and_states_the_defaults() {
         format!("{:?}", reference.timeouts),
         format!("{:?}", bare.timeouts)
     );
-    assert_eq!(format!("{:?}", reference.ftp), format!("{:?}", bare.ftp));
+    // An alias has no default.
+    let no_alias = |policy: &Policy| super::Ftp {
+        aliases: Vec::new(),
+        ..policy.ftp.clone()
+    };
+    assert_eq!(reference.ftp.aliases.len(), 1);
+    assert_eq!(no_alias(&reference), bare.ftp);
     let sizes = |tables: &Tables| {
         (
             tables.flows,

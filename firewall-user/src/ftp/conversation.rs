@@ -217,6 +217,9 @@ impl Conversation {
         if is_text && both_carried {
             self.modes[side.index()] = Mode::Lines(LineReader::new());
             self.session.cleared(out);
+            if !self.session.reads_lines() {
+                self.modes = [Mode::Off, Mode::Off];
+            }
         } else {
             self.modes[side.index()] = Mode::Tls(Framer::lost());
         }

@@ -10,6 +10,7 @@
 use std::net::IpAddr;
 
 use firewall_common::abi::{ExpectVia, SessionPhase};
+use ipnet::IpNet;
 
 pub mod command;
 pub mod conversation;
@@ -63,11 +64,47 @@ pub enum ActiveOpen {
     AtReply,
 }
 
+/// What becomes of a session that goes back to clear text after TLS (CCC, RFC
+/// 4217, section 12.3), where everybody on the way can read it and change it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ccc {
+    /// It is read from then on.
+    #[default]
+    Allow,
+    /// Likewise, with a warning.
+    Alert,
+    /// It is not read any more.
+    Refuse,
+}
+
+/// An address that a server announces in place of its own, because a NAT stands
+/// between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// The servers, by the address to which the control connection goes.
+    pub server: IpNet,
+    /// What they announce. The data connection goes to the server's own address.
+    pub announces: IpAddr,
+}
+
 /// What an operator can choose about reading sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// When an active data connection is let in.
     pub active: ActiveOpen,
+    /// Whether clear text after TLS is read.
+    pub ccc: Ccc,
+    /// Aliases; for the life of the process, so that each session can hold them.
+    pub aliases: &'static [Alias],
+}
+
+impl Config {
+    /// May `server` announce `address` for itself?
+    #[must_use]
+    pub fn is_alias(&self, server: IpAddr, address: IpAddr) -> bool {
+        let mut aliases = self.aliases.iter();
+        aliases.any(|alias| alias.announces == address && alias.server.contains(&server))
+    }
 }
 
 /// A port that a pinhole may lead to: 1024 or above.

@@ -61,6 +61,8 @@ refusals! {
     WrongSide = 15, "wrong-side", "A 227, 228 or 229 from the client's side.";
     BytesMissed = 16, "bytes-missed", "Bytes passed that the helper did not see: never read again.";
     TableFull = 17, "table-full", "No room for another expectation.";
+    CccRefused = 18, "ccc-refused", "The session went back to clear text (CCC), which the configuration refuses: never read again.";
+    ClientFull = 19, "client-full", "The client's sessions have as many expectations as one client may have.";
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::{
 use firewall_common::abi::{ExpectVia, SessionPhase, outstanding};
 
 use super::{
-    Action, ActiveOpen, Config, DataPort, Opening, Side,
+    Action, ActiveOpen, Ccc, Config, DataPort, Opening, Side,
     command::Command,
     refusal::Refusal,
     reply::{self, Line, ReplyReader},
@@ -318,7 +318,8 @@ impl Session {
         if address.is_ipv4() != dst.is_ipv4() {
             return Err(Refusal::WrongFamily);
         }
-        if address != dst {
+        let announces = listener == Side::Server && self.config.is_alias(dst, address);
+        if address != dst && !announces {
             return Err(Refusal::ForeignAddress);
         }
         let port = DataPort::new(port)?;
@@ -495,9 +496,13 @@ impl Session {
 
     /// One direction went back to clear text after TLS.
     pub fn cleared(&mut self, out: &mut Vec<Action>) {
-        if self.phase == SessionPhase::Tls {
-            self.enter(SessionPhase::Cleared, out);
+        if self.phase != SessionPhase::Tls {
+            return;
         }
+        if self.config.ccc == Ccc::Refuse {
+            return self.stop(SessionPhase::Blind, Refusal::CccRefused, out);
+        }
+        self.enter(SessionPhase::Cleared, out);
     }
 
     /// Not FTP: never read again.

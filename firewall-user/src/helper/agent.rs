@@ -3,6 +3,7 @@
 //! [`Agent`] does no I/O of its own and reads no clock, so tests drive it over
 //! tables in memory; [`run`] drives it over the ring.
 
+mod children;
 mod openings;
 mod resume;
 mod roster;
@@ -20,7 +21,7 @@ use firewall_common::{
 use log::{debug, info, warn};
 use tokio::time::MissedTickBehavior;
 
-use self::openings::expect_key;
+use self::openings::{Unopened, expect_key};
 use super::{
     book::Book,
     crowd::Crowd,
@@ -32,8 +33,10 @@ use super::{
 };
 use crate::{
     bpf::sys::monotonic_ns,
-    ftp::{self, Action, Opening, Refusal},
+    ftp::{self, Action, Ccc, Opening, Refusal},
 };
+use children::Cut;
+pub use children::SessionId;
 
 /// Time between two signs of life.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
@@ -56,6 +59,8 @@ pub struct Settings {
     pub expectation_ticks: u32,
     /// Expectations that a session has at a time; the newest replaces the oldest.
     pub per_session: usize,
+    /// Expectations of all sessions of a client; more are refused.
+    pub per_client: usize,
     /// Expectations in all; no more than the map holds.
     pub max_expectations: usize,
     /// Sessions in all; no more than the map holds. One client has an eighth of
@@ -66,6 +71,9 @@ pub struct Settings {
     pub shadow: bool,
     /// How sessions are read.
     pub ftp: ftp::Config,
+    /// How long after the end of its session a data connection is cut, in ns;
+    /// `None`: it goes on.
+    pub cut_after_ns: Option<u64>,
 }
 
 /// A SYN's source, its port, and where it goes.
@@ -87,6 +95,7 @@ pub struct Agent<T> {
     out_of_memory: Seldom,
     crowd: Crowd,
     crowded: Seldom,
+    cuts: Vec<Cut>,
 }
 
 impl<T: Tables> Agent<T> {
@@ -109,6 +118,7 @@ impl<T: Tables> Agent<T> {
             out_of_memory: Seldom::default(),
             crowd: Crowd::default(),
             crowded: Seldom::default(),
+            cuts: Vec::new(),
         };
         agent.resume(now_ns)?;
         agent.tables.heartbeat(now_ns, std::process::id())?;
@@ -152,6 +162,7 @@ impl<T: Tables> Agent<T> {
         let beat = self.tables.heartbeat(now_ns, std::process::id());
         checked("give a sign of life", beat);
         self.expire(Tick::from_ns(now_ns));
+        self.cut_due(now_ns);
         self.reinjected
             .retain(|_, at| now_ns.saturating_sub(*at) < REINJECT_NS);
         if now_ns.saturating_sub(self.swept_ns) >= SWEEP_NS {
@@ -267,7 +278,8 @@ impl<T: Tables> Agent<T> {
                         port.get()
                     );
                 }
-                Err(error) => {
+                Err(Unopened::ClientFull) => refuse(live, Refusal::ClientFull),
+                Err(Unopened::Table(error)) => {
                     warn!("{live}: cannot open a port: {error}");
                     refuse(live, Refusal::TableFull);
                 }
@@ -287,6 +299,11 @@ impl<T: Tables> Agent<T> {
                 if phase == SessionPhase::Tls {
                     live.record.tls_ns = now_ns;
                     info!("{live}: encrypted from here on, the helper reads nothing");
+                } else if phase == SessionPhase::Cleared && self.settings.ftp.ccc == Ccc::Alert {
+                    warn!(
+                        "{live}: clear text again after TLS (CCC): what follows can be read and \
+                         changed on the way"
+                    );
                 } else {
                     debug!("{live}: {}", phase.name());
                 }
@@ -314,6 +331,7 @@ impl<T: Tables> Agent<T> {
         self.close_all(key, &mut live);
         checked("remove a session", self.tables.drop_session(key));
         self.leave(&live, key);
+        self.end_children((*key, live.record.incarnation));
         let Session {
             opened,
             refused,

@@ -1,32 +1,52 @@
 //! Which expectations exist, and whose they are.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
 use firewall_common::{
     abi::{ExpectKey, FlowKey6},
     time::Tick,
 };
 
+use super::crowd::Crowd;
+
 /// What the agent has written into the expectation map.
 ///
 /// A key can be negotiated by two sessions in turn; it belongs to the last one,
 /// so that the end of the first does not take it away.
 #[derive(Debug, Default)]
-pub(super) struct Book(HashMap<ExpectKey, Entry>);
+pub(super) struct Book {
+    entries: HashMap<ExpectKey, Entry>,
+    clients: Crowd,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     owner: FlowKey6,
+    /// The client of its session.
+    client: IpAddr,
     expires: Tick,
 }
 
 impl Book {
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 
-    pub(super) fn write(&mut self, key: ExpectKey, owner: FlowKey6, expires: Tick) {
-        self.0.insert(key, Entry { owner, expires });
+    /// How many there are of all sessions of `client`.
+    pub(super) fn of_client(&self, client: IpAddr) -> usize {
+        self.clients.count(client)
+    }
+
+    pub(super) fn write(&mut self, key: ExpectKey, owner: FlowKey6, client: IpAddr, expires: Tick) {
+        let entry = Entry {
+            owner,
+            client,
+            expires,
+        };
+        self.clients.enter(client);
+        if let Some(old) = self.entries.insert(key, entry) {
+            self.clients.leave(old.client);
+        }
     }
 
     /// Is a connection of this key expected?
@@ -36,22 +56,24 @@ impl Book {
 
     /// Whose connection of this key is expected?
     pub(super) fn owner(&self, key: &ExpectKey, now: Tick) -> Option<FlowKey6> {
-        let entry = self.0.get(key)?;
+        let entry = self.entries.get(key)?;
         (!now.is_after(entry.expires)).then_some(entry.owner)
     }
 
     /// Strikes the key out if it is `owner`'s; returns whether it was.
     pub(super) fn strike(&mut self, key: &ExpectKey, owner: &FlowKey6) -> bool {
-        let owned = self.0.get(key).is_some_and(|entry| entry.owner == *owner);
-        if owned {
-            self.0.remove(key);
-        }
-        owned
+        let owned = self.entries.get(key).filter(|entry| entry.owner == *owner);
+        let Some(client) = owned.map(|entry| entry.client) else {
+            return false;
+        };
+        self.entries.remove(key);
+        self.clients.leave(client);
+        true
     }
 
     /// Keys that have expired, and their owners.
     pub(super) fn expired(&self, now: Tick) -> Vec<(ExpectKey, FlowKey6)> {
-        let expired = self.0.iter().filter(|(_, e)| now.is_after(e.expires));
+        let expired = self.entries.iter().filter(|(_, e)| now.is_after(e.expires));
         expired.map(|(key, entry)| (*key, entry.owner)).collect()
     }
 }

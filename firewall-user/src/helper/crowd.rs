@@ -1,4 +1,4 @@
-//! How many sessions each client has, so that none has all.
+//! How many sessions or expectations each client has, so that none has all.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ pub(super) const fn limit(max: usize) -> usize {
     if share > ALWAYS { share } else { ALWAYS }
 }
 
-/// Sessions by client. Addresses of one IPv6 /64 are one client, since its
+/// Sessions, or expectations, by client. Addresses of one IPv6 /64 are one client, since its
 /// hosts choose among them at will (RFC 8981).
 #[derive(Debug, Default)]
 pub(super) struct Crowd(HashMap<IpAddr, usize>);

@@ -3,8 +3,8 @@
 use aya::maps::{Array, HashMap, MapData, MapError};
 use bytemuck::Zeroable as _;
 use firewall_common::abi::{
-    Config, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair, PairKey, Session, heartbeat,
-    maps, programs,
+    Config, CtlFlow, DataFlow, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair, PairKey,
+    Session, heartbeat, maps, programs,
 };
 
 use super::tables::{FlowView, Result, TableError, Tables};
@@ -20,6 +20,7 @@ pub struct MapTables {
     expectations: HashMap<MapData, ExpectKey, Expectation>,
     sessions: HashMap<MapData, FlowKey6, Session>,
     pairs: HashMap<MapData, PairKey, Pair>,
+    data_flows: HashMap<MapData, FlowKey6, DataFlow>,
     flows4: HashMap<MapData, FlowKey4, Flow>,
     flows6: HashMap<MapData, FlowKey6, Flow>,
     config: Array<MapData, Config>,
@@ -45,6 +46,7 @@ impl MapTables {
             expectations: pinned(instance, maps::EXPECTATIONS)?,
             sessions: pinned(instance, maps::SESSIONS)?,
             pairs: pinned(instance, maps::PAIRS)?,
+            data_flows: pinned(instance, maps::DATA_FLOWS)?,
             flows4: pinned(instance, maps::FLOWS4)?,
             flows6: pinned(instance, maps::FLOWS6)?,
             config: pinned(instance, maps::CONFIG)?,
@@ -150,6 +152,15 @@ impl Tables for MapTables {
         let done = self.requests.expected(&[*key]);
         done.map(|count| count > 0)
             .map_err(|e| error(programs::CTL, &e))
+    }
+
+    fn data_flows(&mut self) -> Result<Vec<(FlowKey6, DataFlow)>> {
+        all(&self.data_flows).map_err(|e| error(maps::DATA_FLOWS, &e))
+    }
+
+    fn delete(&mut self, flows: &[CtlFlow]) -> Result<u32> {
+        let done = self.requests.delete(flows);
+        done.map_err(|e| error(programs::CTL, &e))
     }
 
     fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()> {

@@ -1,7 +1,7 @@
 //! What the agent does to the maps and programs, as a trait: its logic is tested without them.
 
 use firewall_common::{
-    abi::{ExpectKey, Expectation, FlowKey6, FlowState, Pair, PairKey, Session},
+    abi::{CtlFlow, DataFlow, ExpectKey, Expectation, FlowKey6, FlowState, Pair, PairKey, Session},
     time::Tick,
 };
 
@@ -63,6 +63,11 @@ pub trait Tables {
     /// Admits a flow that shadow mode let in although it was refused, as an
     /// expected one; false if there is no such flow.
     fn admit(&mut self, key: &FlowKey6) -> Result<bool>;
+    /// Every data connection's tie to its control connection.
+    fn data_flows(&mut self) -> Result<Vec<(FlowKey6, DataFlow)>>;
+    /// Deletes flows, alive as they may be; returns how many there were of
+    /// these incarnations.
+    fn delete(&mut self, flows: &[CtlFlow]) -> Result<u32>;
     /// Runs a held frame again, as if it had come in through `ifindex`.
     fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()>;
 }

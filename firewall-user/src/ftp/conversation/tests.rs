@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ftp::Opening;
+use crate::ftp::{Ccc, Opening};
 
 const HANDSHAKE: &[u8] = &[22, 3, 1, 0, 4, 1, 2, 3, 4];
 const DATA: &[u8] = &[23, 3, 3, 0, 6, b'\n', b'2', b'2', b'7', b' ', b'('];
@@ -123,6 +123,29 @@ fn h13_the_first_line_may_share_a_segment_with_all_the_data_of_its_side() {
         ];
         let out = run(&mut c, &script, size);
         assert_eq!(openings(&out), [("10.0.0.2".into(), 50075)], "{size}");
+    }
+}
+
+#[test]
+fn clear_text_after_tls_can_be_refused() {
+    for size in [1, 5, 1000] {
+        let mut c = Conversation::new(
+            "10.0.0.2".parse().unwrap(),
+            "192.0.2.7".parse().unwrap(),
+            Config {
+                ccc: Ccc::Refuse,
+                ..Config::default()
+            },
+        );
+        let mut script = ccc(b"PORT 10,0,0,2,195,155\r\nPASV\r\n");
+        script.push(('S', b"200 ok\r\n227 (192,0,2,7,195,155)\r\n".to_vec()));
+        let out = run(&mut c, &borrow(&script), size);
+        assert!(openings(&out).is_empty());
+        assert_eq!(c.session().phase(), SessionPhase::Blind);
+        let refusals = out.iter().filter(|a| matches!(a, Action::Refused(_)));
+        let refusals: Vec<_> = refusals.collect();
+        assert_eq!(refusals, [&Action::Refused(Refusal::CccRefused)]);
+        assert!(!c.is_read());
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ftp::Alias;
 
 const CLIENT: &str = "10.0.0.2";
 const SERVER: &str = "192.0.2.7";
@@ -274,6 +275,43 @@ fn h07_h08_own_address_and_bounded_port_only() {
 }
 
 #[test]
+fn h07_a_server_may_announce_its_alias_and_nobody_elses() {
+    let alias = |server: &str, announces: &str| Alias {
+        server: server.parse().unwrap(),
+        announces: announces.parse().unwrap(),
+    };
+    let aliases = vec![
+        alias("192.0.2.7/32", "198.51.100.7"),
+        alias("192.0.2.8/32", "198.51.100.8"),
+    ];
+    let mut s = Scenario::with(Config {
+        aliases: aliases.leak(),
+        ..Config::default()
+    });
+    s.run("S 220 hi\nC USER a\nS 230 in");
+    // The data connection goes where the control connection went.
+    assert_eq!(
+        s.run("C PASV\nS 227 ok (198,51,100,7,195,155)"),
+        ["open PASV 10.0.0.2 -> 192.0.2.7:50075"]
+    );
+    assert_eq!(
+        s.run("C LPSV\nS 228 ok (4,4,198,51,100,7,2,195,155)"),
+        ["open LPSV 10.0.0.2 -> 192.0.2.7:50075"]
+    );
+    for other in ["198,51,100,8", "198,51,100,9"] {
+        assert_eq!(
+            s.run(&format!("C PASV\nS 227 ok ({other},195,155)")),
+            ["refused foreign-address"]
+        );
+    }
+    // It is no address of the client's.
+    assert_eq!(
+        s.run("C PORT 198,51,100,7,195,155\nS 200 ok"),
+        ["refused foreign-address"]
+    );
+}
+
+#[test]
 fn ipv6_takes_eprt_and_epsv() {
     let mut s = Scenario(Session::resume(
         "fd99::2".parse().unwrap(),
@@ -320,6 +358,7 @@ fn active_mode_waits_for_the_reply_before_log_in_and_by_configuration() {
     );
     let mut s = Scenario::with(Config {
         active: ActiveOpen::AtReply,
+        ..Config::default()
     });
     s.run("S 220 hi\nC USER a\nS 230 in");
     assert!(s.run("C PORT 10,0,0,2,195,155").is_empty());

@@ -1,5 +1,7 @@
 //! Writing and removing expectations.
 
+use std::net::IpAddr;
+
 use firewall_common::{
     abi::{ExpectKey, ExpectState, Expectation, FlowKey6, Session, maps},
     time::Tick,
@@ -13,9 +15,20 @@ use crate::{
     ftp::{Opening, Side},
     helper::{
         live::Live,
-        tables::{Result, TableError, Tables},
+        tables::{TableError, Tables},
     },
 };
+
+/// Why a connection is not let in.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unopened {
+    /// The client's sessions have as many as they may.
+    #[error("its client has too many")]
+    ClientFull,
+    /// There is no room, or the table refused.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
 
 impl<T: Tables> Agent<T> {
     /// Lets a connection in, and one that was expected before it no more if there are too many.
@@ -25,7 +38,7 @@ impl<T: Tables> Agent<T> {
         live: &mut Live,
         opening: &Opening,
         now_ns: u64,
-    ) -> Result<()> {
+    ) -> Result<(), Unopened> {
         let now = Tick::from_ns(now_ns);
         let key = expect_key(opening);
         live.open.retain(|open| *open != key);
@@ -38,14 +51,18 @@ impl<T: Tables> Agent<T> {
                 self.strike(parent, &oldest);
             }
         }
-        if self.book.len() >= self.settings.max_expectations {
+        let client = live.client.ip();
+        if self.is_full(client) {
             self.expire(now);
         }
+        if self.book.of_client(client) >= self.settings.per_client {
+            return Err(Unopened::ClientFull);
+        }
         if self.book.len() >= self.settings.max_expectations {
-            return Err(TableError {
+            return Err(Unopened::Table(TableError {
                 object: maps::EXPECTATIONS,
                 reason: format!("{} are open; raise [tables] expectations", self.book.len()),
-            });
+            }));
         }
         let Session {
             client_zone,
@@ -70,9 +87,14 @@ impl<T: Tables> Agent<T> {
             reserved: [0; 5],
         };
         self.tables.expect(&key, &expectation)?;
-        self.book.write(key, *parent, expires);
+        self.book.write(key, *parent, client, expires);
         live.open.push_back(key);
         Ok(())
+    }
+
+    fn is_full(&self, client: IpAddr) -> bool {
+        self.book.len() >= self.settings.max_expectations
+            || self.book.of_client(client) >= self.settings.per_client
     }
 
     /// Removes an expectation, if it is still this session's.

@@ -31,7 +31,7 @@ impl<T: Tables> Agent<T> {
         }
         // With their expectations in place, so that these are closed.
         self.sweep(now_ns);
-        Ok(())
+        self.resume_children(now_ns)
     }
 
     fn resume_expectations(&mut self) -> Result<()> {
@@ -41,8 +41,9 @@ impl<T: Tables> Agent<T> {
             match self.sessions.get_mut(&expectation.parent) {
                 Some(live) if live.record.incarnation == expectation.parent_incarnation => {
                     live.open.push_back(key);
-                    self.book
-                        .write(key, expectation.parent, Tick(expectation.expires));
+                    let expires = Tick(expectation.expires);
+                    let client = live.client.ip();
+                    self.book.write(key, expectation.parent, client, expires);
                 }
                 _ => self.tables.unexpect(&key)?,
             }

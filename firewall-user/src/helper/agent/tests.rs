@@ -1,5 +1,6 @@
 //! Scenarios over tables in memory.
 
+mod children;
 mod fake;
 mod limits;
 mod restart;

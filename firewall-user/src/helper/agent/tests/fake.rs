@@ -7,7 +7,7 @@ use std::{
 
 use bytemuck::{Zeroable as _, bytes_of};
 use firewall_common::{
-    abi::{EventHeader, FlowKey6, FlowState, Pair},
+    abi::{CtlFlow, DataFlow, EventHeader, FlowKey6, FlowState, Pair},
     key::{FlowKey as _, Heading},
     time::ticks_from_secs,
     wire::Headers,
@@ -32,6 +32,7 @@ pub(super) struct Fake {
     pub(super) blinded: Vec<FlowKey6>,
     pub(super) unhelped: Vec<FlowKey6>,
     pub(super) reinjected: Vec<(Vec<u8>, u32)>,
+    pub(super) data_flows: Vec<(FlowKey6, DataFlow)>,
     pub(super) admitted: Vec<FlowKey6>,
     pub(super) refused: Vec<FlowKey6>,
     pub(super) fail: bool,
@@ -120,6 +121,18 @@ impl Tables for Fake {
         Ok(self.refused.contains(key))
     }
 
+    fn data_flows(&mut self) -> Result<Vec<(FlowKey6, DataFlow)>> {
+        Ok(self.data_flows.clone())
+    }
+
+    fn delete(&mut self, flows: &[CtlFlow]) -> Result<u32> {
+        let before = self.data_flows.len();
+        self.data_flows
+            .retain(|(key, data)| !flows.contains(&CtlFlow::new(*key, data.incarnation)));
+        self.ok()?;
+        Ok(u32::try_from(before - self.data_flows.len()).unwrap())
+    }
+
     fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()> {
         self.reinjected.push((frame.to_vec(), ifindex));
         self.ok()
@@ -169,9 +182,11 @@ pub(super) fn settings() -> Settings {
         shadow: false,
         expectation_ticks: ticks_from_secs(60),
         per_session: 1,
+        per_client: 20,
         max_expectations: 100,
         max_sessions: 100,
         ftp: ftp::Config::default(),
+        cut_after_ns: None,
     }
 }
 
@@ -197,8 +212,9 @@ impl World {
     /// The agent dies, and another one starts `ns` later over the same tables.
     pub(super) fn restart(self, ns: u64) -> Self {
         let now = self.now + ns;
+        let settings = self.agent.settings;
         Self {
-            agent: Agent::start(self.agent.tables, settings(), now).unwrap(),
+            agent: Agent::start(self.agent.tables, settings, now).unwrap(),
             now,
         }
     }

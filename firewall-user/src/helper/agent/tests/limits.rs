@@ -85,3 +85,36 @@ fn one_client_cannot_have_all_sessions() {
     w.open(&over);
     assert!(w.sessions().contains_key(&over.key()));
 }
+
+#[test]
+fn one_client_cannot_have_all_expectations() {
+    let mut w = World::with(|settings| settings.per_client = 2);
+    let mut flows: Vec<_> = (0..3)
+        .map(|i| Flow::new(CLIENT, 41_000 + i, SERVER))
+        .collect();
+    for flow in &mut flows {
+        w.log_in(flow);
+        w.client(flow, "PORT 10,0,0,2,195,155\r\n");
+        w.server(flow, "200 ok\r\n");
+        let last = u32::from(flow.client.port());
+        w.client(flow, &format!("PORT 10,0,0,2,100,{}\r\n", last % 256));
+        w.server(flow, "200 ok\r\n");
+    }
+    assert_eq!(w.expectations().len(), 2);
+    let third = w.session(&flows[2]);
+    assert_eq!((third.opened, third.refused), (0, 2));
+    assert_eq!(third.last_refusal, Refusal::ClientFull as u8);
+    // Another client has its own, and a session that has one replaces it.
+    let mut other = Flow::new("10.0.0.3", 41_000, SERVER);
+    w.log_in(&mut other);
+    w.client(&mut other, "PORT 10,0,0,3,195,155\r\n");
+    w.client(&mut flows[0], "PORT 10,0,0,2,99,1\r\n");
+    w.server(&mut flows[0], "200 ok\r\n");
+    assert_eq!(w.session(&flows[0]).refused, 0);
+    assert_eq!(w.expectations().len(), 3);
+    // What ends gives its place back.
+    let first = &flows[0];
+    w.event(first, EventKind::Rst, Side::Server, first.seq[1], 0, b"");
+    w.client(&mut flows[2], "PORT 10,0,0,2,99,2\r\n");
+    assert_eq!(w.session(&flows[2]).opened, 1);
+}

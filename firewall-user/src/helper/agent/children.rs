@@ -1,0 +1,90 @@
+//! Data connections that are up when their session ends.
+
+use firewall_common::abi::{CtlFlow, FlowKey6};
+use log::{info, warn};
+
+use super::{Agent, Standing};
+use crate::helper::tables::{Result, Tables};
+
+/// A session that may have ended: its control flow's key, and its incarnation.
+pub type SessionId = (FlowKey6, u32);
+
+/// A session whose data connections are to be cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    session: SessionId,
+    /// `CLOCK_MONOTONIC`, ns; set at the first tick after the session's end.
+    due_ns: Option<u64>,
+}
+
+impl<T: Tables> Agent<T> {
+    /// Cuts all data connections of a session, established as they may be, and
+    /// returns how many there were. Their ends are told nothing: what they still
+    /// send is dropped as of no flow.
+    ///
+    /// # Errors
+    /// The tie of a data connection cannot be read, or its flow not be deleted.
+    pub fn cut_data(&mut self, session: SessionId) -> Result<u32> {
+        let mut flows = self.tables.data_flows()?;
+        flows.retain(|(_, data)| (data.parent, data.parent_incarnation) == session);
+        if flows.is_empty() {
+            return Ok(0);
+        }
+        let flows: Vec<_> = flows
+            .iter()
+            .map(|(key, data)| CtlFlow::new(*key, data.incarnation))
+            .collect();
+        self.tables.delete(&flows)
+    }
+
+    /// A session ended: its data connections follow it, if they are to.
+    pub(super) fn end_children(&mut self, session: SessionId) {
+        if self.settings.cut_after_ns.is_some() {
+            self.cuts.push(Cut {
+                session,
+                due_ns: None,
+            });
+        }
+    }
+
+    /// Cuts what is due.
+    pub(super) fn cut_due(&mut self, now_ns: u64) {
+        let Some(grace_ns) = self.settings.cut_after_ns else {
+            return;
+        };
+        let mut cuts = std::mem::take(&mut self.cuts);
+        cuts.retain_mut(|cut| {
+            let due_ns = *cut.due_ns.get_or_insert(now_ns.saturating_add(grace_ns));
+            if now_ns < due_ns {
+                return true;
+            }
+            match self.cut_data(cut.session) {
+                Ok(0) => {}
+                Ok(count) => info!("{count} data connections cut: their session has ended"),
+                Err(error) => warn!("cannot cut data connections: {error}"),
+            }
+            false
+        });
+        self.cuts = cuts;
+    }
+
+    /// Data connections whose sessions ended while no agent ran.
+    pub(super) fn resume_children(&mut self, now_ns: u64) -> Result<()> {
+        if self.settings.cut_after_ns.is_none() {
+            return Ok(());
+        }
+        let mut sessions: Vec<SessionId> = Vec::new();
+        for (_, data) in self.tables.data_flows()? {
+            let session = (data.parent, data.parent_incarnation);
+            if !sessions.contains(&session) {
+                sessions.push(session);
+            }
+        }
+        for session in sessions {
+            if self.standing(&session.0, session.1, now_ns) == Standing::Gone {
+                self.end_children(session);
+            }
+        }
+        Ok(())
+    }
+}
