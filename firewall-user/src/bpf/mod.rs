@@ -13,6 +13,7 @@ pub mod memory;
 pub mod pins;
 pub mod private;
 pub mod requests;
+mod rows;
 pub mod sys;
 pub mod vlan;
 pub mod vlan_children;
