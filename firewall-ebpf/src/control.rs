@@ -252,6 +252,51 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
     if hold { DropReason::Held } else { reason }
 }
 
+/// A SYN began the flow in `work.flow`: if its two hosts have a live FTP session, the
+/// agent hears of it. It says then which data connections nobody answered.
+#[inline(always)]
+pub(crate) fn passed_syn<P: Packet, K: Family>(work: &mut Work, heading: Heading, flags: u32) {
+    work.pair = PairKey::new(work.headers.src, work.headers.dst);
+    let pair = &work.pair;
+    let Some(pair) = PAIRS.get_ptr_mut(pair) else {
+        return;
+    };
+    if !agent_lives(work) {
+        return;
+    }
+    // SAFETY: a map value is valid for the whole run.
+    let window = unsafe { &raw mut (*pair).passed };
+    // SAFETY: eight bytes, aligned, changed by `Shared` only while the agent
+    // leaves it alone.
+    let window = unsafe { Shared::new(window) };
+    // Those that were expected are as few as the agent allowed.
+    let expected = flags & flow_flags::RELATED != 0;
+    if !expected && spend(window, work.now_ns).is_none() {
+        return;
+    }
+    K::into_event(work);
+    let h = &work.headers;
+    let event = &mut work.event;
+    event.at_ns = work.now_ns;
+    event.incarnation = FlowState(work.flow.state).incarnation();
+    event.ifindex = 0;
+    event.seq = h.seq;
+    event.ack = h.ack;
+    event.len = 0;
+    event.kind = EventKind::SynPassed as u16;
+    event.flags = flags_of::<P>(h, heading, Direction::Original);
+    if expected {
+        event.flags |= event_flags::EXPECTED;
+    }
+    event.from_zone = work.from_zone;
+    event.to_zone = work.to_zone;
+    event.reason = 0;
+    event.tcp_flags = h.tcp_flags;
+    event.reserved = 0;
+    // What finds no room is not told: it changes nothing.
+    let _ = submit_bare(&work.event);
+}
+
 /// Takes one from the pair's budget of this second; `None` when it is used up.
 /// Returns how many were taken before.
 #[inline(always)]

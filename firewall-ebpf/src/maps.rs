@@ -7,7 +7,7 @@ use aya_ebpf::{
 use firewall_common::abi::{
     Census, CollectorState, Config, Control, Counter, DataFlow, EVENTS_BYTES, ExpectKey, Expectation,
     FLOW_EVENTS_BYTES, FRAGMENTS_LEN, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments, Iface,
-    MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN,
+    JOURNAL_LEN, JournalEntry, MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN,
     TableCounter, Watch, heartbeat,
 };
 use firewall_common::verdict::STATS_LEN;
@@ -69,6 +69,8 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Fragments, FRAGMENTS_LEN> =
 pub(crate) static ORPHANS: Array<u64, ORPHAN_BUCKETS> = Array::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<u8, EVENTS_BYTES> = RingBuf::new();
+#[btf_map]
+static JOURNAL: Array<JournalEntry, JOURNAL_LEN> = Array::new();
 #[btf_map]
 pub(crate) static WATCH: Array<Watch, 1> = Array::new();
 #[btf_map]

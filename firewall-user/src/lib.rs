@@ -9,6 +9,7 @@
 //! - [`reasons`] is the reference of all outcomes
 //! - [`ftp`] reads FTP control connections; pure
 //! - [`helper`] is the FTP agent: from ring records to expectations
+//! - [`journal`] is what became of FTP sessions, in words; pure
 //! - [`preflight`] checks what must hold before anything is attached
 //! - [`gc`] has expired flows deleted
 //! - [`seed`] finds the flows that were there before
@@ -26,6 +27,7 @@ pub mod filter;
 pub mod ftp;
 pub mod gc;
 pub mod helper;
+pub mod journal;
 pub mod lock;
 pub mod netlink;
 pub mod preflight;

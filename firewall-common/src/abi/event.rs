@@ -23,6 +23,9 @@ pub enum EventKind {
     SynDropped = 5,
     /// As `SynDropped`, but the whole frame follows: it can be run again.
     SynHeld = 6,
+    /// A TCP SYN between two hosts with a live FTP session began a flow, and no
+    /// control connection. `key` is that flow's.
+    SynPassed = 7,
 }
 
 impl TryFrom<u16> for EventKind {
@@ -36,6 +39,7 @@ impl TryFrom<u16> for EventKind {
             4 => Self::Rst,
             5 => Self::SynDropped,
             6 => Self::SynHeld,
+            7 => Self::SynPassed,
             other => return Err(other),
         })
     }
@@ -53,6 +57,8 @@ pub mod event_flags {
     pub const URGENT: u16 = 1 << 3;
     /// The frame that follows begins with its IP header.
     pub const NO_ETHERNET: u16 = 1 << 4;
+    /// The SYN was let in by an expectation, not by a rule.
+    pub const EXPECTED: u16 = 1 << 5;
 }
 
 /// Head of every ring record. `len` bytes follow at once.

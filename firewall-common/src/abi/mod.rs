@@ -12,6 +12,7 @@ mod flow;
 mod flow_key;
 mod flow_word;
 mod fragment;
+mod journal;
 mod rule;
 mod session;
 mod table;
@@ -25,6 +26,7 @@ pub use flow::*;
 pub use flow_key::*;
 pub use flow_word::*;
 pub use fragment::*;
+pub use journal::*;
 pub use rule::*;
 pub use session::*;
 pub use table::*;
@@ -90,6 +92,9 @@ pub mod maps {
     pub const ORPHANS: &str = "ORPHANS";
     /// `RINGBUF`: control payloads and related events, in the order in which they were seen.
     pub const EVENTS: &str = "EVENTS";
+    /// `ARRAY<JournalEntry>[JOURNAL_LEN]`: what became of FTP sessions. Written by the
+    /// agent, never read by the programs.
+    pub const JOURNAL: &str = "JOURNAL";
     /// `ARRAY<Watch>[1]`: whether anybody watches flows.
     pub const WATCH: &str = "WATCH";
     /// `RINGBUF` of [`super::FlowEvent`]: what becomes of flows, for one watcher.

@@ -191,9 +191,11 @@ pub struct Pair {
     /// `second << 32 | SYNs queued in that second`: the budget of held or
     /// reported SYNs. Atomic.
     pub window: u64,
+    /// The same of SYNs that passed. Atomic.
+    pub passed: u64,
     /// Live sessions between the two hosts; written by the agent.
     pub sessions: u32,
     /// Keeps the size a multiple of eight.
     pub reserved: u32,
 }
-pod!(Pair, 16);
+pod!(Pair, 24);

@@ -44,10 +44,20 @@ pub(super) fn begin<P: Packet, K: Family>(
         Admitted::No(verdict) => return verdict,
     };
     let verdict = create::<K>(work, heading, flags, rule);
-    match refusal {
-        Some(reason) => Verdict::Drop(reason),
-        None => verdict,
+    if let Some(reason) = refusal {
+        return Verdict::Drop(reason);
     }
+    let began = matches!(
+        verdict,
+        Verdict::Pass(PassReason::NewByRule | PassReason::NewExpected)
+    );
+    // A connection that is picked up in mid-life has no SYN.
+    let h = &work.headers;
+    let syn = h.proto == proto::TCP && h.tcp_flags & tcp_flags::SYN != 0;
+    if began && syn && flags & flow_flags::HELPER_FTP == 0 {
+        control::passed_syn::<P, K>(work, heading, flags);
+    }
+    verdict
 }
 
 /// What the policy says of a packet without a flow.

@@ -17,7 +17,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The maps that are pinned. What is left belongs to the programs that are loaded:
 /// scratch space, the programs' log, and datagrams that are under way.
-const MAPS: [&str; 26] = [
+const MAPS: [&str; 27] = [
     maps::ABI,
     maps::CONFIG,
     maps::CONTROL,
@@ -42,6 +42,7 @@ const MAPS: [&str; 26] = [
     maps::CENSUS,
     maps::COLLECTOR,
     maps::EVENTS,
+    maps::JOURNAL,
     maps::WATCH,
     maps::FLOW_EVENTS,
 ];

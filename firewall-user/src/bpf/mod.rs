@@ -6,6 +6,7 @@ pub mod detach;
 pub mod fill;
 pub mod flows;
 mod hooks;
+pub mod journal;
 pub mod loader;
 pub mod lookup;
 pub mod maps;

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use firewall_common::verdict::DropReason;
 
 use super::flow_args::FlowsCommand;
+use super::ftp_args::FtpCommand;
 use super::why_args::WhyArgs;
 use crate::{bpf::Instance, config::REFERENCE};
 
@@ -219,21 +220,6 @@ Examples:
 
 JSON: [{src, dst, dport, proto, via, state, taken_by, parent: {client, cport,
 server, sport}, zone: {from, to}, age_s, expires_s}]")]
-    List(ListArgs),
-}
-
-/// `pinhole ftp`.
-#[derive(Debug, Subcommand)]
-pub enum FtpCommand {
-    /// List the FTP sessions, oldest first, with the data connections dropped between their hosts
-    #[command(after_help = "\
-Examples:
-  sudo pinhole ftp list
-  sudo pinhole ftp list -o json | jq '.[] | select(.encrypted and .dropped > 0)'
-
-JSON: [{client, cport, server, sport, zone: {client, server}, phase, encrypted,
-age_s, idle_s, tls_age_s, opened, refused, last_refusal, dropped, drops: [{ago_s,
-from, sport, dport, reason}], expectations}]")]
     List(ListArgs),
 }
 

@@ -6,6 +6,7 @@ mod expect;
 pub mod flow_args;
 mod flows;
 mod ftp;
+pub mod ftp_args;
 mod program_log;
 mod run;
 mod serve;

@@ -7,6 +7,7 @@ use firewall_common::abi::SessionPhase;
 use super::{
     Action, Config, Refusal, Session, Side,
     line::{Event, LineReader, MAX_LINE},
+    remarks::{Remark, Remarks},
     tls::{self, Framer},
 };
 
@@ -30,6 +31,7 @@ pub struct Conversation {
     modes: [Mode; 2],
     /// No byte of either side was seen yet.
     fresh: bool,
+    remarks: Remarks,
 }
 
 impl Conversation {
@@ -40,6 +42,7 @@ impl Conversation {
             session: Session::new(client, server, config),
             modes: [(); 2].map(|()| Mode::Lines(LineReader::new())),
             fresh: true,
+            remarks: Remarks::default(),
         }
     }
 
@@ -81,6 +84,7 @@ impl Conversation {
             session,
             modes,
             fresh: false,
+            remarks: Remarks::default(),
         }
     }
 
@@ -88,6 +92,11 @@ impl Conversation {
     #[must_use]
     pub const fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// What of the bytes so far is worth telling, since the last time.
+    pub fn take_remarks(&mut self) -> Vec<Remark> {
+        self.remarks.take()
     }
 
     /// Is there any byte that could still open something?
@@ -167,6 +176,7 @@ impl Conversation {
         while let Some((at, event)) = reader.next_at(bytes) {
             let phase = self.session.phase();
             let session = &mut self.session;
+            let (text, acted) = (event.text(), out.len());
             match (side, event) {
                 (Side::Client, Event::Line(line)) => session.client_line(line, out),
                 (Side::Client, Event::TooLong(head)) => session.client_long_line(head, out),
@@ -174,6 +184,9 @@ impl Conversation {
                 (Side::Server, Event::TooLong(head)) => session.server_long_line(head, at, out),
                 (_, Event::Binary) => session.poison(Refusal::BinaryBytes, out),
             }
+            // An action can have been taken back.
+            let did = acted.min(out.len())..out.len();
+            self.remarks.line(side, text, did);
             if self.session.phase() != phase && !self.session.reads_lines() {
                 return self.leave_lines(side);
             }

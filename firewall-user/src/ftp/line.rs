@@ -26,6 +26,17 @@ pub enum Event<'a> {
     Binary,
 }
 
+impl<'a> Event<'a> {
+    /// What there is of the line.
+    #[must_use]
+    pub const fn text(&self) -> &'a [u8] {
+        match self {
+            Self::Line(line) | Self::TooLong(line) => line,
+            Self::Binary => b"",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Telnet {
     Data,

@@ -4,6 +4,7 @@
 //! - [`command`] and [`reply`] read a line
 //! - [`tls`] follows records, without looking into them
 //! - [`session`] decides which line opens what
+//! - [`excerpt`] is a line as it can be told of, [`remarks`] what is worth telling
 //! - [`refusal`] names every reason not to
 //! - [`conversation`] runs all of them over the two directions of a control connection
 
@@ -14,14 +15,18 @@ use ipnet::IpNet;
 
 pub mod command;
 pub mod conversation;
+pub mod excerpt;
 pub mod line;
 pub mod refusal;
+pub mod remarks;
 pub mod reply;
 pub mod session;
 pub mod tls;
 
 pub use conversation::Conversation;
+pub use excerpt::Excerpt;
 pub use refusal::Refusal;
+pub use remarks::Remark;
 pub use session::Session;
 
 /// A side of the control connection. The client is who sent the SYN.

@@ -3,6 +3,7 @@
 //! [`Agent`] does no I/O of its own and reads no clock, so tests drive it over
 //! tables in memory; [`run`] drives it over the ring.
 
+mod audit;
 mod children;
 mod openings;
 mod resume;
@@ -14,11 +15,13 @@ use std::{collections::HashMap, future::Future, pin::pin, time::Duration};
 use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
 use firewall_common::{
-    abi::{EventKind, ExpectKey, FlowKey6, PairKey, Session, SessionPhase, flow_flags},
+    abi::{
+        EventKind, ExpectKey, FlowKey6, JournalKind, PairKey, Session, SessionPhase, flow_flags,
+    },
     tcp::State,
     time::{NS_PER_SEC, Tick},
 };
-use log::{debug, info, warn};
+use log::{debug, warn};
 use tokio::time::MissedTickBehavior;
 
 use self::openings::{Unopened, expect_key};
@@ -30,10 +33,12 @@ use super::{
     ring::{Events, Record, RecordError},
     seldom::Seldom,
     tables::{FlowView, Result, Tables},
+    trail::Trail,
 };
 use crate::{
     bpf::sys::monotonic_ns,
-    ftp::{self, Action, Ccc, Opening, Refusal},
+    ftp::{self, Action, Ccc, Excerpt, Refusal, Remark},
+    journal::News,
 };
 use children::Cut;
 pub use children::SessionId;
@@ -49,8 +54,6 @@ const SWEEP_NS: u64 = 10 * NS_PER_SEC;
 const REINJECT_NS: u64 = NS_PER_SEC;
 /// Records handled between two looks at the clock.
 const BATCH: usize = 256;
-/// Refusals of one session that are logged each; after that every power of two.
-const LOGGED_REFUSALS: u32 = 16;
 
 /// What an operator can choose about the helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +99,7 @@ pub struct Agent<T> {
     crowd: Crowd,
     crowded: Seldom,
     cuts: Vec<Cut>,
+    trail: Trail,
 }
 
 impl<T: Tables> Agent<T> {
@@ -119,7 +123,9 @@ impl<T: Tables> Agent<T> {
             crowd: Crowd::default(),
             crowded: Seldom::default(),
             cuts: Vec::new(),
+            trail: Trail::default(),
         };
+        agent.trail.last = agent.tables.last_of_journal()?;
         agent.resume(now_ns)?;
         agent.tables.heartbeat(now_ns, std::process::id())?;
         Ok(agent)
@@ -149,10 +155,11 @@ impl<T: Tables> Agent<T> {
             EventKind::Payload => self.payload(&record, now_ns),
             EventKind::Fin => {
                 self.payload(&record, now_ns);
-                self.ended(&record, "FIN");
+                self.ended(&record, "FIN", now_ns);
             }
-            EventKind::Rst => self.ended(&record, "RST"),
+            EventKind::Rst => self.ended(&record, "RST", now_ns),
             EventKind::SynDropped | EventKind::SynHeld => self.syn(&record, now_ns),
+            EventKind::SynPassed => self.passed(&record),
         }
         Ok(())
     }
@@ -161,8 +168,9 @@ impl<T: Tables> Agent<T> {
     pub fn tick(&mut self, now_ns: u64) {
         let beat = self.tables.heartbeat(now_ns, std::process::id());
         checked("give a sign of life", beat);
-        self.expire(Tick::from_ns(now_ns));
+        self.expire(now_ns);
         self.cut_due(now_ns);
+        self.follow(now_ns);
         self.reinjected
             .retain(|_, at| now_ns.saturating_sub(*at) < REINJECT_NS);
         if now_ns.saturating_sub(self.swept_ns) >= SWEEP_NS {
@@ -177,9 +185,9 @@ impl<T: Tables> Agent<T> {
         if known.is_some_and(|live| live.record.incarnation == record.header.incarnation) {
             return;
         }
-        self.end(&key, "replaced by a new connection");
+        self.end(&key, "replaced by a new connection", now_ns);
         if self.begin(key, Live::begun(record, self.settings.ftp), now_ns) {
-            debug!("{}: session begins", self.name(&key));
+            self.note_of(&key, &News::of(JournalKind::Began), now_ns);
             self.payload(record, now_ns);
         }
     }
@@ -189,7 +197,7 @@ impl<T: Tables> Agent<T> {
         let key = record.header.key;
         match self.sessions.get(&key) {
             Some(live) if live.record.incarnation == record.header.incarnation => return true,
-            Some(_) => self.end(&key, "replaced by a new connection"),
+            Some(_) => self.end(&key, "replaced by a new connection", now_ns),
             None => {}
         }
         // The rest of a session that ended with a FIN is none.
@@ -198,7 +206,11 @@ impl<T: Tables> Agent<T> {
         }
         let begun = self.begin(key, Live::adopted(record, self.settings.ftp), now_ns);
         if begun {
-            info!("{}: session adopted in mid-life", self.name(&key));
+            let news = News {
+                reason: 1,
+                ..News::of(JournalKind::Began)
+            };
+            self.note_of(&key, &news, now_ns);
         }
         begun
     }
@@ -241,9 +253,15 @@ impl<T: Tables> Agent<T> {
         let was_read = live.talk.is_read();
         let held = live.held();
         change(&mut live, &mut actions);
-        for action in actions {
-            self.act(key, &mut live, action, now_ns);
+        let remarks = live.talk.take_remarks();
+        for (at, action) in actions.into_iter().enumerate() {
+            let line = remarks.iter().find_map(|remark| match remark {
+                Remark::Line(did, line) if did.contains(&at) => Some(line),
+                _ => None,
+            });
+            self.act(key, &mut live, action, line, now_ns);
         }
+        self.note_remarks(key, &mut live, remarks, now_ns);
         if was_read && !live.talk.is_read() && live.phase() != SessionPhase::Closed {
             // Nothing that it says matters any more; its FIN still comes.
             checked("mark a flow blind", self.tables.blind(key));
@@ -260,77 +278,103 @@ impl<T: Tables> Agent<T> {
         self.sessions.insert(*key, live);
     }
 
-    fn act(&mut self, key: &FlowKey6, live: &mut Live, action: Action, now_ns: u64) {
+    fn act(
+        &mut self,
+        key: &FlowKey6,
+        live: &mut Live,
+        action: Action,
+        line: Option<&Excerpt>,
+        now_ns: u64,
+    ) {
+        let line = line.cloned();
         match action {
             Action::Open(opening) => match self.open(key, live, &opening, now_ns) {
                 Ok(()) => {
                     live.record.opened = live.record.opened.wrapping_add(1);
-                    let Opening {
-                        src,
-                        dst,
-                        port,
-                        via,
-                        ..
-                    } = opening;
-                    info!(
-                        "{live}: {} opens {src} -> {dst} port {}",
-                        via.name(),
-                        port.get()
-                    );
+                    let news = audit::of_pinhole(JournalKind::Opened, &opening);
+                    self.note(key, live, &News { line, ..news }, now_ns);
                 }
-                Err(Unopened::ClientFull) => refuse(live, Refusal::ClientFull),
+                Err(Unopened::ClientFull) => {
+                    self.refuse(key, live, Refusal::ClientFull, line, now_ns);
+                }
                 Err(Unopened::Table(error)) => {
                     warn!("{live}: cannot open a port: {error}");
-                    refuse(live, Refusal::TableFull);
+                    self.refuse(key, live, Refusal::TableFull, line, now_ns);
                 }
             },
             Action::Withdraw(opening) => {
                 let expected = expect_key(&opening);
-                info!(
-                    "{live}: {} was refused, port {} closes",
-                    opening.via.name(),
-                    expected.dport
-                );
+                let news = News {
+                    line,
+                    lasted_ns: self.trail.age(&expected, now_ns),
+                    ..audit::of_pinhole(JournalKind::Withdrawn, &opening)
+                };
+                self.note(key, live, &news, now_ns);
                 live.open.retain(|open| *open != expected);
                 self.strike(key, &expected);
             }
-            Action::CloseAll => self.close_all(key, live),
+            Action::CloseAll => self.close_all(key, live, now_ns),
             Action::Phase(phase) => {
                 if phase == SessionPhase::Tls {
                     live.record.tls_ns = now_ns;
-                    info!("{live}: encrypted from here on, the helper reads nothing");
                 } else if phase == SessionPhase::Cleared && self.settings.ftp.ccc == Ccc::Alert {
                     warn!(
                         "{live}: clear text again after TLS (CCC): what follows can be read and \
                          changed on the way"
                     );
-                } else {
-                    debug!("{live}: {}", phase.name());
                 }
+                debug!("{live}: {}", phase.name());
+                self.note_phase(key, live, phase, line, now_ns);
             }
-            Action::Refused(refusal) => refuse(live, refusal),
+            Action::Refused(refusal) => self.refuse(key, live, refusal, line, now_ns),
         }
     }
 
-    fn ended(&mut self, record: &Record<'_>, how: &str) {
+    /// Counts a refusal, and tells of it.
+    fn refuse(
+        &mut self,
+        key: &FlowKey6,
+        live: &mut Live,
+        refusal: Refusal,
+        line: Option<Excerpt>,
+        now_ns: u64,
+    ) {
+        live.record.refused = live.record.refused.wrapping_add(1);
+        live.record.last_refusal = refusal as u8;
+        let news = News {
+            reason: refusal as u8,
+            line,
+            ..News::of(JournalKind::Refused)
+        };
+        self.note(key, live, &news, now_ns);
+    }
+
+    fn ended(&mut self, record: &Record<'_>, how: &str, now_ns: u64) {
         let key = record.header.key;
         let ends = |live: &Live| {
             live.record.incarnation == record.header.incarnation && live.may_end(record)
         };
         if self.sessions.get(&key).is_some_and(ends) {
-            self.end(&key, how);
+            self.end(&key, how, now_ns);
         }
     }
 
     /// The control connection is over, and all that it opened with it.
-    fn end(&mut self, key: &FlowKey6, how: &str) {
+    fn end(&mut self, key: &FlowKey6, how: &str, now_ns: u64) {
         let Some(mut live) = self.sessions.remove(key) else {
             return;
         };
         self.held = self.held.saturating_sub(live.held());
-        self.close_all(key, &mut live);
+        self.close_all(key, &mut live, now_ns);
         checked("remove a session", self.tables.drop_session(key));
         self.leave(&live, key);
+        self.follow_last(key, &mut live, now_ns);
+        let news = News {
+            lasted_ns: now_ns.saturating_sub(live.record.started_ns),
+            line: Some(Excerpt::text(how)),
+            ..News::of(JournalKind::Ended)
+        };
+        self.note(key, &mut live, &news, now_ns);
         self.end_children((*key, live.record.incarnation));
         let Session {
             opened,
@@ -338,9 +382,8 @@ impl<T: Tables> Agent<T> {
             dropped,
             ..
         } = live.record;
-        info!(
-            "{live}: session ends ({how}); {opened} opened, {refused} refused, \
-             {dropped} data connections dropped meanwhile"
+        debug!(
+            "{live}: {opened} opened, {refused} refused, {dropped} data connections dropped meanwhile"
         );
     }
 
@@ -353,7 +396,7 @@ impl<T: Tables> Agent<T> {
             .collect();
         for (key, incarnation) in keys {
             match self.standing(&key, incarnation, now_ns) {
-                Standing::Gone => self.end(&key, "its flow is gone"),
+                Standing::Gone => self.end(&key, "its flow is gone", now_ns),
                 Standing::Blind => self.with(&key, now_ns, |live, out| live.talk.miss(out)),
                 Standing::Open => {}
             }
@@ -370,13 +413,6 @@ impl<T: Tables> Agent<T> {
                 Standing::Open
             }
         }
-    }
-
-    fn name(&self, key: &FlowKey6) -> String {
-        self.sessions
-            .get(key)
-            .map(Live::to_string)
-            .unwrap_or_default()
     }
 }
 
@@ -405,16 +441,6 @@ impl Standing {
         } else {
             Self::Open
         }
-    }
-}
-
-/// Counts a refusal, and logs it unless the session is full of them.
-fn refuse(live: &mut Live, refusal: Refusal) {
-    live.record.refused = live.record.refused.wrapping_add(1);
-    live.record.last_refusal = refusal as u8;
-    let count = live.record.refused;
-    if count <= LOGGED_REFUSALS || count.is_power_of_two() {
-        info!("{live}: refused, {} ({})", refusal.name(), refusal.help());
     }
 }
 

@@ -15,6 +15,7 @@ use firewall_common::{
 use super::{
     reassembly::{Outcome, Reassembler},
     ring::Record,
+    trail::Quota,
 };
 use crate::{
     bpf::{address, words},
@@ -39,6 +40,8 @@ pub(super) struct Live {
     pub(super) talk: Conversation,
     /// Its expectations, oldest first.
     pub(super) open: VecDeque<ExpectKey>,
+    /// What it may still have told in the journal.
+    pub(super) quota: Quota,
     streams: [Reassembler; 2],
     /// Resumed from the map, and no payload has met the recorded sequence number yet.
     unmet: [bool; 2],
@@ -82,6 +85,7 @@ impl Live {
             },
             talk: talk(client.ip(), server.ip()),
             open: VecDeque::new(),
+            quota: Quota::default(),
             streams,
             unmet: [false; 2],
         };
@@ -106,6 +110,7 @@ impl Live {
             record,
             talk: Conversation::of(session),
             open: VecDeque::new(),
+            quota: Quota::default(),
             streams: record.next_seq.map(Reassembler::at),
             unmet: [true; 2],
         })

@@ -3,8 +3,8 @@
 use aya::maps::{Array, HashMap, MapData, MapError};
 use bytemuck::Zeroable as _;
 use firewall_common::abi::{
-    Config, CtlFlow, DataFlow, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair, PairKey,
-    Session, heartbeat, maps, programs,
+    Config, CtlFlow, DataFlow, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, FlowState,
+    JOURNAL_LEN, JournalEntry, Pair, PairKey, Phase, Session, heartbeat, maps, programs,
 };
 
 use super::tables::{FlowView, Result, TableError, Tables};
@@ -23,6 +23,9 @@ pub struct MapTables {
     data_flows: HashMap<MapData, FlowKey6, DataFlow>,
     flows4: HashMap<MapData, FlowKey4, Flow>,
     flows6: HashMap<MapData, FlowKey6, Flow>,
+    half_open4: [HashMap<MapData, FlowKey4, Flow>; 2],
+    half_open6: [HashMap<MapData, FlowKey6, Flow>; 2],
+    journal: Array<MapData, JournalEntry>,
     config: Array<MapData, Config>,
     heartbeat: Array<MapData, u64>,
     requests: Requests,
@@ -49,6 +52,15 @@ impl MapTables {
             data_flows: pinned(instance, maps::DATA_FLOWS)?,
             flows4: pinned(instance, maps::FLOWS4)?,
             flows6: pinned(instance, maps::FLOWS6)?,
+            half_open4: [
+                pinned(instance, maps::HALF_OPEN4_IN)?,
+                pinned(instance, maps::HALF_OPEN4_OUT)?,
+            ],
+            half_open6: [
+                pinned(instance, maps::HALF_OPEN6_IN)?,
+                pinned(instance, maps::HALF_OPEN6_OUT)?,
+            ],
+            journal: pinned(instance, maps::JOURNAL)?,
             config: pinned(instance, maps::CONFIG)?,
             heartbeat: pinned(instance, maps::HEARTBEAT)?,
             requests,
@@ -66,6 +78,21 @@ fn optional<T>(name: &'static str, result: std::result::Result<T, MapError>) -> 
         }
         Err(e) => Err(error(name, &e)),
     }
+}
+
+/// The entry of `key` that is no left-over of a promotion or a deletion.
+fn first_live<K: aya::Pod>(
+    proved: &HashMap<MapData, K, Flow>,
+    half_open: &[HashMap<MapData, K, Flow>; 2],
+    key: &K,
+) -> Result<Option<Flow>> {
+    for map in std::iter::once(proved).chain(half_open) {
+        let flow = optional("flow tables", map.get(key, 0))?;
+        if let Some(flow) = flow.filter(|flow| flow.state().phase() != Phase::Doomed) {
+            return Ok(Some(flow));
+        }
+    }
+    Ok(None)
 }
 
 impl Tables for MapTables {
@@ -129,6 +156,29 @@ impl Tables for MapTables {
             state: flow.state(),
             expires: flow.expires(key.proto(), &config.timeouts),
         }))
+    }
+
+    fn state(&mut self, key: &FlowKey6) -> Result<Option<FlowState>> {
+        let live = match key.narrow() {
+            Some(key) => first_live(&self.flows4, &self.half_open4, &key)?,
+            None => first_live(&self.flows6, &self.half_open6, key)?,
+        };
+        Ok(live.map(|flow| flow.state()))
+    }
+
+    fn journal(&mut self, entry: &JournalEntry) -> Result<()> {
+        let done = self.journal.set(JournalEntry::slot(entry.seq), entry, 0);
+        done.map_err(|e| error(maps::JOURNAL, &e))
+    }
+
+    fn last_of_journal(&mut self) -> Result<u64> {
+        let mut last = 0;
+        for slot in 0..JOURNAL_LEN as u32 {
+            let entry = self.journal.get(&slot, 0);
+            let entry = entry.map_err(|e| error(maps::JOURNAL, &e))?;
+            last = last.max(if entry.is_whole() { entry.seq } else { 0 });
+        }
+        Ok(last)
     }
 
     fn heartbeat(&mut self, now_ns: u64, pid: u32) -> Result<()> {

@@ -22,6 +22,7 @@ pub mod reassembly;
 pub mod ring;
 mod seldom;
 pub mod tables;
+mod trail;
 
 pub use agent::{Agent, Settings, run};
 pub use maps::MapTables;

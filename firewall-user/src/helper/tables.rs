@@ -1,7 +1,10 @@
 //! What the agent does to the maps and programs, as a trait: its logic is tested without them.
 
 use firewall_common::{
-    abi::{CtlFlow, DataFlow, ExpectKey, Expectation, FlowKey6, FlowState, Pair, PairKey, Session},
+    abi::{
+        CtlFlow, DataFlow, ExpectKey, Expectation, FlowKey6, FlowState, JournalEntry, Pair,
+        PairKey, Session,
+    },
     time::Tick,
 };
 
@@ -54,6 +57,12 @@ pub trait Tables {
 
     /// The proved flow of this key.
     fn flow(&mut self, key: &FlowKey6) -> Result<Option<FlowView>>;
+    /// State word of a flow in any table, proved or not.
+    fn state(&mut self, key: &FlowKey6) -> Result<Option<FlowState>>;
+    /// Writes a record of the journal, by its number.
+    fn journal(&mut self, entry: &JournalEntry) -> Result<()>;
+    /// Number of the journal's last record, 0 if there is none.
+    fn last_of_journal(&mut self) -> Result<u64>;
     /// Gives a sign of life: `CLOCK_MONOTONIC` in ns, and the process.
     fn heartbeat(&mut self, now_ns: u64, pid: u32) -> Result<()>;
     /// Has no more payload of the flow queued; its FIN and RST still are.

@@ -9,6 +9,7 @@
 mod event;
 mod expect;
 mod flow;
+mod journal;
 mod session;
 mod shadow;
 mod stats;
@@ -29,6 +30,7 @@ pub use event::{EvictedView, FlowEventView, Line, LostView};
 pub use expect::{ExpectView, ParentView};
 pub(crate) use flow::state_name;
 pub use flow::{FlowView, OriginalView, ReplyView, ZonesView};
+pub use journal::{DataView, JournalView};
 pub use session::{DropView, SessionView, SessionZonesView};
 pub use shadow::{
     ConnectionView, DisagreementView, EndsView, KernelView, RefusedView, ShadowView, TalkerView,

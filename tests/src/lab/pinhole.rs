@@ -246,6 +246,14 @@ impl Firewall {
         command.stdout(stdout).spawn().context("start pinhole")
     }
 
+    /// A subcommand, not run yet.
+    ///
+    /// # Errors
+    /// There is no `pinhole`.
+    pub fn command_line(&self, args: &[&str]) -> Result<Command> {
+        self.command(args)
+    }
+
     /// Runs a subcommand with `-o json` and gives what it prints.
     ///
     /// # Errors

@@ -299,3 +299,69 @@ fn holding_has_a_budget_a_pair() {
     assert!((8..=8 * windows).contains(&held), "{held} in {windows}");
     assert!(rig.event(Event::SynReported) <= 64 * windows);
 }
+
+#[test]
+fn a_syn_that_passes_between_the_hosts_of_a_session_is_told_once() {
+    let mut rig = Rig::new();
+    rig.agent_lives();
+    let control = tcp(HOST_END, FTP, &segment("S", 1000, 0));
+    let data = tcp(HOST_END, End::V4(PEER, 50_000), &segment("S", 1, 0));
+    assert_eq!(rig.egress(&data), passed(PassReason::NewByRule));
+    assert!(rig.records().is_empty(), "no session between them");
+    let pair = Pair {
+        sessions: 1,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let key = PairKey::new(HOST_END.mapped(), FTP.mapped());
+    rig.hash(maps::PAIRS).insert(key, pair, 0).unwrap();
+    assert_eq!(rig.egress(&data), passed(KNOWN), "sent again");
+    assert_eq!(rig.egress(&control), passed(PassReason::NewByRule));
+    assert!(
+        rig.records().is_empty(),
+        "a flow that is known, and a control connection"
+    );
+
+    let from = End::V4(HOST, 40_001);
+    let next = tcp(from, End::V4(PEER, 50_001), &segment("S", 1, 0));
+    assert_eq!(rig.egress(&next), passed(PassReason::NewByRule));
+    let (head, bytes) = rig.records().remove(0);
+    assert_eq!(head.kind, EventKind::SynPassed as u16);
+    assert_eq!(head.flags & event_flags::EXPECTED, 0);
+    assert_ne!(head.flags & event_flags::EGRESS, 0);
+    assert!(bytes.is_empty());
+    // With a budget: who floods is told of no more.
+    let (began, mut told) = (now_ns() >> 30, 0);
+    for port in 2000..2200 {
+        let syn = tcp(
+            End::V4(HOST, port),
+            End::V4(PEER, 50_001),
+            &segment("S", 1, 0),
+        );
+        assert_eq!(rig.egress(&syn), passed(PassReason::NewByRule));
+        told += rig.records().len() as u64;
+    }
+    let windows = (now_ns() >> 30) - began + 1;
+    assert!((64..=64 * windows).contains(&told), "{told} in {windows}");
+}
+
+#[test]
+fn an_expected_syn_is_told_as_such() {
+    let mut rig = Rig::new();
+    with_pinhole(&mut rig, 40_100);
+    let pair = Pair {
+        sessions: 1,
+        ..bytemuck::Zeroable::zeroed()
+    };
+    let key = PairKey::new(HOST_END.mapped(), FTP.mapped());
+    rig.hash(maps::PAIRS).insert(key, pair, 0).unwrap();
+    rig.records();
+    let syn = tcp(
+        End::V4(PEER, 20),
+        End::V4(HOST, 40_100),
+        &segment("S", 1, 0),
+    );
+    assert_eq!(rig.ingress(&syn), passed(PassReason::NewExpected));
+    let (head, _) = rig.records().remove(0);
+    assert_eq!(head.kind, EventKind::SynPassed as u16);
+    assert_ne!(head.flags & event_flags::EXPECTED, 0);
+}

@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 
 use firewall_common::{
-    abi::{ExpectKey, ExpectState, Expectation, FlowKey6, Session, maps},
+    abi::{ClosedBy, ExpectKey, ExpectState, Expectation, FlowKey6, Session, maps},
     time::Tick,
     wire::proto,
 };
-use log::info;
 
 use super::{Agent, checked};
 use crate::{
@@ -44,16 +43,13 @@ impl<T: Tables> Agent<T> {
         live.open.retain(|open| *open != key);
         while live.open.len() >= self.settings.per_session.max(1) {
             if let Some(oldest) = live.open.pop_front() {
-                info!(
-                    "{live}: port {} closes, replaced by a newer one",
-                    oldest.dport
-                );
+                self.note_closed(parent, live, &oldest, ClosedBy::Replaced, now_ns);
                 self.strike(parent, &oldest);
             }
         }
         let client = live.client.ip();
         if self.is_full(client) {
-            self.expire(now);
+            self.expire(now_ns);
         }
         if self.book.of_client(client) >= self.settings.per_client {
             return Err(Unopened::ClientFull);
@@ -88,6 +84,7 @@ impl<T: Tables> Agent<T> {
         };
         self.tables.expect(&key, &expectation)?;
         self.book.write(key, *parent, client, expires);
+        self.trail.opened(key, now_ns);
         live.open.push_back(key);
         Ok(())
     }
@@ -100,24 +97,26 @@ impl<T: Tables> Agent<T> {
     /// Removes an expectation, if it is still this session's.
     pub(super) fn strike(&mut self, owner: &FlowKey6, key: &ExpectKey) {
         if self.book.strike(key, owner) {
+            self.trail.closed(key);
             checked("remove an expectation", self.tables.unexpect(key));
         }
     }
 
-    pub(super) fn close_all(&mut self, key: &FlowKey6, live: &mut Live) {
+    pub(super) fn close_all(&mut self, key: &FlowKey6, live: &mut Live, now_ns: u64) {
         for expected in std::mem::take(&mut live.open) {
-            info!("{live}: port {} closes", expected.dport);
+            self.note_closed(key, live, &expected, ClosedBy::Session, now_ns);
             self.strike(key, &expected);
         }
     }
 
-    pub(super) fn expire(&mut self, now: Tick) {
-        for (key, owner) in self.book.expired(now) {
-            self.strike(&owner, &key);
-            if let Some(live) = self.sessions.get_mut(&owner) {
+    pub(super) fn expire(&mut self, now_ns: u64) {
+        for (key, owner) in self.book.expired(Tick::from_ns(now_ns)) {
+            if let Some(mut live) = self.sessions.remove(&owner) {
                 live.open.retain(|open| *open != key);
-                info!("{live}: port {} expires", key.dport);
+                self.note_closed(&owner, &mut live, &key, ClosedBy::Expired, now_ns);
+                self.sessions.insert(owner, live);
             }
+            self.strike(&owner, &key);
         }
     }
 }

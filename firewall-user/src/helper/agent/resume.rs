@@ -41,6 +41,7 @@ impl<T: Tables> Agent<T> {
             match self.sessions.get_mut(&expectation.parent) {
                 Some(live) if live.record.incarnation == expectation.parent_incarnation => {
                     live.open.push_back(key);
+                    self.trail.opened(key, expectation.created_ns);
                     let expires = Tick(expectation.expires);
                     let client = live.client.ip();
                     self.book.write(key, expectation.parent, client, expires);

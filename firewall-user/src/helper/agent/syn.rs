@@ -1,17 +1,22 @@
 //! Data connections that were dropped or are held.
 
+use std::net::SocketAddr;
+
 use firewall_common::{
-    abi::{DroppedSyn, EventKind, ExpectKey, FlowKey6, PairKey, SessionPhase, event_flags},
+    abi::{
+        DroppedSyn, EventKind, ExpectKey, FlowKey6, JournalKind, PairKey, SessionPhase, event_flags,
+    },
     time::Tick,
-    verdict::DropReason,
     wire::proto,
 };
-use log::{debug, info};
+use log::debug;
 
 use super::{Agent, REINJECT_NS, STALE_NS, Tuple, checked};
 use crate::{
     bpf::address,
-    helper::{frame::to_run_again, ring::Record, tables::Tables},
+    ftp::DataPort,
+    helper::{frame::to_run_again, ring::Record, tables::Tables, trail::Followed},
+    journal::News,
 };
 
 impl<T: Tables> Agent<T> {
@@ -40,10 +45,19 @@ impl<T: Tables> Agent<T> {
         let Some(key) = self.blamed(&PairKey::new(src, dst)) else {
             return;
         };
-        let dropped = if self.settings.shadow {
-            "would be dropped"
+        let ends = (
+            SocketAddr::new(address(src), sport),
+            SocketAddr::new(address(dst), dport),
+        );
+        let kind = if self.settings.shadow {
+            JournalKind::WouldDrop
         } else {
-            "was dropped"
+            JournalKind::Dropped
+        };
+        let news = News {
+            reason: header.reason,
+            connection: Some(ends),
+            ..News::of(kind)
         };
         self.with(&key, now_ns, |live, _| {
             let from_client = live.client.ip() == address(src);
@@ -55,15 +69,51 @@ impl<T: Tables> Agent<T> {
                 reason: header.reason,
                 reserved: 0,
             });
-            let reason = DropReason::try_from(header.reason).map_or("unknown", DropReason::name);
-            info!(
-                "{live}: data connection {} port {sport} -> {} port {dport} {dropped} ({reason}); \
-                 the session is {}",
-                address(src),
-                address(dst),
-                live.phase().name()
-            );
         });
+        self.note_of(&key, &news, header.at_ns);
+    }
+
+    /// A SYN between the hosts of a session began a flow.
+    pub(super) fn passed(&mut self, record: &Record<'_>) {
+        let header = &record.header;
+        let (src, sport, dst, dport) = header.key.endpoints(record.heading());
+        let expected = ExpectKey {
+            src,
+            dst,
+            dport,
+            proto: proto::TCP,
+            reserved: 0,
+        };
+        let at_ns = header.at_ns;
+        let owner = (header.flags & event_flags::EXPECTED != 0)
+            .then(|| self.book.owner(&expected, Tick::from_ns(at_ns)))
+            .flatten();
+        let kind = match owner {
+            Some(_) => JournalKind::Used,
+            // What goes to a service of the system is no data connection.
+            None if dport < DataPort::MIN => return,
+            None => JournalKind::Passed,
+        };
+        let Some(control) = owner.or_else(|| self.blamed(&PairKey::new(src, dst))) else {
+            return;
+        };
+        let ends = (
+            SocketAddr::new(address(src), sport),
+            SocketAddr::new(address(dst), dport),
+        );
+        let news = News {
+            lasted_ns: self.trail.age(&expected, at_ns),
+            connection: Some(ends),
+            ..News::of(kind)
+        };
+        self.note_of(&control, &news, at_ns);
+        let followed = Followed {
+            control,
+            at_ns,
+            ends,
+            told: false,
+        };
+        self.trail.follow(header.key, followed);
     }
 
     /// In shadow mode the SYN has passed. Enforcing would have held it, or dropped

@@ -2,6 +2,7 @@
 
 mod children;
 mod fake;
+mod journal;
 mod limits;
 mod restart;
 mod syn;

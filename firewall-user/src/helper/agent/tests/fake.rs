@@ -7,7 +7,7 @@ use std::{
 
 use bytemuck::{Zeroable as _, bytes_of};
 use firewall_common::{
-    abi::{CtlFlow, DataFlow, EventHeader, FlowKey6, FlowState, Pair},
+    abi::{CtlFlow, DataFlow, EventHeader, FlowKey6, FlowState, JournalEntry, Pair},
     key::{FlowKey as _, Heading},
     time::ticks_from_secs,
     wire::Headers,
@@ -35,6 +35,8 @@ pub(super) struct Fake {
     pub(super) data_flows: Vec<(FlowKey6, DataFlow)>,
     pub(super) admitted: Vec<FlowKey6>,
     pub(super) refused: Vec<FlowKey6>,
+    pub(super) journal: Vec<JournalEntry>,
+    pub(super) states: HashMap<FlowKey6, FlowState>,
     pub(super) fail: bool,
 }
 
@@ -98,6 +100,19 @@ impl Tables for Fake {
     fn flow(&mut self, key: &FlowKey6) -> Result<Option<FlowView>> {
         self.ok()?;
         Ok(self.flows.get(key).copied())
+    }
+
+    fn state(&mut self, key: &FlowKey6) -> Result<Option<FlowState>> {
+        Ok(self.states.get(key).copied())
+    }
+
+    fn journal(&mut self, entry: &JournalEntry) -> Result<()> {
+        self.journal.push(*entry);
+        Ok(())
+    }
+
+    fn last_of_journal(&mut self) -> Result<u64> {
+        Ok(self.journal.last().map_or(0, |entry| entry.seq))
     }
 
     fn heartbeat(&mut self, now_ns: u64, pid: u32) -> Result<()> {

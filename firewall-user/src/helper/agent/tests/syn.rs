@@ -22,7 +22,7 @@ fn frame(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
     frame
 }
 
-fn syn(w: &mut World, kind: EventKind, src: SocketAddr, dst: SocketAddr, flags: u16) {
+pub(super) fn syn(w: &mut World, kind: EventKind, src: SocketAddr, dst: SocketAddr, flags: u16) {
     let (key, heading) = key(src, dst);
     let data = match kind {
         EventKind::SynHeld if flags & event_flags::NO_ETHERNET != 0 => {
@@ -49,14 +49,14 @@ fn syn(w: &mut World, kind: EventKind, src: SocketAddr, dst: SocketAddr, flags: 
     w.handle(header, &data);
 }
 
-fn data_port(flow: &Flow) -> (SocketAddr, SocketAddr) {
+pub(super) fn data_port(flow: &Flow) -> (SocketAddr, SocketAddr) {
     (
         SocketAddr::new(flow.client.ip(), 40_000),
         SocketAddr::new(flow.server.ip(), 50_075),
     )
 }
 
-fn passive() -> (World, Flow) {
+pub(super) fn passive() -> (World, Flow) {
     let mut w = World::new();
     let mut f = Flow::new(CLIENT, 41822, SERVER);
     w.log_in(&mut f);

@@ -1,8 +1,11 @@
 //! `pinhole ftp`.
 
+mod watch;
+
 use std::process::ExitCode;
 
-use super::args::FtpCommand;
+use super::args::ListArgs;
+use super::ftp_args::FtpCommand;
 use crate::{
     bpf::{Instance, maps::Pinned},
     render::{self, Now, SessionView},
@@ -13,7 +16,13 @@ use crate::{
 /// # Errors
 /// Nothing attached, or the maps cannot be read.
 pub(super) fn run(instance: &Instance, command: &FtpCommand) -> anyhow::Result<ExitCode> {
-    let FtpCommand::List(args) = command;
+    match command {
+        FtpCommand::List(args) => list(instance, *args),
+        FtpCommand::Watch(args) => watch::run(instance, args).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn list(instance: &Instance, args: ListArgs) -> anyhow::Result<ExitCode> {
     let pinned = Pinned::open(instance)?;
     let (sessions, names) = (pinned.sessions()?, pinned.names()?);
     let expectations = pinned.expectations()?;
