@@ -2,11 +2,12 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::{Family, Lab, Node};
 
@@ -26,21 +27,29 @@ impl Dialogue {
     /// # Errors
     /// Port 21 is taken, or the connection does not come about.
     pub fn begin(lab: &Lab, family: Family) -> Result<Self> {
-        let at = lab.ftp(family);
-        let listener = lab.ns(Node::Server).listen(at)?;
-        let client = lab.ns(Node::Client).connect(at, LIMIT)??;
-        let (server, _) = listener.accept()?;
-        for end in [&client, &server] {
+        let mut dialogue = Self::silent(lab, lab.client_ip(family), lab.ftp(family))?;
+        dialogue.server_says(b"220 ready\r\n")?;
+        Ok(dialogue)
+    }
+
+    /// Connects from an address of the client's node to one of the server's;
+    /// nobody has said a word yet.
+    ///
+    /// # Errors
+    /// As [`Dialogue::begin`].
+    pub fn silent(lab: &Lab, client: IpAddr, server: SocketAddr) -> Result<Self> {
+        let listener = lab.ns(Node::Server).listen(server)?;
+        let client = lab.ns(Node::Client).connect_from(client, server, LIMIT)??;
+        let (accepted, _) = listener.accept()?;
+        for end in [&client, &accepted] {
             end.set_read_timeout(Some(LIMIT))?;
             end.set_nodelay(true)?;
         }
-        let mut dialogue = Self {
+        Ok(Self {
             client,
-            server,
-            lab_server: at,
-        };
-        dialogue.server_says(b"220 ready\r\n")?;
-        Ok(dialogue)
+            server: accepted,
+            lab_server: server,
+        })
     }
 
     /// USER and PASS.
@@ -54,10 +63,11 @@ impl Dialogue {
         self.server_says(b"230 welcome\r\n")
     }
 
-    /// The client sends bytes; returns once the server has them.
+    /// The client sends bytes; returns once the server has them. So two calls
+    /// are two segments at least, on either side of every firewall.
     ///
     /// # Errors
-    /// They do not arrive within five seconds.
+    /// They do not arrive: nothing for five seconds.
     pub fn client_says(&mut self, bytes: &[u8]) -> Result<()> {
         carry(&mut self.client, &mut self.server, bytes).context("from the client")
     }
@@ -68,6 +78,18 @@ impl Dialogue {
     /// As [`Dialogue::client_says`].
     pub fn server_says(&mut self, bytes: &[u8]) -> Result<()> {
         carry(&mut self.server, &mut self.client, bytes).context("from the server")
+    }
+
+    /// The client's socket.
+    #[must_use]
+    pub const fn client(&self) -> &TcpStream {
+        &self.client
+    }
+
+    /// The server's socket.
+    #[must_use]
+    pub const fn server(&self) -> &TcpStream {
+        &self.server
     }
 
     /// Listens on the server at a port of its own, and gives the socket with
@@ -101,10 +123,16 @@ pub fn tls_record(bytes: &[u8]) -> Vec<u8> {
     record
 }
 
+/// Writes at one end while it reads at the other: more may be on its way than
+/// sockets hold.
 fn carry(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) -> Result<()> {
-    from.write_all(bytes)?;
     let mut got = vec![0; bytes.len()];
-    to.read_exact(&mut got)?;
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| from.write_all(bytes));
+        let read = to.read_exact(&mut got);
+        let written = writer.join().map_err(|_| anyhow!("the writer panicked"))?;
+        Ok::<(), anyhow::Error>(read.and(written)?)
+    })?;
     ensure!(got == bytes, "other bytes arrived");
     Ok(())
 }

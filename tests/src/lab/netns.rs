@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::Command,
     thread,
     time::Duration,
@@ -15,6 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use socket2::{Domain, Socket, Type};
 
 use super::process;
 
@@ -125,6 +126,24 @@ impl Netns {
     /// refused; the outer error if the namespace cannot be entered.
     pub fn connect(&self, to: SocketAddr, limit: Duration) -> Result<io::Result<TcpStream>> {
         self.within(|| TcpStream::connect_timeout(&to, limit))
+    }
+
+    /// As [`Netns::connect`], from one of the namespace's addresses.
+    ///
+    /// # Errors
+    /// As [`Netns::connect`].
+    pub fn connect_from(
+        &self,
+        from: IpAddr,
+        to: SocketAddr,
+        limit: Duration,
+    ) -> Result<io::Result<TcpStream>> {
+        self.within(|| {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+            socket.connect_timeout(&to.into(), limit)?;
+            Ok(socket.into())
+        })
     }
 
     /// Listens in the namespace; port 0 for any.

@@ -206,6 +206,12 @@ impl Lab {
         address(&WIRES[3], family)
     }
 
+    /// The stranger's address.
+    #[must_use]
+    pub fn stranger_ip(&self, family: Family) -> IpAddr {
+        address(&WIRES[4], family)
+    }
+
     /// Where the server's FTP port is.
     #[must_use]
     pub fn ftp(&self, family: Family) -> SocketAddr {

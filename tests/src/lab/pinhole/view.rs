@@ -97,6 +97,10 @@ pub struct Session {
     pub encrypted: bool,
     /// Pinholes opened so far.
     pub opened: u32,
+    /// Negotiations refused so far.
+    pub refused: u32,
+    /// Name of the reason of the last.
+    pub last_refusal: Option<String>,
     /// Data SYNs dropped between the two.
     pub dropped: u32,
     /// The last of them.
