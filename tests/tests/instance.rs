@@ -40,7 +40,15 @@ fn an_instance_has_one_agent_and_one_namespace() -> Result<()> {
     let second = run_in(lab.ns(Node::Server), &again)?;
     refused(&second, 1, &["another agent (pid "])?;
     let elsewhere = run_in(lab.ns(Node::Client), &again)?;
-    refused(&elsewhere, 1, &["another network namespace", "--instance"])
+    refused(&elsewhere, 1, &["another network namespace", "--instance"])?;
+    let name = lab.name("other");
+    let other = ["--instance", &name, "run", "--iface", "eth0"];
+    let remedy = format!("`pinhole --instance {} unload`", firewall.instance());
+    refused(
+        &run_in(lab.ns(Node::Server), &other)?,
+        1,
+        &["is guarded by instance", &remedy],
+    )
 }
 
 /// Anybody can take the name of an abstract socket.

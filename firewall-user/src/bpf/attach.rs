@@ -43,6 +43,18 @@ pub enum Error {
         /// Id of the program.
         id: u32,
     },
+    /// Another instance guards the interface.
+    #[error(
+        "interface {interface} is guarded by instance {instance} already: unload that one \
+         (`pinhole --instance {instance} unload`), run as it with --instance {instance}, or guard \
+         another interface"
+    )]
+    Guarded {
+        /// The interface.
+        interface: String,
+        /// The instance.
+        instance: String,
+    },
     /// The wish does not fit what is attached.
     #[error(
         "interface {interface} is attached with {found}, not {wanted}: changing it would leave \
@@ -243,17 +255,34 @@ fn ours(instance: &Instance, link: &Link) -> Result<Option<XdpState>, Error> {
         .map_err(failed(&link.name, "its pinned XDP link cannot be read"))?;
     match link.xdp {
         Some(state) if Some(state.program) == pinned => Ok(Some(state)),
-        Some(state) => Err(Error::Occupied {
-            interface: link.name.clone(),
-            name: program_name(state.program),
-            id: state.program,
-        }),
+        Some(state) => Err(occupied(link, state.program)),
         // The interface was removed and made again: the link is dead.
         None => {
             detach::pinned_link(&pin)
                 .map_err(failed(&link.name, "its dead XDP link cannot be removed"))?;
             Ok(None)
         }
+    }
+}
+
+/// Whose the XDP program on `link` is, if it is not this instance's.
+fn occupied(link: &Link, program: u32) -> Error {
+    let interface = link.name.clone();
+    let is_its = |other: &Instance| {
+        let pinned = detach::pinned_program(&other.pin(&xdp_pin(&link.name)));
+        matches!(pinned, Ok(Some(id)) if id == program)
+    };
+    let others = Instance::all().unwrap_or_default().into_iter();
+    match others.filter_map(|name| name.parse().ok()).find(is_its) {
+        Some(other) => Error::Guarded {
+            interface,
+            instance: other.to_string(),
+        },
+        None => Error::Occupied {
+            interface,
+            name: program_name(program),
+            id: program,
+        },
     }
 }
 

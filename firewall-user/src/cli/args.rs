@@ -20,6 +20,7 @@ use crate::{bpf::Instance, config::REFERENCE};
 #[command(
     name = "pinhole",
     version,
+    arg_required_else_help = true,
     after_help = "\
 Examples:
   sudo pinhole run --iface eth0 --confirm 60s --admit-ssh 22
@@ -177,7 +178,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub confirm: Option<Duration>,
     /// Accept new TCP connections from outside to this port of the host
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = port)]
     pub admit_ssh: Option<NonZeroU16>,
     /// Drop nothing: every packet passes, and what would be dropped is counted and tracked
     #[arg(long)]
@@ -296,6 +297,11 @@ pub enum Output {
     Json,
 }
 
+fn port(text: &str) -> Result<NonZeroU16, String> {
+    text.parse()
+        .map_err(|_| "use a port, 1 to 65535, as in `--admit-ssh 22`".into())
+}
+
 /// The stable name of a reason to drop.
 fn drop_reason(name: &str) -> Result<DropReason, String> {
     let found = DropReason::ALL.iter().find(|reason| reason.name() == name);
@@ -339,6 +345,14 @@ mod tests {
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
         for bad in ["", "0", "-1", "1d", "s", "99999999999999s"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_port_is_admitted_without_a_number() {
+        assert_eq!(port("22").map(NonZeroU16::get), Ok(22));
+        for bad in ["0", "65536", "ssh", ""] {
+            assert!(port(bad).unwrap_err().contains("1 to 65535"), "{bad}");
         }
     }
 
