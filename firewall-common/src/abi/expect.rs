@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::FlowKey6;
-use crate::{key::Heading, pod};
+use crate::pod;
 
 /// Which connection is expected. The source port is not known in advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -66,17 +66,6 @@ pub struct DataFlow {
     pub reserved: u16,
 }
 pod!(DataFlow, 52);
-
-impl DataFlow {
-    /// The way in which the control flow's first packet headed.
-    #[must_use]
-    pub const fn parent_heading(&self) -> Heading {
-        match self.client_is_hi {
-            0 => Heading::Up,
-            _ => Heading::Down,
-        }
-    }
-}
 
 /// The command that negotiated an expectation, `Expectation::via`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

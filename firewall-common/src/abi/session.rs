@@ -81,6 +81,16 @@ pub mod outstanding {
     pub const LPSV: u8 = 6;
 }
 
+/// Bits of `Session::flags`.
+pub mod session_flags {
+    /// EPSV ALL was granted: nothing else negotiates.
+    pub const EPSV_ALL: u8 = 1 << 0;
+    /// The server lists CCC in its answer to FEAT.
+    pub const CCC_LISTED: u8 = 1 << 1;
+    /// It answered FEAT, and does not list CCC.
+    pub const CCC_UNLISTED: u8 = 1 << 2;
+}
+
 /// A data connection that was dropped between the two hosts of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -134,8 +144,8 @@ pub struct Session {
     pub server_zone: u8,
     /// 1 if it was first seen in mid-life.
     pub adopted: u8,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u8,
+    /// [`session_flags`].
+    pub flags: u8,
     /// The last dropped data SYNs, oldest overwritten: slot `dropped % DROPPED_KEPT` is next.
     pub drops: [DroppedSyn; DROPPED_KEPT],
 }

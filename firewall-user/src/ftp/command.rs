@@ -15,11 +15,14 @@ pub enum Command {
     Lprt(Result<SocketAddr, Refusal>),
     /// PASV.
     Pasv,
-    /// EPSV, with or without a protocol number.
-    Epsv,
+    /// EPSV, and whether it asks for IPv4 or IPv6 by number.
+    Epsv {
+        /// `EPSV 1` is IPv4, `EPSV 2` is IPv6; `None` without a number.
+        v4: Option<bool>,
+    },
     /// LPSV.
     Lpsv,
-    /// EPSV ALL: announces that nothing but EPSV will come; opens nothing.
+    /// EPSV ALL: announces that nothing but EPSV will come (RFC 2428, section 4).
     EpsvAll,
     /// AUTH; does the mechanism turn the connection into TLS?
     Auth {
@@ -80,7 +83,13 @@ impl Command {
             () if is("PASV") => Self::Pasv,
             () if is("LPSV") => Self::Lpsv,
             () if is("EPSV") && argument.eq_ignore_ascii_case(b"ALL") => Self::EpsvAll,
-            () if is("EPSV") => Self::Epsv,
+            () if is("EPSV") => Self::Epsv {
+                v4: match argument {
+                    b"1" => Some(true),
+                    b"2" => Some(false),
+                    _ => None,
+                },
+            },
             () if is("AUTH") => Self::Auth {
                 tls: is_tls_mechanism(argument),
             },
@@ -380,8 +389,9 @@ mod tests {
         for (line, want) in [
             ("PASV", Command::Pasv),
             ("pasv ", Command::Pasv),
-            ("EPSV", Command::Epsv),
-            ("EPSV 2", Command::Epsv),
+            ("EPSV", Command::Epsv { v4: None }),
+            ("EPSV 1", Command::Epsv { v4: Some(true) }),
+            ("EPSV 2", Command::Epsv { v4: Some(false) }),
             ("EPSV ALL", Command::EpsvAll),
             ("LPSV", Command::Lpsv),
             ("AUTH TLS", Command::Auth { tls: true }),

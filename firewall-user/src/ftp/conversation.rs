@@ -20,6 +20,19 @@ enum Mode {
     Off,
 }
 
+/// What the first byte of all can tell: no line of FTP begins as a TLS record does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    /// It is the connection's first: implicit TLS (port 990, say) begins with a
+    /// handshake record.
+    OfAll,
+    /// It is the first that was seen: of a record, of whatever type, if the segment
+    /// began with one.
+    OfTheRest,
+    /// It was seen.
+    Seen,
+}
+
 /// A control connection: bytes of both sides in, [`Action`]s out.
 ///
 /// Bytes must come in the order of each side's sequence numbers, and in the
@@ -29,8 +42,7 @@ enum Mode {
 pub struct Conversation {
     session: Session,
     modes: [Mode; 2],
-    /// No byte of either side was seen yet.
-    fresh: bool,
+    first: First,
     remarks: Remarks,
 }
 
@@ -41,7 +53,7 @@ impl Conversation {
         Self {
             session: Session::new(client, server, config),
             modes: [(); 2].map(|()| Mode::Lines(LineReader::new())),
-            fresh: true,
+            first: First::OfAll,
             remarks: Remarks::default(),
         }
     }
@@ -53,6 +65,7 @@ impl Conversation {
     pub fn adopted(client: IpAddr, server: IpAddr, config: Config) -> Self {
         let mut adopted = Self::resumed(client, server, config, SessionPhase::Adopted, 0);
         adopted.modes = [(); 2].map(|()| Mode::Lines(LineReader::within_a_line()));
+        adopted.first = First::OfTheRest;
         adopted
     }
 
@@ -83,7 +96,7 @@ impl Conversation {
         Self {
             session,
             modes,
-            fresh: false,
+            first: First::Seen,
             remarks: Remarks::default(),
         }
     }
@@ -149,14 +162,17 @@ impl Conversation {
 
     /// Reads the next bytes of `side`.
     pub fn feed(&mut self, side: Side, mut bytes: &[u8], out: &mut Vec<Action>) {
-        if self.fresh
-            && let Some(&first) = bytes.first()
-        {
-            self.fresh = false;
-            // Implicit TLS (port 990, say): the client begins, with a handshake record.
-            if side == Side::Client && first == tls::HANDSHAKE {
+        if let Some(&first) = bytes.first() {
+            let framer: Option<fn() -> Framer> = match self.first {
+                First::OfAll if first == tls::HANDSHAKE => Some(Framer::new),
+                // Other segments of it may have been missed.
+                First::OfTheRest if tls::begins_record(first) => Some(Framer::lost),
+                _ => None,
+            };
+            self.first = First::Seen;
+            if let Some(framer) = framer {
                 self.session.enter_tls(out);
-                self.modes = [(); 2].map(|()| Mode::Tls(Framer::new()));
+                self.modes = [(); 2].map(|()| Mode::Tls(framer()));
             }
         }
         while !bytes.is_empty() {

@@ -63,6 +63,7 @@ refusals! {
     TableFull = 17, "table-full", "No room for another expectation.";
     CccRefused = 18, "ccc-refused", "The session went back to clear text (CCC), which the configuration refuses: never read again.";
     ClientFull = 19, "client-full", "The client's sessions have as many expectations as one client may have.";
+    AfterEpsvAll = 20, "after-epsv-all", "Negotiated by another command than EPSV after an EPSV ALL that the server granted.";
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Replies: what a server's line says (RFC 959, section 4.2; RFC 1639; RFC 2428).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::{
     command::{extended_address, is_delimiter, long_address, number, port_number, sextuple},
@@ -101,6 +101,53 @@ fn unanimous<T: PartialEq + Copy>(
 /// [`Refusal::Malformed`], [`Refusal::BadNumber`] or [`Refusal::Ambiguous`].
 pub fn passive(text: &[u8]) -> Result<SocketAddr, Refusal> {
     numbers(text, sextuple)
+}
+
+/// The address and port in the text of a 227 over IPv6, which RFC 959 does not know.
+///
+/// Servers put the address before the port, `(fd99::1,195,155)` (pyftpdlib), or what
+/// stands behind its last colon, `(1,195,155)` (proftpd). An IPv4 address is read, too.
+///
+/// # Errors
+/// As [`passive`], and [`Refusal::ForeignAddress`] where what stands for the address
+/// is no part of `server`'s.
+pub fn passive_v6(text: &[u8], server: Ipv6Addr) -> Result<SocketAddr, Refusal> {
+    let after_parenthesis = (1..=text.len()).filter(|at| text.get(at - 1) == Some(&b'('));
+    let found = after_parenthesis.filter_map(|at| triple(text.get(at..)?, server));
+    unanimous(found).unwrap_or_else(|| passive(text))
+}
+
+/// `address,p1,p2)`; the address whole, or its last group.
+fn triple(text: &[u8], server: Ipv6Addr) -> Option<Result<SocketAddr, Refusal>> {
+    let inside = text.get(..text.iter().take(LONGEST).position(|b| *b == b')')?)?;
+    let mut parts = inside.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+    let (address, hi, lo) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let address = match std::str::from_utf8(address).ok()? {
+        whole if whole.contains(':') => extended_address(b"2", address).ok()?,
+        group if is_last_group(group, server) => IpAddr::V6(server),
+        _ => return Some(Err(Refusal::ForeignAddress)),
+    };
+    let byte = |text| match number(text, 3, 255)? {
+        (value, []) => Some(value),
+        _ => None,
+    };
+    let (hi, lo) = (byte(hi)?, byte(lo)?);
+    let port = hi.and_then(|hi| lo.map(|lo| hi << 8 | lo));
+    let port = port.and_then(|port| u16::try_from(port).map_err(|_| Refusal::BadNumber));
+    Some(port.map(|port| SocketAddr::new(address, port)))
+}
+
+/// Is `text` what stands behind the last colon of `address`?
+fn is_last_group(text: &str, address: Ipv6Addr) -> bool {
+    let [.., last] = address.segments();
+    let plain = text.len() <= 4 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match text {
+        "" => last == 0,
+        _ => plain && u16::from_str_radix(text, 16) == Ok(last),
+    }
 }
 
 /// The address and port in the text of a 228 (RFC 1639, section 4), wherever they stand.
@@ -227,6 +274,35 @@ mod tests {
             ("(10,0,0,1,1,22) (10,0,0,1,1,23)", Refusal::Ambiguous),
         ] {
             assert_eq!(passive(text.as_bytes()), Err(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_227_over_ipv6_is_read_as_servers_write_it() {
+        let read = |text: &str, server: &str| passive_v6(text.as_bytes(), server.parse().unwrap());
+        for (text, server) in [
+            ("Entering Passive Mode (1,195,155).", "fd99::1"),
+            ("Entering passive mode (fd99::1,195,155).", "fd99::1"),
+            ("(FD99:0::1%eth0, 195, 155)", "fd99::1"),
+            ("(ab1c,195,155)", "fd99::ab1c"),
+            ("(,195,155)", "fd99::"),
+        ] {
+            let want = SocketAddr::new(server.parse().unwrap(), 50_075);
+            assert_eq!(read(text, server), Ok(want), "{text}");
+        }
+        let foreign: SocketAddr = "[fd99::2]:50075".parse().unwrap();
+        assert_eq!(read("(fd99::2,195,155)", "fd99::1"), Ok(foreign));
+        let v4: SocketAddr = "10.0.0.1:50075".parse().unwrap();
+        assert_eq!(read("(10,0,0,1,195,155)", "fd99::1"), Ok(v4));
+        for (text, want) in [
+            ("(2,195,155)", Refusal::ForeignAddress),
+            ("(+1,195,155)", Refusal::ForeignAddress),
+            ("(1,256,1)", Refusal::BadNumber),
+            ("(1,195)", Refusal::Malformed),
+            ("1,195,155", Refusal::Malformed),
+            ("(1,195,155) (1,195,156)", Refusal::Ambiguous),
+        ] {
+            assert_eq!(read(text, "fd99::1"), Err(want), "{text}");
         }
     }
 

@@ -14,7 +14,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use firewall_common::abi::{ExpectVia, SessionPhase, outstanding};
+use firewall_common::abi::{ExpectVia, SessionPhase, outstanding, session_flags};
 
 use super::{
     Action, ActiveOpen, Ccc, Config, DataPort, Opening, Side,
@@ -36,6 +36,10 @@ enum Pending {
     Pasv,
     Epsv,
     Lpsv,
+    /// A passive one that was refused already: its reply opens nothing.
+    Refused,
+    EpsvAll,
+    Feat,
     /// PORT, EPRT or LPRT; was it opened at the command?
     Active(Opening, bool),
     Auth {
@@ -48,8 +52,17 @@ enum Pending {
 }
 
 impl Pending {
+    /// How a passive one negotiates.
+    const fn via(self) -> ExpectVia {
+        match self {
+            Self::Pasv => ExpectVia::Pasv,
+            Self::Lpsv => ExpectVia::Lpsv,
+            _ => ExpectVia::Epsv,
+        }
+    }
+
     const fn is_passive(self) -> bool {
-        matches!(self, Self::Pasv | Self::Epsv | Self::Lpsv)
+        matches!(self, Self::Pasv | Self::Epsv | Self::Lpsv | Self::Refused)
     }
 }
 
@@ -68,6 +81,12 @@ pub struct Session {
     /// Commands that found `pending` full, and all that came after them.
     uncounted: u64,
     replies: ReplyReader,
+    /// EPSV ALL was granted: nothing else negotiates any more.
+    only_epsv: bool,
+    /// Does the server list CCC among its features, if it was asked?
+    lists_ccc: Option<bool>,
+    /// It does in the answer that is under way.
+    listing_ccc: bool,
 }
 
 impl Session {
@@ -108,7 +127,45 @@ impl Session {
             pending,
             uncounted: 0,
             replies: ReplyReader::default(),
+            only_epsv: false,
+            lists_ccc: None,
+            listing_ccc: false,
         }
+    }
+
+    /// The same session, of which [`session_flags`] are known.
+    #[must_use]
+    pub const fn with_flags(mut self, flags: u8) -> Self {
+        self.only_epsv = flags & session_flags::EPSV_ALL != 0;
+        self.lists_ccc = match flags & (session_flags::CCC_LISTED | session_flags::CCC_UNLISTED) {
+            session_flags::CCC_LISTED => Some(true),
+            session_flags::CCC_UNLISTED => Some(false),
+            _ => None,
+        };
+        self
+    }
+
+    /// What a later agent must know beside the phase: [`session_flags`].
+    #[must_use]
+    pub const fn flags(&self) -> u8 {
+        let epsv = if self.only_epsv {
+            session_flags::EPSV_ALL
+        } else {
+            0
+        };
+        epsv | match self.lists_ccc {
+            Some(true) => session_flags::CCC_LISTED,
+            Some(false) => session_flags::CCC_UNLISTED,
+            None => 0,
+        }
+    }
+
+    /// Does the server list CCC in its answer to FEAT (RFC 2389)? `None` if it was
+    /// not asked in clear text, or does not know FEAT. A server can know CCC all
+    /// the same (pure-ftpd does).
+    #[must_use]
+    pub const fn lists_ccc(&self) -> Option<bool> {
+        self.lists_ccc
     }
 
     /// The same session, of which it is known that it was adopted in mid-life.
@@ -187,17 +244,22 @@ impl Session {
             Command::Eprt(address) => self.active(address, ExpectVia::Eprt, out),
             Command::Lprt(address) => self.active(address, ExpectVia::Lprt, out),
             Command::Pasv => self.passive(Pending::Pasv, out),
-            Command::Epsv => self.passive(Pending::Epsv, out),
+            // The data connection has the control connection's family (RFC 2428, section 3).
+            Command::Epsv { v4: Some(v4) } if v4 != self.server.is_ipv4() => {
+                out.push(Action::Refused(Refusal::WrongFamily));
+                Pending::Refused
+            }
+            Command::Epsv { .. } => self.passive(Pending::Epsv, out),
             Command::Lpsv => self.passive(Pending::Lpsv, out),
+            Command::EpsvAll => Pending::EpsvAll,
+            Command::Feat => Pending::Feat,
             Command::Auth { tls } => Pending::Auth { tls },
             Command::LogIn => Pending::LogIn,
             Command::Rein => Pending::Rein { before: self.phase },
             Command::Abor | Command::Idle => Pending::Idle,
-            Command::EpsvAll
-            | Command::Ccc
+            Command::Ccc
             | Command::Quit
             | Command::Host
-            | Command::Feat
             | Command::Http
             | Command::Known
             | Command::Other => Pending::Plain,
@@ -251,8 +313,8 @@ impl Session {
         }
     }
 
-    /// Why nothing may be negotiated now, if so.
-    fn closed_to_negotiation(&self) -> Option<Refusal> {
+    /// Why nothing may be negotiated now by `via`, if so.
+    fn closed_to_negotiation(&self, via: ExpectVia) -> Option<Refusal> {
         let in_auth = |p: &Pending| matches!(p, Pending::Auth { tls: true });
         if self.phase == SessionPhase::Greeting {
             Some(Refusal::BeforeGreeting)
@@ -261,15 +323,21 @@ impl Session {
             // somebody else than who is authenticated later.
             Some(Refusal::DuringAuth)
         } else {
-            None
+            self.after_epsv_all(via)
         }
     }
 
+    /// After EPSV ALL a server refuses everything else (RFC 2428, section 4), and
+    /// the client has said that it will not come.
+    fn after_epsv_all(&self, via: ExpectVia) -> Option<Refusal> {
+        (self.only_epsv && via != ExpectVia::Epsv).then_some(Refusal::AfterEpsvAll)
+    }
+
     fn passive(&self, pending: Pending, out: &mut Vec<Action>) -> Pending {
-        match self.closed_to_negotiation() {
+        match self.closed_to_negotiation(pending.via()) {
             Some(refusal) => {
                 out.push(Action::Refused(refusal));
-                Pending::Plain
+                Pending::Refused
             }
             None => pending,
         }
@@ -282,7 +350,7 @@ impl Session {
         out: &mut Vec<Action>,
     ) -> Pending {
         let opening = self
-            .closed_to_negotiation()
+            .closed_to_negotiation(via)
             .map_or(Ok(()), Err)
             .and(address)
             .and_then(|address| self.opening(Side::Client, address.ip(), address.port(), via));
@@ -290,7 +358,9 @@ impl Session {
             Ok(opening) => {
                 let proved = matches!(self.phase, SessionPhase::Ready | SessionPhase::Cleared);
                 let at_command = self.config.active == ActiveOpen::AtCommand && !self.adopted;
-                let now = proved && at_command;
+                // Its answer decides whether this may come.
+                let unsure = self.pending.contains(&Pending::EpsvAll);
+                let now = proved && at_command && !unsure;
                 if now {
                     out.push(Action::Open(opening));
                 }
@@ -338,7 +408,10 @@ impl Session {
             return;
         }
         match self.replies.next(line, at) {
-            Line::Partial => {}
+            Line::Partial => {
+                let asked = self.pending.front() == Some(&Pending::Feat);
+                self.listing_ccc |= asked && line.trim_ascii().eq_ignore_ascii_case(b"CCC");
+            }
             Line::Reply(100..=199, _) => {}
             Line::Reply(code, text) => self.reply(code, text, out),
             Line::Stray if line.starts_with(b"HTTP/") => self.poison(Refusal::HttpVerb, out),
@@ -394,21 +467,32 @@ impl Session {
             .iter()
             .take_while(|p| **p == Pending::Idle)
             .count();
+        if self.pending.get(idle) == Some(&Pending::Refused) {
+            self.pending.drain(..=idle);
+            return;
+        }
         if self.pending.get(idle) != Some(&wanted) {
             out.push(Action::Refused(Refusal::Unsolicited));
             return self.resynchronise(wanted);
         }
         self.pending.drain(..=idle);
         let announced = match wanted {
-            Pending::Pasv => reply::passive(text).map(|a| (a, ExpectVia::Pasv)),
-            Pending::Lpsv => reply::long_passive(text).map(|a| (a, ExpectVia::Lpsv)),
+            Pending::Pasv => match self.server {
+                IpAddr::V4(_) => reply::passive(text),
+                IpAddr::V6(server) => reply::passive_v6(text, server),
+            },
+            Pending::Lpsv => reply::long_passive(text),
             _ => reply::extended_passive(text).map(|(address, port)| {
                 let address = address.unwrap_or(self.server);
-                (SocketAddr::new(address, port), ExpectVia::Epsv)
+                SocketAddr::new(address, port)
             }),
         };
-        let opening =
-            announced.and_then(|(a, via)| self.opening(Side::Server, a.ip(), a.port(), via));
+        let via = wanted.via();
+        let opening = self
+            .after_epsv_all(via)
+            .map_or(Ok(()), Err)
+            .and(announced)
+            .and_then(|a| self.opening(Side::Server, a.ip(), a.port(), via));
         match opening {
             Ok(opening) => {
                 self.proved(out);
@@ -452,8 +536,21 @@ impl Session {
         match answered {
             Pending::Auth { tls: true } if code == 334 => return self.enter_tls(out),
             Pending::Active(opening, false) if (200..300).contains(&code) => {
-                self.proved(out);
-                out.push(Action::Open(opening));
+                match self.after_epsv_all(opening.via) {
+                    None => {
+                        self.proved(out);
+                        out.push(Action::Open(opening));
+                    }
+                    Some(refusal) => out.push(Action::Refused(refusal)),
+                }
+            }
+            // 220 among them: pure-ftpd's.
+            Pending::EpsvAll if (200..300).contains(&code) => self.only_epsv = true,
+            Pending::Feat => {
+                let listed = std::mem::take(&mut self.listing_ccc);
+                if code == 211 {
+                    self.lists_ccc = Some(listed);
+                }
             }
             Pending::Active(opening, true) if !positive => out.push(Action::Withdraw(opening)),
             Pending::LogIn if matches!(code, 202 | 230 | 232) => self.proved(out),
@@ -468,6 +565,7 @@ impl Session {
     /// REIN was answered: by 220 as if newly connected (RFC 959, section 4.1.1), else it had no effect.
     fn reinitialised(&mut self, code: u16, before: SessionPhase, out: &mut Vec<Action>) {
         if code == 220 {
+            self.only_epsv = false;
             out.push(Action::CloseAll);
             self.enter(SessionPhase::Login, out);
         } else if before == SessionPhase::Greeting {
@@ -489,6 +587,7 @@ impl Session {
     /// From here on TLS. Nothing that was negotiated before it carries over.
     pub fn enter_tls(&mut self, out: &mut Vec<Action>) {
         self.greeted = true;
+        self.only_epsv = false;
         self.forget();
         out.push(Action::CloseAll);
         self.enter(SessionPhase::Tls, out);
@@ -525,6 +624,7 @@ impl Session {
     fn forget(&mut self) {
         self.pending.clear();
         self.uncounted = 0;
+        self.listing_ccc = false;
         self.replies = ReplyReader::default();
     }
 

@@ -15,6 +15,12 @@ pub const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 const HEARTBEAT: u8 = 24;
 
+/// Can a record begin with this byte? No line of FTP does.
+#[must_use]
+pub const fn begins_record(byte: u8) -> bool {
+    matches!(byte, CHANGE_CIPHER_SPEC..=HEARTBEAT)
+}
+
 /// What ended a run of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -69,7 +75,7 @@ impl Framer {
                 *input = input.get(n..).unwrap_or_default();
                 continue;
             }
-            if self.have == 0 && !(CHANGE_CIPHER_SPEC..=HEARTBEAT).contains(&first) {
+            if self.have == 0 && !begins_record(first) {
                 return Some(End::NotTls);
             }
             *input = input.get(1..).unwrap_or_default();

@@ -103,7 +103,8 @@ impl Live {
         let (client, server) = endpoints(key, first);
         let session =
             ftp::Session::resume(client.ip(), server.ip(), config, phase, record.outstanding)
-                .with_adopted(record.adopted != 0);
+                .with_adopted(record.adopted != 0)
+                .with_flags(record.flags);
         Some(Self {
             client,
             server,
@@ -174,6 +175,7 @@ impl Live {
         self.record.phase = session.phase() as u8;
         self.record.outstanding = session.outstanding();
         self.record.adopted = u8::from(session.is_adopted());
+        self.record.flags = session.flags();
         for side in [Side::Client, Side::Server] {
             let next = self.streams[side.index()].next().unwrap_or(0);
             // An agent that resumes here must be given an unfinished line from its begin.

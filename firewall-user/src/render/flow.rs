@@ -11,7 +11,7 @@ use firewall_common::{
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use super::{Now, Paint, Row, Table, endpoint, rfc3339, short_bytes, short_time};
+use super::{Now, Paint, ParentView, Row, Table, endpoint, rfc3339, short_bytes, short_time};
 use crate::{
     bpf::{
         address,
@@ -43,7 +43,7 @@ pub struct FlowView {
     /// in all the same; else `null`.
     pub would_drop: Option<&'static str>,
     /// The control connection that negotiated it, of a data connection; else `null`.
-    pub parent: Option<ParentView>,
+    pub parent: Option<DataParentView>,
     /// Of `seen-reply`, `assured`, `helper-ftp`, `blind`, `related`, `seeded`,
     /// `from-inside`, `would-drop`.
     pub flags: Vec<&'static str>,
@@ -95,38 +95,30 @@ pub struct ReplyView {
     pub bytes: u64,
 }
 
-/// The control connection of a data connection, as its client began it.
+/// The control connection of a data connection.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ParentView {
-    /// The client's address.
-    pub src: IpAddr,
-    /// The client's port.
-    pub sport: u16,
-    /// The server's address.
-    pub dst: IpAddr,
-    /// The server's port.
-    pub dport: u16,
+pub struct DataParentView {
+    /// Its ends: `client`, `cport`, `server`, `sport`.
+    #[serde(flatten)]
+    pub control: ParentView,
     /// The command that negotiated the data connection, `PASV` for instance.
     pub via: &'static str,
 }
 
-impl From<&DataFlow> for ParentView {
+impl From<&DataFlow> for DataParentView {
     fn from(data: &DataFlow) -> Self {
-        let (src, sport, dst, dport) = data.parent.endpoints(data.parent_heading());
         Self {
-            src: address(src),
-            sport,
-            dst: address(dst),
-            dport,
+            control: ParentView::new(&data.parent, data.client_is_hi != 0),
             via: ExpectVia::try_from(data.via).map_or("unknown", ExpectVia::name),
         }
     }
 }
 
-impl fmt::Display for ParentView {
+impl fmt::Display for DataParentView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let client = endpoint(self.src, Some(self.sport));
-        let server = endpoint(self.dst, Some(self.dport));
+        let ends = &self.control;
+        let client = endpoint(ends.client, Some(ends.cport));
+        let server = endpoint(ends.server, Some(ends.sport));
         write!(f, "{client} > {server}")
     }
 }
@@ -186,7 +178,7 @@ impl FlowView {
     /// The same, of the data connection that `data` ties to its control connection.
     #[must_use]
     pub fn with_parent(mut self, data: Option<&DataFlow>) -> Self {
-        self.parent = data.map(ParentView::from);
+        self.parent = data.map(DataParentView::from);
         self
     }
 
@@ -489,7 +481,7 @@ pub(super) mod tests {
         let view = FlowView::new(&row, &names(), NOW).with_parent(parents.of(&row));
         let parent = serde_json::to_value(&view.parent).unwrap();
         let want = json!({
-            "src": "10.0.0.2", "sport": 40_000, "dst": "10.0.0.1", "dport": 21, "via": "EPSV",
+            "client": "10.0.0.2", "cport": 40_000, "server": "10.0.0.1", "sport": 21, "via": "EPSV",
         });
         assert_eq!(parent, want);
         let mut table = Table::new(FlowView::COLUMNS);

@@ -1,7 +1,10 @@
 //! `ftp list`.
 
 use firewall_common::{
-    abi::{DROPPED_KEPT, DroppedSyn, ExpectKey, Expectation, FlowKey6, Session, SessionPhase},
+    abi::{
+        DROPPED_KEPT, DroppedSyn, ExpectKey, Expectation, FlowKey6, Session, SessionPhase,
+        session_flags,
+    },
     verdict::DropReason,
 };
 use serde::Serialize;
@@ -28,6 +31,8 @@ pub struct SessionView {
     pub idle_s: f64,
     /// Since it was encrypted; `null` if it never was.
     pub tls_age_s: Option<f64>,
+    /// Does the server list CCC among its features? `null` if nobody asked in clear text.
+    pub lists_ccc: Option<bool>,
     /// Pinholes opened.
     pub opened: u32,
     /// Negotiations refused.
@@ -91,6 +96,11 @@ impl SessionView {
             age_s: now.since(session.started_ns),
             idle_s: now.since(session.last_ns),
             tls_age_s: (session.tls_ns != 0).then(|| now.since(session.tls_ns)),
+            lists_ccc: match session.flags {
+                flags if flags & session_flags::CCC_LISTED != 0 => Some(true),
+                flags if flags & session_flags::CCC_UNLISTED != 0 => Some(false),
+                _ => None,
+            },
             opened: session.opened,
             refused: session.refused,
             last_refusal: refusal(session.last_refusal),
@@ -237,6 +247,7 @@ mod tests {
             client_is_hi: 1,
             client_zone: 0,
             server_zone: 1,
+            flags: session_flags::CCC_UNLISTED,
             drops: [
                 drop(4, 50_001, 1),
                 drop(2, 50_002, 0),
@@ -264,7 +275,7 @@ mod tests {
                 "client": "10.0.0.2", "cport": 40_000, "server": "10.0.0.1", "sport": 21,
                 "zone": { "client": "host", "server": "outside" },
                 "phase": "tls", "encrypted": true,
-                "age_s": 60.0, "idle_s": 5.0, "tls_age_s": 59.0,
+                "age_s": 60.0, "idle_s": 5.0, "tls_age_s": 59.0, "lists_ccc": false,
                 "opened": 3, "refused": 1, "last_refusal": "privileged-port", "dropped": 2,
                 "drops": [
                     { "ago_s": 2.0, "from": "server", "sport": 40_001, "dport": 50_002, "reason": "policy" },

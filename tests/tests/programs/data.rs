@@ -2,7 +2,7 @@
 
 use firewall_common::{
     abi::{DataFlow, Flow, FlowKey4, FlowKey6, FlowState, maps},
-    key::FlowKey as _,
+    key::{FlowKey as _, Heading},
     verdict::PassReason,
 };
 
@@ -79,7 +79,11 @@ fn a_data_connection_knows_its_parent_as_long_as_it_lives() {
     assert_eq!(tie.incarnation, incarnation(&data[0].1));
     assert_eq!(tie.parent_incarnation, incarnation(&parent[0].1));
     assert_eq!(tie.via, 1);
-    let (client, port, ..) = tie.parent.endpoints(tie.parent_heading());
+    let heading = match tie.client_is_hi {
+        0 => Heading::Up,
+        _ => Heading::Down,
+    };
+    let (client, port, ..) = tie.parent.endpoints(heading);
     assert_eq!((client, port), (CONTROL.mapped(), 40_000));
     // It is shown with it until it is forgotten.
     let rst = tcp(SERVER, CLIENT, &segment("R", 7001, 0));
@@ -87,9 +91,12 @@ fn a_data_connection_knows_its_parent_as_long_as_it_lives() {
     assert_eq!(ties(&mut rig).len(), 1);
 }
 
+/// Ends the data connection of this key.
+type Ending = dyn Fn(&mut Rig, FlowKey6);
+
 #[test]
 fn the_tie_goes_however_the_connection_ends() {
-    let ends: [&dyn Fn(&mut Rig, FlowKey6); 2] = [
+    let ends: [&Ending; 2] = [
         &|rig, key| {
             set_seen(rig, false, long_ago());
             assert_eq!(rig.expire(&[key]), 1);

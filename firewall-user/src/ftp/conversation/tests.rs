@@ -204,6 +204,94 @@ fn implicit_tls_is_tls_from_the_first_byte() {
 }
 
 #[test]
+fn a_record_as_the_first_byte_is_tls_from_either_side() {
+    for side in ['C', 'S'] {
+        for size in [1, 1000] {
+            let mut c = new();
+            run(&mut c, &[(side, HANDSHAKE)], size);
+            assert_eq!(c.session().phase(), SessionPhase::Tls);
+        }
+    }
+    // Application data begins no connection.
+    let mut c = new();
+    run(&mut c, &[('C', DATA)], 1000);
+    assert_eq!(c.session().phase(), SessionPhase::Poisoned);
+}
+
+#[test]
+fn an_encrypted_connection_is_known_as_such_in_mid_life_and_opens_nothing() {
+    for (side, size) in [('C', 1), ('C', 1000), ('S', 1), ('S', 1000)] {
+        let mut c = Conversation::adopted(
+            "10.0.0.2".parse().unwrap(),
+            "192.0.2.7".parse().unwrap(),
+            Config::default(),
+        );
+        run(&mut c, &[(side, DATA)], size);
+        assert_eq!(c.session().phase(), SessionPhase::Tls);
+        let out = run(
+            &mut c,
+            &[
+                ('S', DATA),
+                ('C', DATA),
+                ('C', b"PASV\r\n"),
+                ('S', b"227 (192,0,2,7,195,155)\r\n"),
+            ],
+            size,
+        );
+        assert!(out.is_empty(), "{out:?}");
+    }
+}
+
+#[test]
+fn each_form_of_leaving_tls_is_followed() {
+    /// A record of `kind` with `len` bytes that look like lines.
+    fn record(kind: u8, len: u8) -> Vec<u8> {
+        let mut bytes = vec![kind, 3, 3, 0, len];
+        bytes.resize(5 + usize::from(len), b'\n');
+        bytes
+    }
+    let alert12 = || record(21, 26);
+    let alert13 = || record(23, 19);
+    let none = Vec::new;
+    // What the client and the server send after the encrypted CCC and its answer.
+    let forms: [[Vec<u8>; 2]; 5] = [
+        [alert12(), alert12()],
+        [alert13(), alert13()],
+        [none(), alert13()],
+        [[alert13(), alert13()].concat(), alert13()],
+        [none(), none()],
+    ];
+    let lines = [
+        ("PASV\r\n", "227 ok (192,0,2,7,195,155)\r\n", 50_075),
+        ("EPSV\r\n", "229 ok (|||50053|)\r\n", 50_053),
+        ("PORT 10,0,0,2,195,155\r\n", "200 ok\r\n", 50_075),
+    ];
+    for [client, server] in forms {
+        let cases = lines
+            .iter()
+            .flat_map(|line| [1, 3, 5, 40, 1000].map(|size| (line, size)));
+        for ((first, reply, port), size) in cases {
+            let mut c = new();
+            let script = [
+                ('S', b"220 hi\r\n".to_vec()),
+                ('C', b"AUTH TLS\r\n".to_vec()),
+                ('S', b"234 go\r\n".to_vec()),
+                ('C', HANDSHAKE.to_vec()),
+                ('S', [HANDSHAKE, DATA].concat()),
+                ('C', DATA.to_vec()),
+                // The answer, the last record, and a clear line in one segment each.
+                ('S', [DATA, &server].concat()),
+                ('C', [DATA, &client, first.as_bytes()].concat()),
+                ('S', reply.as_bytes().to_vec()),
+            ];
+            let out = run(&mut c, &borrow(&script), size);
+            let ports: Vec<_> = openings(&out).iter().map(|(_, port)| *port).collect();
+            assert_eq!(ports, [*port], "{first} {size}");
+        }
+    }
+}
+
+#[test]
 fn a_tls_record_amid_clear_text_poisons() {
     let mut c = new();
     run(&mut c, &LOG_IN, 1000);

@@ -204,10 +204,9 @@ fn h06_nothing_before_the_greeting() {
         ["refused before-greeting"]
     );
     assert_eq!(s.run("S 220 hi"), ["login"]);
-    assert_eq!(
-        s.run("S 200 ok\nS 227 (192,0,2,7,195,155)"),
-        ["refused unsolicited"]
-    );
+    // It answers the PASV, which was refused already.
+    assert!(s.run("S 200 ok\nS 227 (192,0,2,7,195,155)").is_empty());
+    assert_eq!(s.run("S 227 (192,0,2,7,195,155)"), ["refused unsolicited"]);
 }
 
 #[test]
@@ -337,12 +336,129 @@ fn ipv6_takes_eprt_and_epsv() {
 }
 
 #[test]
-fn epsv_all_opens_nothing() {
+fn epsv_all_leaves_epsv_alone() {
     let mut s = Scenario::ready();
+    // pure-ftpd answers 220, which is no greeting.
     assert!(s.run("C EPSV ALL\nS 220 ok").is_empty());
+    for (line, reply) in [
+        ("PASV", "227 ok (192,0,2,7,195,155)"),
+        ("LPSV", "228 ok (4,4,192,0,2,7,2,195,155)"),
+        ("PORT 10,0,0,2,195,155", "200 ok"),
+        ("EPRT |1|10.0.0.2|50053|", "200 ok"),
+        ("LPRT 4,4,10,0,0,2,2,195,155", "200 ok"),
+    ] {
+        assert_eq!(
+            s.run(&format!("C {line}\nS {reply}")),
+            ["refused after-epsv-all"],
+            "{line}"
+        );
+    }
     assert_eq!(
-        s.run("C EPSV\nS 229 (|||50053|)"),
+        s.run("C EPSV\nS 229 ok (|||50053|)"),
         ["open EPSV 10.0.0.2 -> 192.0.2.7:50053"]
+    );
+    // A later agent knows it, and REIN ends it.
+    assert_eq!(s.0.flags(), session_flags::EPSV_ALL);
+    s.run("C REIN\nS 220 again\nC USER a\nS 230 in");
+    assert_eq!(s.0.flags(), 0);
+    assert_eq!(s.run("C PASV\nS 227 ok (192,0,2,7,195,155)").len(), 1);
+}
+
+#[test]
+fn a_refused_epsv_all_has_no_effect_and_a_pipelined_one_has() {
+    let mut s = Scenario::ready();
+    assert_eq!(
+        s.run("C EPSV ALL\nC PORT 10,0,0,2,195,155\nS 500 what\nS 200 ok"),
+        ["open PORT 192.0.2.7 -> 10.0.0.2:50075"],
+        "at the reply: before it, nobody knows"
+    );
+    assert_eq!(
+        s.run("C EPSV ALL\nC PORT 10,0,0,2,195,155\nC PASV\nS 200 ok\nS 200 ok"),
+        ["refused after-epsv-all"]
+    );
+    assert_eq!(
+        s.run("S 227 ok (192,0,2,7,195,155)"),
+        ["refused after-epsv-all"]
+    );
+}
+
+#[test]
+fn epsv_by_number_is_of_the_control_connections_family() {
+    let mut s = Scenario::ready();
+    assert_eq!(
+        s.run("C EPSV 1\nS 229 ok (|||50053|)"),
+        ["open EPSV 10.0.0.2 -> 192.0.2.7:50053"]
+    );
+    assert_eq!(
+        s.run("C EPSV 2\nS 229 ok (|||50053|)"),
+        ["refused wrong-family"],
+        "once, for both lines"
+    );
+    assert_eq!(
+        s.run("C EPSV 2\nS 522 use (1)\nC EPSV\nS 229 ok (|||50054|)"),
+        [
+            "refused wrong-family",
+            "open EPSV 10.0.0.2 -> 192.0.2.7:50054"
+        ]
+    );
+}
+
+#[test]
+fn passive_mode_over_ipv6_is_read_as_servers_write_it() {
+    let mut s = Scenario(Session::new(
+        "fd99::2".parse().unwrap(),
+        "fd99::1".parse().unwrap(),
+        Config::default(),
+    ));
+    s.run("S 220 hi\nC USER a\nS 230 in");
+    for reply in ["(1,195,155)", "(fd99::1,195,155)"] {
+        assert_eq!(
+            s.run(&format!("C PASV\nS 227 Entering Passive Mode {reply}.")),
+            ["open PASV fd99::2 -> fd99::1:50075"]
+        );
+    }
+    assert_eq!(
+        s.run("C PASV\nS 227 ok (fd99::3,195,155)"),
+        ["refused foreign-address"]
+    );
+    assert_eq!(
+        s.run("C PASV\nS 227 ok (10,0,0,1,195,155)"),
+        ["refused wrong-family"]
+    );
+}
+
+#[test]
+fn what_feat_says_of_ccc_is_remembered() {
+    let mut s = Scenario::ready();
+    assert_eq!(s.0.lists_ccc(), None);
+    s.run("C FEAT\nS 500 what");
+    assert_eq!(s.0.lists_ccc(), None, "it may know CCC all the same");
+    s.run("C FEAT\nS 211-Features:\nS  MDTM\nS  EPSV\nS 211 End");
+    assert_eq!(s.0.lists_ccc(), Some(false));
+    s.run("C FEAT\nS 211-Features:\nS  MDTM\nS  ccc\nS 211 End");
+    assert_eq!(s.0.lists_ccc(), Some(true));
+    assert_eq!(s.0.flags(), session_flags::CCC_LISTED);
+    // What answers another command tells nothing, and TLS takes nothing away.
+    s.run("C STAT\nS 211-Status:\nS 211 End\nC AUTH TLS\nS 234 go");
+    assert_eq!(s.0.lists_ccc(), Some(true));
+    let resumed = Session::resume(
+        CLIENT.parse().unwrap(),
+        SERVER.parse().unwrap(),
+        Config::default(),
+        SessionPhase::Tls,
+        outstanding::NONE,
+    );
+    assert_eq!(resumed.with_flags(s.0.flags()).lists_ccc(), Some(true));
+}
+
+#[test]
+fn hosts_220_is_no_greeting() {
+    let mut s = Scenario::greeting();
+    assert_eq!(s.run("S 220 hi\nC HOST ftp.example\nS 220 ok"), ["login"]);
+    assert_eq!(s.run("C USER a\nS 230 in"), ["ready"]);
+    assert_eq!(
+        s.run("C HOST ftp.example\nC PASV\nS 220 ok\nS 227 ok (192,0,2,7,195,155)"),
+        ["open PASV 10.0.0.2 -> 192.0.2.7:50075"]
     );
 }
 
