@@ -12,7 +12,7 @@ mod step;
 mod tiers;
 
 use firewall_common::{
-    abi::{FlowState, ZONE_HOST, config_flags, essentials, flow_flags},
+    abi::{ZONE_HOST, config_flags, essentials, flow_flags},
     key::{Direction, Heading},
     tcp::options,
     verdict::{DropReason, Event, PassReason, Verdict},
@@ -62,13 +62,12 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
         Found::Nothing
     };
     let verdict = match found {
-        Found::Flow(entry, proved) => {
-            let word = FlowState(state_of(entry).load());
+        Found::Flow(entry, proved, word) => {
             let refused = word.has(flow_flags::WOULD_DROP);
             if refused && work.flags & config_flags::SHADOW == 0 {
                 refused::judge::<K>(work, heading, entry, word, proved)
             } else {
-                let verdict = step::<P, K>(packet, work, heading, entry, proved);
+                let verdict = step::<P, K>(packet, work, heading, (entry, word), proved);
                 refused::counted(verdict, refused)
             }
         }
@@ -138,10 +137,9 @@ fn related<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdict {
     let (key, heading) = K::of(quoted);
     *K::slot(work) = key;
     let now = work.now;
-    let Found::Flow(entry, _) = find(&*K::slot(work), now) else {
+    let Found::Flow(entry, _, word) = find(&*K::slot(work), now) else {
         return UNRELATED;
     };
-    let word = FlowState(state_of(entry).load());
     if word.has(flow_flags::WOULD_DROP) {
         return UNRELATED;
     }

@@ -31,10 +31,9 @@ pub(super) fn step<P: Packet, K: Family>(
     packet: &P,
     work: &mut Work,
     heading: Heading,
-    entry: *mut Flow,
+    (entry, word): (*mut Flow, FlowState),
     proved: bool,
 ) -> Option<Verdict> {
-    let word = FlowState(state_of(entry).load());
     let direction = Direction::of(heading, word.first_heading());
     if zone_of(entry, direction) != work.from_zone {
         return Some(Verdict::Drop(DropReason::ZoneMismatch));

@@ -151,8 +151,9 @@ family!(
 
 /// Where a flow was found.
 pub(super) enum Found {
-    /// A live entry, and whether it is in the proved table.
-    Flow(*mut Flow, bool),
+    /// A live entry, whether it is in the proved table, and its state word as it
+    /// was when it was known to be the entry of this key.
+    Flow(*mut Flow, bool, FlowState),
     /// On its way from one table to the other, on another CPU, right now.
     Moving,
     Nothing,
@@ -191,7 +192,7 @@ fn look<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, place: Place) -> 
         return None;
     }
     match word.phase() {
-        Phase::Live => Some(Found::Flow(entry, matches!(place, Place::Proved))),
+        Phase::Live => Some(Found::Flow(entry, matches!(place, Place::Proved), word)),
         // A left-over is a miss; a fresh one is a flow whose step another CPU
         // is taking at this moment.
         Phase::Promoting if now.since(Tick(seen_of(entry).load())) <= PROMOTION_TICKS => {
