@@ -16,20 +16,21 @@ use firewall_common::{
     key::{Direction, Heading},
     tcp::options,
     verdict::{DropReason, Event, PassReason, Verdict},
-    wire::{self, tcp_flags},
+    wire::{self, proto, tcp_flags},
 };
 
 pub(crate) use entry::{forget_rule, is_expired, last_of, seen_of, state_of};
 pub(crate) use tiers::{Family, Place, count_created, count_in_tier, delete_expired, delete_live};
 
 use crate::{
+    explain,
     packet::{Packet, bounded},
     stats,
     work::Work,
 };
 use begin::{begin, is_tracked};
 use entry::zone_of;
-use step::step;
+use step::{pinhole_tcp_quoted, step};
 use tiers::{Found, find};
 
 /// Bytes of a TCP header without options.
@@ -144,9 +145,17 @@ fn related<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdict {
         return UNRELATED;
     }
     // It comes from where the quoted packet was going, or from this very host.
-    let ahead = zone_of(entry, Direction::of(heading, word.first_heading()).flip());
+    let direction = Direction::of(heading, word.first_heading());
+    let ahead = zone_of(entry, direction.flip());
     if work.from_zone != ahead && work.from_zone != ZONE_HOST {
         return Verdict::Drop(DropReason::ZoneMismatch);
+    }
+    if work.quoted.proto == proto::TCP {
+        work.direction.set(direction as u32);
+        if pinhole_tcp_quoted(entry, work) == 0 {
+            explain::bounds(work);
+            return Verdict::Drop(DropReason::IcmpSequence);
+        }
     }
     Verdict::Pass(PassReason::Related)
 }

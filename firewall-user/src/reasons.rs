@@ -171,6 +171,11 @@ const ADVICE: &[(&[DropReason], &str)] = {
              `path-mtu` of `[essentials]` off.",
         ),
         (
+            &[IcmpSequence],
+            "A guess by somebody who cannot see the connection (RFC 5927), or an error that came \
+             too late to matter: nothing to do.",
+        ),
+        (
             &[ZoneMismatch],
             "Its answers come in where it did not go out: make the routing symmetric, or put both \
              interfaces into one zone.",

@@ -5,10 +5,12 @@
 //! - `window` holds a segment against the windows of its flow
 //! - `step` is the whole of it, over memory that several CPUs share (`cells`)
 //! - `first` makes the entry that a segment begins
+//! - `quoted` holds a segment that an ICMP error quotes against its flow
 
 mod cells;
 mod first;
 pub mod options;
+mod quoted;
 mod state;
 mod step;
 #[cfg(test)]
@@ -17,6 +19,7 @@ mod window;
 
 pub use cells::{Cells, FlowCells, Word};
 pub use first::{Begun, opened, picked_up, resynchronised};
+pub use quoted::is_in_flight;
 pub use state::{Segment, State, Transition, transition};
 pub use step::{
     Stepped, TRIES, What, classify, commit, compare, measure, plan, record, settle, step,

@@ -219,6 +219,19 @@ extern "C" fn pinhole_tcp_record(entry: *mut Flow, work: *mut Work) -> u32 {
     0
 }
 
+/// [`tcp::is_in_flight`] of the segment in [`Work::quoted`]; 1 if it may be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn pinhole_tcp_quoted(entry: *mut Flow, work: *mut Work) -> u32 {
+    let Some((entry, work)) = given(entry, work) else {
+        return 0;
+    };
+    let seq = work.quoted.seq;
+    work.stepped.write(Stepped::NONE);
+    let (arrived, out) = work.arrived();
+    tcp::is_in_flight(entry, arrived.direction, seq, out) as u32
+}
+
 /// What a global function was given, unless it is null.
 #[inline(always)]
 fn given<'a>(entry: *mut Flow, work: *mut Work) -> Option<(Entry, &'a mut Work)> {

@@ -76,6 +76,14 @@ const COMPARED: &[(&str, [&str; 3])] = {
             ["seq", "<", "what the other side has acknowledged"],
         ),
         (
+            "icmp-sequence",
+            [
+                "quoted seq",
+                "!=",
+                "the nearest that its connection has on its way",
+            ],
+        ),
+        (
             "tcp-old-data",
             ["end", "<", "the begin of what the receiver may still want"],
         ),
