@@ -111,7 +111,7 @@ outcomes! {
         RingFull = 23, "ring-full", "Control payload that could not be queued; TCP sends it again.";
         Held = 24, "held", "A data SYN held for the helper, which runs it again.";
         TableError = 25, "table-error", "The flow table refused an entry.";
-        NoRoute = 26, "no-route", "A gateway without a route to its destination.";
+        NoRoute = 26, "no-route", "A gateway without a route to its destination, or with one that encapsulates.";
         UnknownInterface = 27, "unknown-interface", "Seen on an interface without a zone.";
         TcpSeqOver = 28, "tcp-seq-over", "Data beyond what the receiver's window allows.";
         TcpAckOver = 29, "tcp-ack-over", "Acknowledges data that the other side has not sent.";

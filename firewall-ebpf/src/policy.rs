@@ -141,6 +141,7 @@ fn route<P: Packet>(packet: &P, work: &mut Work) -> Route {
     const SUCCESS: i64 = 0;
     const BLACKHOLE: i64 = 1;
     const PROHIBIT: i64 = 3;
+    const ENCAPSULATED: i64 = 6;
     const NO_NEIGHBOUR: i64 = 7;
     const FRAGMENTATION_NEEDED: i64 = 8;
     let (h, params) = (&work.headers, &mut work.route);
@@ -152,10 +153,12 @@ fn route<P: Packet>(packet: &P, work: &mut Work) -> Route {
     params.ifindex = packet.ifindex();
     if h.family as u8 == Family::V4 as u8 {
         params.family = AF_INET;
+        params.__bindgen_anon_2.tos = h.service as u8;
         params.__bindgen_anon_3.ipv4_src = h.src[3];
         params.__bindgen_anon_4.ipv4_dst = h.dst[3];
     } else {
         params.family = AF_INET6;
+        params.__bindgen_anon_2.flowinfo = h.service;
         params.__bindgen_anon_3.ipv6_src = h.src;
         params.__bindgen_anon_4.ipv6_dst = h.dst;
     }
@@ -172,7 +175,9 @@ fn route<P: Packet>(packet: &P, work: &mut Work) -> Route {
         // Without a neighbour yet, or too long for the link, the kernel knows
         // the device all the same and deals with the rest.
         SUCCESS | NO_NEIGHBOUR | FRAGMENTATION_NEEDED => Route::Via(params.ifindex),
-        BLACKHOLE..=PROHIBIT => Route::Nowhere,
+        // Through a route that encapsulates it goes to a device that the look-up
+        // does not tell, so to a zone that no rule can be asked about.
+        BLACKHOLE..=PROHIBIT | ENCAPSULATED => Route::Nowhere,
         code if code < 0 => Route::Nowhere,
         // Not forwarded: the host's own address, or forwarding is off.
         _ => Route::Local,

@@ -208,7 +208,8 @@ const ADVICE: &[(&[DropReason], &str)] = {
         ),
         (
             &[NoRoute],
-            "Add a route to its destination (`ip route get ADDRESS`).",
+            "Add a route to its destination (`ip route get ADDRESS`). One with `encap` hides the \
+             device that it leads to: use a tunnel device instead, which can be in a zone.",
         ),
         (
             &[UnknownInterface],

@@ -5,6 +5,8 @@ use crate::{fragment::Piece, key::map_v4, verdict::DropReason};
 
 const V4_MIN: usize = 20;
 const V6_LEN: usize = 40;
+/// Of the first word of an IPv6 header all but the version.
+const VERSION_LESS: u32 = 0x0fff_ffff_u32.to_be();
 /// Extension headers followed before a packet counts as hostile.
 const MAX_EXTENSIONS: usize = 6;
 /// A later fragment below this offset (bytes) could rewrite a transport header
@@ -94,6 +96,7 @@ fn parse_v4<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: b
     h.family = Family::V4;
     h.src = map_v4(u32::from_ne_bytes([b[12], b[13], b[14], b[15]]));
     h.dst = map_v4(u32::from_ne_bytes([b[16], b[17], b[18], b[19]]));
+    h.service = b[1] as u32;
     h.proto = b[9];
     h.ttl = b[8];
     h.l3_len = total;
@@ -122,6 +125,7 @@ fn parse_v6<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: b
     h.family = Family::V6;
     h.src = words(&addresses, 0);
     h.dst = words(&addresses, 16);
+    h.service = u32::from_ne_bytes([b[0], b[1], b[2], b[3]]) & VERSION_LESS;
     h.ttl = b[7];
     h.l3_len = total;
     h.l3_offset = offset as u16;

@@ -102,6 +102,9 @@ pub struct Headers {
     pub l3_len: u32,
     /// Identification of the fragmented datagram, network byte order.
     pub fragment_id: u32,
+    /// What routes may depend on: of IPv4 the type of service, as a number; of
+    /// IPv6 the traffic class and the flow label, network byte order.
+    pub service: u32,
     /// Bytes of the fragmented datagram in this packet.
     pub fragment_len: u32,
     /// Where they begin in the datagram, in units of eight bytes.
@@ -160,6 +163,7 @@ impl Headers {
         sack: 0,
         l3_len: 0,
         fragment_id: 0,
+        service: 0,
         fragment_len: 0,
         fragment_at: 0,
         l3_offset: 0,
