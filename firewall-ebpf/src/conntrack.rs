@@ -45,6 +45,7 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
         return related::<P, K>(packet, work);
     }
     work.on_wire = packet.on_wire(&work.headers);
+    work.displaces = false;
     let (key, heading) = K::of(&work.headers);
     *K::slot(work) = key;
     // Through memory, as the link header: else all that follows is verified for

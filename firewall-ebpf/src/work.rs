@@ -57,6 +57,8 @@ pub(crate) struct Work {
     pub from_inside: bool,
     /// Whether a data SYN may be held for the agent.
     pub may_hold: bool,
+    /// Whether the new flow takes the place of an unanswered one of another zone.
+    pub displaces: bool,
     /// [`firewall_common::abi::table_full`], if the flow's class is full; else `TRACK`.
     pub full: u32,
     /// What becomes of the packet.

@@ -14,7 +14,7 @@ use firewall_common::{
 
 use super::{
     entry::last_of,
-    tiers::{Family, Place, concedes, end, insert, is_full},
+    tiers::{Family, Place, concedes, displace, end, insert, is_full},
 };
 use crate::{
     control, data,
@@ -223,6 +223,9 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
     flow.created = work.now.0;
     flow.bytes = [work.on_wire.bytes as u64, 0];
     flow.packets = [work.on_wire.packets, 0];
+    if work.displaces && flags & flow_flags::WOULD_DROP == 0 {
+        displace::<K>(work);
+    }
     match insert::<K>(work, Place::half_open(work.from_inside)) {
         Ok(()) if concedes::<K>(work) => stats::event(Event::CreateRaced),
         Ok(()) => {

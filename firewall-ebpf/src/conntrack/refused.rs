@@ -38,7 +38,7 @@ pub(super) fn judge<K: Family>(
 
 /// Would the packet begin the flow, were there none?
 #[inline(always)]
-const fn begins(h: &Headers, direction: Direction) -> bool {
+pub(super) const fn begins(h: &Headers, direction: Direction) -> bool {
     if h.proto == proto::TCP {
         matches!(Segment::of(h.tcp_flags), Some(Segment::Syn))
     } else {

@@ -11,6 +11,7 @@ use firewall_common::{
 use super::{
     begin::resynchronise,
     entry::{Entry, account, seen_of, state_of, zone_of},
+    refused::begins,
     tiers::{Family, end, promote},
 };
 use crate::{
@@ -25,7 +26,8 @@ use crate::{
 /// Lost swaps after which a packet passes without its step being recorded.
 const CAS_TRIES: usize = 4;
 
-/// Steps a flow. `None` when the packet begins a new flow in its place.
+/// Steps a flow, whose entry had `word` when it was found. `None` when the packet
+/// begins a new flow in its place.
 #[inline(always)]
 pub(super) fn step<P: Packet, K: Family>(
     packet: &P,
@@ -36,7 +38,14 @@ pub(super) fn step<P: Packet, K: Family>(
 ) -> Option<Verdict> {
     let direction = Direction::of(heading, word.first_heading());
     if zone_of(entry, direction) != work.from_zone {
-        return Some(Verdict::Drop(DropReason::ZoneMismatch));
+        // Nobody answered the flow that stands there: who began it may have
+        // borrowed the address. The rules decide who may begin another.
+        work.displaces = !word.has(flow_flags::SEEN_REPLY) && begins(&work.headers, direction);
+        return if work.displaces {
+            None
+        } else {
+            Some(Verdict::Drop(DropReason::ZoneMismatch))
+        };
     }
     let protocol = work.headers.proto;
     // The first packet of a tick.

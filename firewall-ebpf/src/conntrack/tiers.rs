@@ -6,13 +6,13 @@ use firewall_common::{
         Config, EndReason, Flow, FlowKey4, FlowKey6, FlowState, Phase, TableId, Tier, flow_flags,
         is_incarnation_of,
     },
-    key::FlowKey,
+    key::{Direction, FlowKey},
     time::Tick,
     verdict::Event,
     wire::proto,
 };
 
-use super::entry::{is_expired, seen_of, state_of};
+use super::entry::{is_expired, seen_of, state_of, zone_of};
 use crate::{
     atomic::Shared,
     control, data,
@@ -364,6 +364,23 @@ fn is_live<K: Family, T: Table<K>>(table: &T, key: &K) -> bool {
 #[inline(always)]
 fn is_live_word<K: Family>(key: &K, word: FlowState) -> bool {
     is_incarnation_of(word.incarnation(), key.digest()) && word.phase() as u8 == Phase::Live as u8
+}
+
+/// Ends the unanswered flow of another zone that has the packet's key.
+#[inline(always)]
+pub(super) fn displace<K: Family>(work: &mut Work) {
+    let zone = work.from_zone;
+    let key = &*K::slot(work);
+    for inside in [true, false] {
+        let Some(entry) = K::half_open(inside).entry(key) else {
+            continue;
+        };
+        let word = FlowState(state_of(entry).load());
+        let elsewhere = zone_of(entry, Direction::Original) != zone;
+        if elsewhere && !word.has(flow_flags::SEEN_REPLY) && is_live_word(key, word) {
+            end(key, entry, word, false, EndReason::Reused);
+        }
+    }
 }
 
 /// Counts entries put into a table.
