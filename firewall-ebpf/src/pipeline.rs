@@ -168,13 +168,17 @@ fn walk_options(options: &Options, len: u32) -> u32 {
 fn essential_packet<P: Packet>(packet: &P, work: &mut Work) -> Option<PassReason> {
     let h = &work.headers;
     let on = work.essentials;
+    // Nobody fragments these; and whoever could would fill the table of datagrams
+    // with first fragments that no rule accepts.
+    if h.fragment as u8 != Fragment::Whole as u8 {
+        return None;
+    }
     let reason = match h.proto {
         // Hop limit 255 proves that no router forwarded it (RFC 4861, section 3.1).
-        // Nobody may fragment it (RFC 6980).
+        // It must not even have a fragment header (RFC 6980, section 5), of which
+        // a length is left.
         proto::ICMPV6
-            if h.ttl == 255
-                && matches!(h.icmp_type, 133..=137)
-                && h.fragment as u8 == Fragment::Whole as u8 =>
+            if h.ttl == 255 && matches!(h.icmp_type, 133..=137) && h.fragment_len == 0 =>
         {
             (on & essentials::NEIGHBOUR_DISCOVERY != 0).then_some(PassReason::NeighbourDiscovery)
         }
