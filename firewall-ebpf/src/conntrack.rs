@@ -85,23 +85,25 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
 }
 
 /// Reads the options of a TCP segment into its headers, unless it has none but a
-/// timestamp. A function of its own, so that what it keeps on the stack is gone
-/// afterwards; called in one place, because the verifier follows it anew in each.
+/// timestamp. False if they are none that a stack sends.
+///
+/// A function of its own, so that what it keeps on the stack is gone afterwards;
+/// called in one place, because the verifier follows it anew in each.
 #[inline(never)]
-pub(crate) fn read_options<P: Packet>(packet: &P, work: &mut Work) {
+pub(crate) fn read_options<P: Packet>(packet: &P, work: &mut Work) -> bool {
     let h = &mut work.headers;
     let (at, len) = (h.l4_offset as usize + TCP_MIN, h.options_len());
     if len == options::TIMESTAMP_ONLY_LEN
         && packet.read::<4>(at & OFFSET_MASK) == Some(options::TIMESTAMP_ONLY)
     {
-        return;
+        return true;
     }
     let Some(len) = bounded(options::OPTIONS_MAX as u32, len as u32) else {
-        return;
+        return false;
     };
     // SAFETY: there is room for more than `OPTIONS_MAX` bytes.
     if !unsafe { packet.copy(at as u32, work.tcp_options.as_mut_ptr(), len) } {
-        return;
+        return false;
     }
     let syn = h.tcp_flags & tcp_flags::SYN != 0;
     let cursor = &mut work.cursor;
@@ -110,9 +112,11 @@ pub(crate) fn read_options<P: Packet>(packet: &P, work: &mut Work) {
         // The verifier of 6.1 learns nothing from a comparison of two registers.
         cursor.get() as usize & (options::OPTIONS_ROOM - 1)
     };
-    if !options::parse(&work.tcp_options, len as usize, syn, h, forget) {
+    let whole = options::parse(&work.tcp_options, len as usize, syn, h, forget);
+    if !whole {
         stats::event(Event::TcpOptions);
     }
+    whole
 }
 
 /// Judges an ICMP error by the packet that it quotes.

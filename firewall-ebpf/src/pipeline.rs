@@ -121,8 +121,11 @@ fn judge_ip<P: Packet>(packet: &P, work: &mut Work) -> Verdict {
         // What has no transport header depends on its first fragment: `judge`.
         return Verdict::Pass(PassReason::FragmentTail);
     }
-    if work.headers.proto == proto::TCP && work.headers.options_len() != 0 {
-        conntrack::read_options(packet, work);
+    if work.headers.proto == proto::TCP
+        && work.headers.options_len() != 0
+        && !conntrack::read_options(packet, work)
+    {
+        return Verdict::Drop(DropReason::MalformedTcp);
     }
     if let Some(reason) = essential_packet(packet, work) {
         return Verdict::Pass(reason);

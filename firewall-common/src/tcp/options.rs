@@ -70,9 +70,6 @@ pub fn parse(
                 if h.sack == h.ack {
                     highest_edge(options, at, size, h);
                 }
-                if !syn {
-                    return true;
-                }
             }
             _ => {}
         }

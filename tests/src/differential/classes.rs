@@ -25,6 +25,12 @@ pub struct Class {
     matches: fn(&[Step], &Last<'_>) -> bool,
 }
 
+/// Needs no flow: the segment alone decides.
+const MALFORMED_OPTIONS: &Class = &Class {
+    name: "malformed-options",
+    matches: |_, last| is_malformed(last.step),
+};
+
 /// All of them.
 pub const CLASSES: &[Class] = &[
     Class {
@@ -61,10 +67,14 @@ pub const CLASSES: &[Class] = &[
 /// That pinhole passes what the kernel drops is never meant.
 #[must_use]
 pub fn classify(steps: &[Step]) -> Option<&'static Class> {
-    let last = Last::of(steps)?;
-    if last.step.passes && !last.step.kernel.passes() {
+    let step = steps.last()?;
+    if step.passes && !step.kernel.passes() {
         return None;
     }
+    if is_malformed(step) {
+        return Some(MALFORMED_OPTIONS);
+    }
+    let last = Last::of(steps)?;
     CLASSES.iter().find(|class| (class.matches)(steps, &last))
 }
 
@@ -137,6 +147,12 @@ impl<'a> Last<'a> {
     fn was_simultaneous(&self) -> bool {
         FlowState(self.flow.state).has(flow_flags::SIMULTANEOUS)
     }
+}
+
+/// An option that is cut short, or has a length that cannot be. Whole headers are
+/// all that is generated.
+fn is_malformed(step: &Step) -> bool {
+    step.reason == Some(Verdict::Drop(DropReason::MalformedTcp))
 }
 
 /// A SYN of the replier that passed without being accepted: no simultaneous
