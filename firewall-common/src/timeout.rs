@@ -34,8 +34,8 @@ pub const fn index(protocol: u8, state: u8) -> usize {
 /// After this point a flow that was last renewed at `seen` counts as absent.
 ///
 /// A TCP flow lives for the time-out of its state, but:
-/// - with data that nobody has acknowledged, or without a reply, for that of
-///   [`timeout::TCP_UNACKNOWLEDGED`] at most;
+/// - with data that nobody has acknowledged, or picked up in mid-life and without
+///   an answer that fits, for that of [`timeout::TCP_UNACKNOWLEDGED`] at most;
 /// - when each side has sent a FIN or an RST out of window, or one of them an RST
 ///   in window that does not close it, for the same at most
 ///   ([`flow_flags::CUT_SHORT`]; `seen` is then the packet that did it).
@@ -56,8 +56,9 @@ pub fn expires(
     if life <= short {
         return seen.plus(life);
     }
-    let unanswered = word.state() == State::Established as u8 && !word.has(flow_flags::SEEN_REPLY);
-    if unanswered || word.has(flow_flags::CUT_SHORT) || unacknowledged() {
+    // A packet that changes nothing can be a reply, too, but it proves nothing.
+    let unsure = word.state() == State::Established as u8 && !word.has(flow_flags::ASSURED);
+    if unsure || word.has(flow_flags::CUT_SHORT) || unacknowledged() {
         seen.plus(short)
     } else {
         seen.plus(life)
@@ -102,7 +103,7 @@ mod tests {
     }
 
     fn tcp(state: State) -> FlowState {
-        FlowState::new(state as u8, flow_flags::SEEN_REPLY, 1)
+        FlowState::new(state as u8, flow_flags::SEEN_REPLY | flow_flags::ASSURED, 1)
     }
 
     #[test]
@@ -118,8 +119,8 @@ mod tests {
     fn what_is_unsure_lives_shorter() {
         let established = tcp(State::Established);
         assert_eq!(at(proto::TCP, established, true), 300);
-        let alone = established.without(flow_flags::SEEN_REPLY);
-        assert_eq!(at(proto::TCP, alone, false), 300);
+        let unsure = established.without(flow_flags::ASSURED);
+        assert_eq!(at(proto::TCP, unsure, false), 300);
         assert_eq!(at(proto::TCP, tcp(State::Close), true), 10);
     }
 

@@ -35,8 +35,64 @@ fn is_lucky(track: &Track, from: Direction, h: &Headers) -> bool {
         || (h.ack == 0 || h.seq == 0)
 }
 
+/// Where an outsider's number comes from.
+#[derive(Clone, Copy, Debug)]
+enum Number {
+    /// A guess.
+    Any(u32),
+    /// One of his own packets, so many back, or what would follow it.
+    Own(usize, u32),
+}
+
+fn number() -> impl Strategy<Value = Number> {
+    prop_oneof![
+        // Far from `HERE` and `THERE`.
+        (0x4000_0000..0xc000_0000_u32).prop_map(Number::Any),
+        Just(Number::Any(0)),
+        (0..6_usize, 0..3_u32).prop_map(|(back, plus)| Number::Own(back, plus)),
+    ]
+}
+
+/// Where the streams of the two ends begin.
+const HERE: u32 = 0x1000_0000;
+const THERE: u32 = 0x2000_0000;
+
+/// Somebody who puts packets together that answer one another.
+struct Schemer {
+    numbers: Vec<u32>,
+}
+
+impl Schemer {
+    fn resolve(&mut self, number: Number) -> u32 {
+        let resolved = match number {
+            Number::Any(n) => n,
+            Number::Own(back, plus) => {
+                let at = self.numbers.len().saturating_sub(1 + back);
+                self.numbers
+                    .get(at)
+                    .copied()
+                    .unwrap_or(0)
+                    .wrapping_add(plus)
+            }
+        };
+        self.numbers.push(resolved);
+        resolved
+    }
+}
+
 fn way(reply: bool) -> Direction {
     if reply { BACK } else { OUT }
+}
+
+/// The control of the next property: for both sides he could. So it takes zones,
+/// and two ends in one zone are as safe from those inside it as with nf_conntrack.
+#[test]
+fn who_speaks_for_both_ends_begins_anew() {
+    let mut track = Track::established();
+    let syn = track.step(OUT, &segment(SYN, 0x4000_0000, 0, 0));
+    assert_eq!(syn.what, What::Ignored);
+    let syn_ack = segment(SYN | ACK, 0x5000_0000, 0x4000_0001, 0);
+    assert_eq!(track.step(BACK, &syn_ack).what, What::Resync);
 }
 
 proptest! {
@@ -61,6 +117,70 @@ proptest! {
         // And its own ends are still understood.
         track.accepts(OUT, &segment(ACK, 1001, 5001, 100));
         track.accepts(BACK, &segment(ACK, 5001, 1101, 0));
+    }
+
+    /// He answers his own packets as the ends would: SYN, SYN-ACK, challenge, RST.
+    /// He can do so for one side only; with the other's address he comes from the
+    /// wrong zone, and gets no as far as here.
+    #[test]
+    fn no_outsider_who_answers_himself_moves_one(
+        reply: bool,
+        loose_ends in prop::collection::vec(
+            (outsider(), number(), number(), number(), any::<bool>()), 1..40),
+    ) {
+        let mut track = Track::new(&segment(SYN, HERE - 1, 0, 0));
+        track.accepts(BACK, &segment(SYN | ACK, THERE - 1, HERE, 0));
+        track.accepts(OUT, &segment(ACK, HERE, THERE, 0));
+        let mut schemer = Schemer { numbers: Vec::new() };
+        let before = track.flow();
+        for ((_, h), seq, ack, sack, challenged) in loose_ends {
+            track.now = track.now.plus(1);
+            let h = Headers {
+                seq: schemer.resolve(seq),
+                ack: schemer.resolve(ack),
+                sack: schemer.resolve(sack),
+                ..h
+            };
+            schemer.numbers.push(end(&h));
+            let out = track.step(way(reply), &h);
+            prop_assert!(
+                matches!(out.what, What::Invalid | What::Ignored),
+                "{:?} {h:?}", out.what
+            );
+            let after = track.flow();
+            prop_assert_eq!(track.state(), State::Established);
+            prop_assert_eq!(before.tcp, after.tcp);
+            if challenged {
+                // The end that gets it says where it stands (RFC 5961, section 4).
+                let stands = if reply { [HERE, THERE] } else { [THERE, HERE] };
+                track.accepts(way(!reply), &segment(ACK, stands[0], stands[1], 0));
+            }
+        }
+        track.accepts(OUT, &segment(ACK, HERE, THERE, 100));
+        track.accepts(BACK, &segment(ACK, THERE, HERE + 100, 0));
+    }
+
+    /// A connection that was picked up lives longer only when an answer fits.
+    #[test]
+    fn nothing_that_changes_nothing_lengthens_the_life_of_a_loose_one(
+        segments in prop::collection::vec(outsider(), 1..10),
+    ) {
+        let begun = picked_up(&segment(ACK, HERE, THERE, 0));
+        let (kind, direction, end) = begun.last;
+        let mut track = Track::new(&segment(SYN, 0, 0, 0));
+        let mut flow = track.flow();
+        flow.state = FlowState::new(begun.state as u8, begun.flags, INCARNATION).0;
+        flow.last = flow.last().with_packet(kind, direction, end).0;
+        flow.tcp = begun.tcp;
+        track.cells = FlowCells::new(&flow);
+        for (reply, h) in segments {
+            let before = track.expires();
+            let out = track.step(way(reply), &h);
+            if !matches!(out.what, What::Invalid | What::Ignored) {
+                break;
+            }
+            prop_assert!(!track.expires().is_after(before), "{:?} {h:?}", out.what);
+        }
     }
 
     #[test]
