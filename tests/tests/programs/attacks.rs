@@ -95,7 +95,7 @@ fn a_refused_connection_may_be_tried_again() {
 
 /// A gateway in a network namespace of this thread, with routes to `HOST` and
 /// `HOST6` and a default route, through an interface of another zone.
-fn gateway() -> Rig {
+pub(crate) fn gateway() -> Rig {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let script = "set -e
         sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
