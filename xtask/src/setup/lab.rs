@@ -2,7 +2,8 @@
 //!
 //! The FTP servers conflict with one another as packages, and installing one
 //! starts it on port 21 of an ordinary host. So they are unpacked, with the
-//! libraries that this machine lacks, into `target/lab/root`, and run from there.
+//! libraries that this machine lacks, into `target/lab/root`, and run from there;
+//! and so are the clients, of which most machines have few.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -51,12 +52,18 @@ const TOOLS: &[Tool] = &[
 
 /// What is unpacked. pyftpdlib comes from the distribution too: built for the
 /// distribution's Python, signed, and with no second package manager at work.
-const SERVERS: &[&str] = &[
+const UNPACKED: &[&str] = &[
     "vsftpd",
     "proftpd-core",
     "proftpd-mod-crypto",
+    "pure-ftpd",
+    "inetutils-ftpd",
     "python3-pyftpdlib",
     "python3-openssl",
+    "lftp",
+    "wget",
+    "tnftp",
+    "inetutils-ftp",
 ];
 
 /// Names what a cache was made of; one of another set-up is made anew.
@@ -69,12 +76,12 @@ pub(crate) fn ensure(ctx: &Ctx) -> Result<()> {
         apt::packages(ctx, &["python3"], PURPOSE)?;
     }
     let root = ctx.lab().join("root");
-    let wanted = SERVERS.join("\n");
+    let wanted = UNPACKED.join("\n");
     if fs::read_to_string(root.join(STAMP)).is_ok_and(|made_of| made_of == wanted) {
         return Ok(());
     }
     ctx.create_dir(&ctx.lab())?;
-    apt::lists(ctx, SERVERS, PURPOSE)?;
+    apt::lists(ctx, UNPACKED, PURPOSE)?;
     let packages = with_libraries(ctx)?;
     let names: Vec<&str> = packages.iter().map(String::as_str).collect();
     ctx.publish(&root, |partial| {
@@ -83,16 +90,16 @@ pub(crate) fn ensure(ctx: &Ctx) -> Result<()> {
     })
 }
 
-/// The servers, and what apt would install with them on this machine.
+/// The servers and clients, and what apt would install with them on this machine.
 fn with_libraries(ctx: &Ctx) -> Result<BTreeSet<String>> {
-    let mut packages: BTreeSet<String> = SERVERS.iter().map(|&s| s.to_owned()).collect();
-    for server in SERVERS {
+    let mut packages: BTreeSet<String> = UNPACKED.iter().map(|&s| s.to_owned()).collect();
+    for package in UNPACKED {
         // One at a time: together they conflict.
         let mut simulation = ctx.user("apt-get");
-        simulation.args(["--simulate", "--no-install-recommends", "install", server]);
+        simulation.args(["--simulate", "--no-install-recommends", "install", package]);
         let plan = ctx
             .capture(&mut simulation)
-            .with_context(|| format!("apt offers no {server}, which the lab needs"))?;
+            .with_context(|| format!("apt offers no {package}, which the lab needs"))?;
         packages.extend(planned(&plan).map(str::to_owned));
     }
     Ok(packages)
