@@ -5,7 +5,10 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Netns, netns, process};
+use super::{
+    Netns, netns, process,
+    server::{FTP, FTPS},
+};
 
 /// nftables with connection tracking on a forwarding node.
 #[derive(Debug)]
@@ -14,27 +17,29 @@ pub struct NftFirewall {
 }
 
 impl NftFirewall {
-    /// Accepts port 21 and what belongs to a tracked flow, drops the rest;
+    /// Accepts ports 21 and 990 and what belongs to a tracked flow, drops the rest;
     /// `helper` attaches nf_conntrack_ftp, which since Linux 6.0 has to be done by a rule.
     ///
     /// # Errors
     /// The kernel lacks nftables or nf_conntrack_ftp.
     pub fn start(ns: &Netns, helper: bool) -> Result<Self> {
         let attach = if helper {
-            "ct helper ftp-std { type \"ftp\" protocol tcp; }\n\
-             chain attach {\n\
+            format!(
+                "ct helper ftp-std {{ type \"ftp\" protocol tcp; }}\n\
+             chain attach {{\n\
                type filter hook prerouting priority filter; policy accept;\n\
-               tcp dport 21 ct helper set \"ftp-std\"\n\
-             }\n"
+               tcp dport {{ {FTP}, {FTPS} }} ct helper set \"ftp-std\"\n\
+             }}\n"
+            )
         } else {
-            ""
+            String::new()
         };
         let rules = format!(
             "table inet lab {{\n{attach}\
              chain guard {{\n\
                type filter hook forward priority filter; policy drop;\n\
                ct state established,related accept\n\
-               tcp dport 21 ct state new accept\n\
+               tcp dport {{ {FTP}, {FTPS} }} ct state new accept\n\
                counter comment \"dropped\"\n\
              }}\n}}\n"
         );

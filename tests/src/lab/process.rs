@@ -46,9 +46,17 @@ impl Output {
 /// # Errors
 /// It cannot be started.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
+    run_from(command, Stdio::null(), limit)
+}
+
+/// As [`run`], with this as its standard input.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_from(command: &mut Command, input: Stdio, limit: Duration) -> Result<Output> {
     let start = Instant::now();
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
