@@ -6,5 +6,6 @@
 //! made, and they are removed with it.
 
 pub mod differential;
+pub mod interop;
 pub mod lab;
 pub mod narrator;

@@ -10,6 +10,7 @@ mod differential;
 mod flood;
 mod fuzz;
 mod harness;
+mod interop;
 mod setup;
 mod test;
 mod vm;
@@ -41,6 +42,8 @@ enum Task {
     Demo(demo::Args),
     /// Compare the programs with nf_conntrack, packet by packet.
     Differential(differential::Args),
+    /// Try FTP servers and clients with each other, through firewalls at both ends.
+    Interop(interop::Args),
     /// Fuzz the header parser and the tracking of TCP.
     Fuzz(fuzz::Args),
     /// Flood the flow tables while a thousand flows live, and the collector with a million.
@@ -69,6 +72,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Test(args) => test::run(&ctx, &args)?,
         Task::Demo(args) => match demo::run(&ctx, &args)? {},
         Task::Differential(args) => match differential::run(&ctx, &args)? {},
+        Task::Interop(args) => match interop::run(&ctx, &args)? {},
         Task::Fuzz(args) => fuzz::run(&ctx, &args)?,
         Task::Flood(args) => flood::run(&ctx, &args)?,
         Task::Vm(args) => vm::run(&ctx, &args)?,
