@@ -11,20 +11,20 @@ mod heard;
 mod talk;
 
 // The files themselves, not the crate: they are pure, and so the coverage is theirs alone.
-#[allow(dead_code, reason = "the agent uses more of it")]
+#[allow(dead_code, unused_imports, reason = "the agent uses more of it")]
 #[path = "../../../firewall-user/src/ftp/mod.rs"]
 mod ftp;
-#[allow(dead_code, reason = "the agent uses more of it")]
+#[allow(dead_code, unused_imports, reason = "the agent uses more of it")]
 #[path = "../../../firewall-user/src/helper/reassembly.rs"]
 mod reassembly;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::LazyLock};
 
 use firewall_common::abi::{SessionPhase, outstanding};
 use libfuzzer_sys::fuzz_target;
 
 use crate::{
-    ftp::{Action, ActiveOpen, Config, Conversation, Side},
+    ftp::{Action, ActiveOpen, Alias, Ccc, Config, Conversation, Side},
     heard::Heard,
     reassembly::{BUDGET, MAX_SEGMENTS, Outcome, Reassembler, SEGMENT_COST, WINDOW},
     talk::{Burst, Input},
@@ -56,6 +56,15 @@ impl Hosts {
 }
 
 const HOSTS: [(&str, &str); 2] = [("10.0.0.2", "192.0.2.7"), ("2001:db8::2", "2001:db8:1::7")];
+/// Servers that may announce their clients' addresses for their own.
+static ALIASES: LazyLock<Vec<Alias>> = LazyLock::new(|| {
+    HOSTS
+        .map(|(client, server)| Alias {
+            server: server.parse::<IpAddr>().expect("an address").into(),
+            announces: client.parse().expect("an address"),
+        })
+        .to_vec()
+});
 /// Where the streams begin: some wrap soon.
 const STARTS: [u32; 4] = [1000, 0, u32::MAX - 5, u32::MAX - 300];
 
@@ -70,6 +79,9 @@ struct World {
     start: u32,
     /// Does the side's stream consist of records since it went TLS?
     records: [bool; 2],
+    /// Is what was encrypted once never read again?
+    for_good: bool,
+    was_tls: bool,
 }
 
 impl World {
@@ -82,6 +94,11 @@ impl World {
         let mut config = Config::default();
         if how & 4 != 0 {
             config.active = ActiveOpen::AtReply;
+        }
+        match how >> 6 {
+            1 => config.ccc = Ccc::Refuse,
+            2 => config.aliases = &ALIASES,
+            _ => {}
         }
         let resumed =
             |phase| Conversation::resumed(client, server, config, phase, outstanding::PASV);
@@ -105,6 +122,8 @@ impl World {
             sent: [Vec::new(), Vec::new()],
             start,
             records: [false; 2],
+            for_good: config.ccc == Ccc::Refuse,
+            was_tls: false,
         }
     }
 
@@ -131,6 +150,9 @@ impl World {
             )
         };
         assert_eq!(state(&self.whole), state(&self.cut));
+        for talk in [&mut self.whole, &mut self.cut] {
+            talk.take_remarks();
+        }
         assert_eq!(self.streams[side.index()].held(), 0, "all was delivered");
         self.is_bounded();
     }
@@ -146,6 +168,7 @@ impl World {
             for action in &actions {
                 if let Action::Open(opening) = action {
                     assert!(self.heard.may_open_in(before), "opened in {before:?}");
+                    assert!(!(self.for_good && self.was_tls), "opened after a CCC");
                     // Of a reply that is too long, the code counts.
                     let by_code = opening.listener == Side::Client && burst.side == Side::Server;
                     assert!(*byte == b'\n' || by_code, "opened within a line");
@@ -153,6 +176,7 @@ impl World {
                 }
                 if *action == Action::Phase(SessionPhase::Tls) {
                     self.records = [true; 2];
+                    self.was_tls = true;
                 }
             }
             all.append(&mut actions);
