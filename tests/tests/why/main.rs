@@ -1,8 +1,10 @@
 //! `pinhole why` says what becomes of a packet, as the attached programs would
 //! judge it, and changes nothing of theirs.
 
+mod dump;
+mod packets;
+
 use std::{
-    collections::BTreeMap,
     fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr},
@@ -11,21 +13,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use aya::{
     EbpfLoader,
-    maps::{Array, HashMap, Map, MapData},
+    maps::{Array, Map, MapData},
     programs::{
         Xdp,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
 };
-use etherparse::PacketBuilder;
-use firewall_common::abi::{
-    ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair, PairKey, Session as FtpSession, maps,
-    programs,
-};
+use firewall_common::abi::{maps, programs};
 use firewall_tests::lab::{
     Family, Guard, Lab, Netns, Node, Place,
     live::LiveConnection,
@@ -35,8 +33,11 @@ use firewall_tests::lab::{
     server::{self, FtpServer},
     wire::{self, Capture, hex},
 };
-use firewall_user::bpf::{Instance, detach::xdp_pin, maps::Pinned};
+use firewall_user::bpf::detach::xdp_pin;
 use serde_json::Value;
+
+use dump::{Dump, expectations};
+use packets::{Question, datagram, pcap, segment, without_first};
 
 const WEB: u16 = 80;
 
@@ -445,28 +446,6 @@ fn converse(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A pcap file of Ethernet frames.
-fn pcap<'a>(frames: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
-    let word = |value: usize| (value as u32).to_le_bytes();
-    let header = [0xa1b2_c3d4, 0x0004_0002, 0, 0, 65535, 1];
-    let mut file = header.map(word).concat();
-    for frame in frames {
-        file.extend([1, 0, frame.len(), frame.len()].map(word).concat());
-        file.extend(frame);
-    }
-    file
-}
-
-/// A pcap file without its first packets.
-fn without_first(file: &[u8], count: usize) -> Result<Vec<u8>> {
-    let mut at = 24;
-    for _ in 0..count {
-        let len = file.get(at + 8..at + 12).context("a packet")?;
-        at += 16 + u32::from_le_bytes(len.try_into()?) as usize;
-    }
-    Ok([&file[..24], &file[at..]].concat())
-}
-
 /// Puts another program of the object into a pinned XDP link.
 fn exchange_program(pin: &Path) -> Result<()> {
     let object = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/pinhole.o");
@@ -510,161 +489,4 @@ fn count(firewall: &Firewall, reason: &str) -> Result<u64> {
     Ok(found
         .with_context(|| format!("no counter {reason}"))?
         .packets)
-}
-
-/// The client's end of a live connection, as the firewall sees it.
-struct Question {
-    sport: u16,
-    seq: u32,
-    ack: u32,
-}
-
-impl Question {
-    fn of(live: &LiveConnection, firewall: &Firewall) -> Result<Self> {
-        let listed = firewall.flows()?;
-        let flow = listed.iter().find(|flow| flow.is_established());
-        let (client, server) = flow.context("no flow")?.ends().context("no ports")?;
-        let next = why(
-            firewall,
-            "tcp",
-            (client.ip(), client.port()),
-            (server.ip(), server.port()),
-            &[],
-        )?;
-        let number = |name: &str| next["headers"][name].as_u64().context("no number");
-        ensure!(client.port() == live.port()?);
-        Ok(Self {
-            sport: client.port(),
-            seq: number("seq")?.try_into()?,
-            ack: number("ack")?.try_into()?,
-        })
-    }
-
-    fn segment(&self, lab: &Lab, flags: &str) -> Result<Vec<u8>> {
-        self.moved(lab, flags, 0, 0)
-    }
-
-    /// With its numbers off by so much.
-    fn moved(&self, lab: &Lab, flags: &str, seq: i32, ack: i32) -> Result<Vec<u8>> {
-        let seq = self.seq.wrapping_add_signed(seq);
-        segment(
-            lab,
-            self.sport,
-            WEB,
-            flags,
-            seq,
-            self.ack.wrapping_add_signed(ack),
-        )
-    }
-}
-
-/// A segment from the client to the server, to nobody's Ethernet address: no
-/// stack answers it.
-fn segment(lab: &Lab, sport: u16, dport: u16, flags: &str, seq: u32, ack: u32) -> Result<Vec<u8>> {
-    let mut tcp = ethernet(lab).tcp(sport, dport, seq, 1000);
-    for flag in flags.chars() {
-        tcp = match flag {
-            'S' => tcp.syn(),
-            'A' => tcp.ack(ack),
-            'F' => tcp.fin(),
-            'R' => tcp.rst(),
-            other => unreachable!("flag {other}"),
-        };
-    }
-    let mut frame = Vec::new();
-    tcp.write(&mut frame, &[])?;
-    Ok(frame)
-}
-
-fn datagram(lab: &Lab, sport: u16, dport: u16) -> Result<Vec<u8>> {
-    let mut frame = Vec::new();
-    let udp = ethernet(lab).udp(sport, dport);
-    udp.write(&mut frame, b"hello")?;
-    Ok(frame)
-}
-
-fn ethernet(lab: &Lab) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
-    let octets = |address| match address {
-        IpAddr::V4(v4) => v4.octets(),
-        IpAddr::V6(_) => unreachable!("asked for IPv4"),
-    };
-    let (client, server) = (lab.client_ip(Family::V4), lab.server_ip(Family::V4));
-    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]).ipv4(
-        octets(client),
-        octets(server),
-        60,
-    )
-}
-
-/// Everything that the programs write, byte by byte.
-#[derive(Debug, PartialEq)]
-struct Dump {
-    flows: BTreeMap<&'static str, Vec<Vec<u8>>>,
-    tables: BTreeMap<&'static str, Vec<Vec<u8>>>,
-    counters: BTreeMap<&'static str, Vec<u64>>,
-}
-
-impl Dump {
-    fn of(firewall: &Firewall) -> Result<Self> {
-        let mut flows = BTreeMap::new();
-        for name in [maps::FLOWS4, maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT] {
-            flows.insert(name, bytes::<FlowKey4, Flow>(firewall, name)?);
-        }
-        for name in [maps::FLOWS6, maps::HALF_OPEN6_IN, maps::HALF_OPEN6_OUT] {
-            flows.insert(name, bytes::<FlowKey6, Flow>(firewall, name)?);
-        }
-        let tables = BTreeMap::from([
-            (maps::EXPECTATIONS, expectations(firewall)?),
-            (
-                maps::SESSIONS,
-                bytes::<FlowKey6, FtpSession>(firewall, maps::SESSIONS)?,
-            ),
-            (maps::PAIRS, bytes::<PairKey, Pair>(firewall, maps::PAIRS)?),
-        ]);
-        let instance: Instance = firewall.instance().parse().map_err(anyhow::Error::msg)?;
-        let pinned = Pinned::open(&instance)?;
-        let rules = pinned.rules()?;
-        let mut stats: Vec<u64> = pinned.stats()?.iter().map(|c| c.packets).collect();
-        // Neighbours are looked for at any time.
-        for reason in ["neighbour-discovery", "arp", "multicast-listener"] {
-            let known = firewall_common::verdict::PassReason::ALL.iter();
-            let Some(noise) = known.into_iter().find(|r| r.name() == reason) else {
-                bail!("no reason {reason}");
-            };
-            stats[noise.index() as usize] = 0;
-        }
-        let counters = BTreeMap::from([
-            (maps::STATS, stats),
-            (
-                maps::RULE_HITS,
-                rules.iter().map(|(_, c)| c.packets).collect(),
-            ),
-            (maps::TIER_COUNTS, pinned.tier_counts()?),
-        ]);
-        Ok(Self {
-            flows,
-            tables,
-            counters,
-        })
-    }
-}
-
-fn expectations(firewall: &Firewall) -> Result<Vec<Vec<u8>>> {
-    bytes::<ExpectKey, Expectation>(firewall, maps::EXPECTATIONS)
-}
-
-/// The elements of a pinned hash map, sorted.
-fn bytes<K, V>(firewall: &Firewall, name: &str) -> Result<Vec<Vec<u8>>>
-where
-    K: aya::Pod + bytemuck::Pod,
-    V: aya::Pod + bytemuck::Pod,
-{
-    let data = MapData::from_pin(firewall.pins().join(name))?;
-    let map: HashMap<MapData, K, V> = Map::from_map_data(data)?.try_into()?;
-    let mut elements = Vec::new();
-    for (key, value) in firewall_user::bpf::maps::all(&map)? {
-        elements.push([bytemuck::bytes_of(&key), bytemuck::bytes_of(&value)].concat());
-    }
-    elements.sort_unstable();
-    Ok(elements)
 }
