@@ -46,7 +46,7 @@ const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
-const TC_ACT_STOLEN: u32 = 4;
+const TC_ACT_REDIRECT: u32 = 7;
 
 /// Where a frame is seen.
 #[derive(Clone, Copy, Debug)]
@@ -378,7 +378,7 @@ impl Rig {
         let outcome = self.counted(&before);
         let expected = match outcome.0 {
             _ if outcome.passes() => TC_ACT_UNSPEC,
-            Verdict::Drop(DropReason::RingFull) => TC_ACT_STOLEN,
+            Verdict::Drop(DropReason::RingFull | DropReason::Held) => TC_ACT_REDIRECT,
             _ => TC_ACT_SHOT,
         };
         assert_eq!(code, expected, "{outcome:?}");
