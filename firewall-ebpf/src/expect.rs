@@ -14,6 +14,7 @@ use firewall_common::{
 use crate::{
     atomic::Shared,
     conntrack::{is_expired, state_of},
+    control,
     maps::{EXPECTATIONS, FLOWS4, FLOWS6, Table as _},
     stats,
     work::Work,
@@ -46,7 +47,11 @@ pub(crate) fn take(work: &mut Work) -> Taken {
     if expectation.from_zone != work.from_zone || expectation.to_zone != work.to_zone {
         return Taken::Refused(DropReason::ExpectationZone);
     }
-    let parent = match live_parent(&expectation.parent, expectation.parent_incarnation, work.now) {
+    let parent = match live_parent(
+        &expectation.parent,
+        expectation.parent_incarnation,
+        work.now,
+    ) {
         Some((_, word)) => word,
         None => return Taken::Refused(DropReason::ExpectationOrphaned),
     };
@@ -66,6 +71,7 @@ pub(crate) fn take(work: &mut Work) -> Taken {
     match state.swap(ExpectState::Free.word(), mine) {
         Ok(_) => {
             stats::event(Event::ExpectationUsed);
+            control::came_about(work);
             Taken::Yes
         }
         // A SYN that is sent again finds its own mark.

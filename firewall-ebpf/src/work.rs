@@ -10,7 +10,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{bindings::bpf_fib_lookup as FibParams, btf_maps::PerCpuArray, macros::btf_map};
 use firewall_common::{
     abi::{
-        DataFlow, EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments, PairKey,
+        DataFlow, EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, FragmentKey,
+        Fragments, PairKey,
     },
     key::Direction,
     tcp::{Arrived, Segment, Stepped, options::OPTIONS_ROOM},
@@ -59,6 +60,8 @@ pub(crate) struct Work {
     pub may_hold: bool,
     /// Whether the new flow takes the place of an unanswered one of another zone.
     pub displaces: bool,
+    /// Whether records waited for the agent before the expectations were looked at.
+    pub behind: bool,
     /// [`firewall_common::abi::table_full`], if the flow's class is full; else `TRACK`.
     pub full: u32,
     /// What becomes of the packet.

@@ -198,8 +198,7 @@ impl PairKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Pair {
-    /// `second << 32 | SYNs queued in that second`: the budget of held or
-    /// reported SYNs. Atomic.
+    /// The budget of held or reported SYNs, [`super::PairWindow`]. Atomic.
     pub window: u64,
     /// The same of SYNs that passed. Atomic.
     pub passed: u64,

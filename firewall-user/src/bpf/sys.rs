@@ -337,6 +337,46 @@ fn feature_names(interface: &str) -> io::Result<Vec<String>> {
     Ok(names.map(|name| text(bytemuck::cast_slice(name))).collect())
 }
 
+/// Sends frames out of interfaces of the network namespace that it is first used in.
+#[derive(Debug, Default)]
+pub struct FrameSender(Option<socket2::Socket>);
+
+impl FrameSender {
+    /// Sends a frame, link header and all, past the routing and the filters of the
+    /// stack, but through TC.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says: `EPERM` without CAP_NET_RAW.
+    pub fn send(&mut self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
+        let socket = match &mut self.0 {
+            Some(socket) => socket,
+            // Protocol 0: it receives nothing.
+            none => none.insert(socket2::Socket::new(
+                socket2::Domain::PACKET,
+                socket2::Type::RAW.nonblocking(),
+                None,
+            )?),
+        };
+        // SAFETY: all-zero is a value of this plain structure.
+        let mut to: libc::sockaddr_ll = unsafe { mem::zeroed() };
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_ifindex = ifindex as i32;
+        // SAFETY: both pointers are to as many bytes as is said.
+        let sent = unsafe {
+            libc::sendto(
+                socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const to).cast(),
+                size_of_val(&to) as libc::socklen_t,
+            )
+        };
+        check(if sent < 0 { -1 } else { 0 })
+    }
+}
+
 /// Runs the ethtool command in `words`, a structure of `linux/ethtool.h` that is
 /// as long as the sizes in its head say.
 fn ethtool(interface: &str, words: &mut [u32]) -> io::Result<()> {

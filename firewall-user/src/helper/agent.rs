@@ -79,8 +79,8 @@ pub struct Settings {
     pub cut_after_ns: Option<u64>,
 }
 
-/// A SYN's source, its port, and where it goes.
-type Tuple = (u16, ExpectKey);
+/// A SYN's source port, its sequence number, and where it goes.
+type Tuple = (u16, u32, ExpectKey);
 
 /// The FTP helper: reads control connections and keeps the tables that follow from them.
 #[derive(Debug)]

@@ -25,6 +25,13 @@ pub fn to_run_again(bytes: &[u8], bare: bool) -> Vec<u8> {
     frame
 }
 
+/// As [`to_run_again`], of a frame that was on its way out: it goes out as it is,
+/// without an Ethernet header where there is none.
+pub fn to_send_again(bytes: &[u8], bare: bool) -> Vec<u8> {
+    let mut frame = to_run_again(bytes, bare);
+    frame.split_off(frame.len().saturating_sub(bytes.len()))
+}
+
 /// Completes the TCP checksum of a copied `frame`, if its sender left that to
 /// the device (`CHECKSUM_PARTIAL`, as between the ends of a veth): the field then
 /// holds the folded sum of the pseudo-header. Returns whether it did.
@@ -154,6 +161,9 @@ mod tests {
             let frame = to_run_again(&packet[14..], true);
             assert_eq!((&frame[..12], &frame[12..14]), (&[0; 12][..], &kind[..]));
             assert_eq!(frame[14..], right[14..]);
+            // On its way out it needs none.
+            assert_eq!(to_send_again(&packet[14..], true), right[14..]);
+            assert_eq!(to_send_again(&packet, false), right);
             // With a header of its own it keeps that.
             assert_eq!(to_run_again(&packet, false), right);
         }

@@ -13,6 +13,7 @@ use crate::bpf::{
     loader::{self, pinned},
     maps::all,
     requests::Requests,
+    sys::{FrameSender, monotonic_ns},
 };
 
 /// The maps that the agent uses.
@@ -29,6 +30,7 @@ pub struct MapTables {
     config: Array<MapData, Config>,
     heartbeat: Array<MapData, u64>,
     requests: Requests,
+    sender: FrameSender,
 }
 
 fn error(object: &'static str, error: &dyn std::error::Error) -> TableError {
@@ -64,6 +66,7 @@ impl MapTables {
             config: pinned(instance, maps::CONFIG)?,
             heartbeat: pinned(instance, maps::HEARTBEAT)?,
             requests,
+            sender: FrameSender::default(),
         })
     }
 }
@@ -97,6 +100,11 @@ fn first_live<K: aya::Pod>(
 
 impl Tables for MapTables {
     fn expect(&mut self, key: &ExpectKey, value: &Expectation) -> Result<()> {
+        // As late as can be: this is how long a pinhole is waited for.
+        let value = Expectation {
+            created_ns: monotonic_ns(),
+            ..*value
+        };
         let done = self.expectations.insert(key, value, 0);
         done.map_err(|e| error(maps::EXPECTATIONS, &e))
     }
@@ -216,5 +224,10 @@ impl Tables for MapTables {
     fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()> {
         let done = self.requests.reinject(ifindex, frame);
         done.map_err(|e| error(programs::REINJECT, &e))
+    }
+
+    fn resend(&mut self, frame: &[u8], ifindex: u32) -> Result<()> {
+        let done = self.sender.send(ifindex, frame);
+        done.map_err(|e| error("a packet socket", &e))
     }
 }

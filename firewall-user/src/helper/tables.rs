@@ -79,4 +79,6 @@ pub trait Tables {
     fn delete(&mut self, flows: &[CtlFlow]) -> Result<u32>;
     /// Runs a held frame again, as if it had come in through `ifindex`.
     fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()>;
+    /// Sends a held frame out of `ifindex` after all.
+    fn resend(&mut self, frame: &[u8], ifindex: u32) -> Result<()>;
 }

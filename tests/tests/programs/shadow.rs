@@ -259,8 +259,12 @@ fn a_data_syn_that_would_be_held_passes_and_can_be_admitted() {
     let key = PairKey::new(HOST_END.mapped(), PEER_END.mapped());
     rig.hash(maps::PAIRS).insert(key, pair, 0).unwrap();
     let syn = tcp(PEER_END, HOST_END, &segment("S", 1000, 0));
+    // Something must wait for the agent.
+    set_shadow(&mut rig, false);
+    assert_eq!(rig.ingress(&syn), dropped(POLICY));
+    set_shadow(&mut rig, true);
     assert_eq!(rig.ingress(&syn), would_drop(DropReason::Held));
-    let (head, _) = rig.records().remove(0);
+    let (head, _) = rig.records().remove(1);
     assert_eq!(head.kind, EventKind::SynHeld as u16);
     let (key, flow) = rig.flow4(maps::HALF_OPEN4_OUT);
     assert_eq!(flow.would_drop(), Some(DropReason::Held));

@@ -15,7 +15,12 @@ use super::{Agent, REINJECT_NS, STALE_NS, Tuple, checked};
 use crate::{
     bpf::address,
     ftp::DataPort,
-    helper::{frame::to_run_again, ring::Record, tables::Tables, trail::Followed},
+    helper::{
+        frame::{to_run_again, to_send_again},
+        ring::Record,
+        tables::Tables,
+        trail::Followed,
+    },
     journal::News,
 };
 
@@ -36,9 +41,8 @@ impl<T: Tables> Agent<T> {
                 return;
             }
         } else if record.kind == EventKind::SynHeld
-            && header.flags & event_flags::EGRESS == 0
             && header.at_ns.saturating_add(STALE_NS) >= self.started_ns
-            && self.run_again(record, (sport, expected), now_ns)
+            && self.run_again(record, (sport, header.seq, expected), now_ns)
         {
             return;
         }
@@ -139,19 +143,26 @@ impl<T: Tables> Agent<T> {
     /// Runs a held SYN again if it is expected by now; false if it stays dropped.
     fn run_again(&mut self, record: &Record<'_>, tuple: Tuple, now_ns: u64) -> bool {
         let recently = |at: &u64| now_ns.saturating_sub(*at) < REINJECT_NS;
-        if !self.book.expects(&tuple.1, Tick::from_ns(now_ns))
+        if !self.book.expects(&tuple.2, Tick::from_ns(now_ns))
             || self.reinjected.get(&tuple).is_some_and(recently)
         {
             return false;
         }
         self.reinjected.insert(tuple, now_ns);
-        let bare = record.header.flags & event_flags::NO_ETHERNET != 0;
-        let frame = to_run_again(record.data, bare);
-        let done = self.tables.reinject(&frame, record.header.ifindex);
+        let flag = |flag| record.header.flags & flag != 0;
+        let bare = flag(event_flags::NO_ETHERNET);
+        let ifindex = record.header.ifindex;
+        let done = if flag(event_flags::EGRESS) {
+            let frame = to_send_again(record.data, bare);
+            self.tables.resend(&frame, ifindex)
+        } else {
+            let frame = to_run_again(record.data, bare);
+            self.tables.reinject(&frame, ifindex)
+        };
         let waited = now_ns.saturating_sub(record.header.at_ns) / 1000;
         debug!(
             "held SYN to port {} run again after {waited} µs",
-            tuple.1.dport
+            tuple.2.dport
         );
         checked("run a held SYN again", done)
     }

@@ -33,6 +33,7 @@ pub(super) struct Fake {
     pub(super) unhelped: Vec<FlowKey6>,
     pub(super) reinjected: Vec<(Vec<u8>, u32)>,
     pub(super) data_flows: Vec<(FlowKey6, DataFlow)>,
+    pub(super) resent: Vec<(Vec<u8>, u32)>,
     pub(super) admitted: Vec<FlowKey6>,
     pub(super) refused: Vec<FlowKey6>,
     pub(super) journal: Vec<JournalEntry>,
@@ -146,6 +147,11 @@ impl Tables for Fake {
             .retain(|(key, data)| !flows.contains(&CtlFlow::new(*key, data.incarnation)));
         self.ok()?;
         Ok(u32::try_from(before - self.data_flows.len()).unwrap())
+    }
+
+    fn resend(&mut self, frame: &[u8], ifindex: u32) -> Result<()> {
+        self.resent.push((frame.to_vec(), ifindex));
+        Ok(())
     }
 
     fn reinject(&mut self, frame: &[u8], ifindex: u32) -> Result<()> {
