@@ -28,6 +28,7 @@ pub mod ping;
 pub mod pinhole;
 pub mod place;
 pub mod process;
+pub mod race;
 pub mod remains;
 pub mod script;
 pub mod server;
