@@ -8,6 +8,7 @@ mod children;
 mod openings;
 mod resume;
 mod roster;
+mod silence;
 mod syn;
 
 use std::{collections::HashMap, future::Future, pin::pin, time::Duration};
@@ -42,6 +43,7 @@ use crate::{
 };
 use children::Cut;
 pub use children::SessionId;
+use silence::Deadlines;
 
 /// Time between two signs of life.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
@@ -99,6 +101,7 @@ pub struct Agent<T> {
     crowd: Crowd,
     crowded: Seldom,
     cuts: Vec<Cut>,
+    silences: Deadlines,
     trail: Trail,
 }
 
@@ -123,6 +126,7 @@ impl<T: Tables> Agent<T> {
             crowd: Crowd::default(),
             crowded: Seldom::default(),
             cuts: Vec::new(),
+            silences: Deadlines::default(),
             trail: Trail::default(),
         };
         agent.trail.last = agent.tables.last_of_journal()?;
@@ -469,10 +473,14 @@ pub async fn run<T: Tables>(
     let mut shutdown = pin!(shutdown);
     loop {
         // In this order: a flood of records starves neither the heartbeat nor the end.
+        let lapse = agent.next_lapse_ns();
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
             _ = heartbeat.tick() => agent.tick(monotonic_ns()),
+            () = until(lapse.unwrap_or_default()), if lapse.is_some() => {
+                agent.lapse(monotonic_ns());
+            }
             taken = events.take(BATCH, |bytes| {
                 if let Err(error) = agent.handle(bytes, monotonic_ns()) {
                     warn!("{error}");
@@ -480,6 +488,12 @@ pub async fn run<T: Tables>(
             }) => taken.context("cannot wait for the ring EVENTS")?,
         }
     }
+}
+
+/// Waits until `CLOCK_MONOTONIC` is `at_ns`.
+async fn until(at_ns: u64) {
+    let left = at_ns.saturating_sub(monotonic_ns());
+    tokio::time::sleep(Duration::from_nanos(left)).await;
 }
 
 #[cfg(test)]

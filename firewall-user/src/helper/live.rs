@@ -42,6 +42,8 @@ pub(super) struct Live {
     pub(super) open: VecDeque<ExpectKey>,
     /// What it may still have told in the journal.
     pub(super) quota: Quota,
+    /// Its flow is looked at when it runs out of time.
+    pub(super) watched: bool,
     streams: [Reassembler; 2],
     /// Resumed from the map, and no payload has met the recorded sequence number yet.
     unmet: [bool; 2],
@@ -85,6 +87,7 @@ impl Live {
             },
             talk: talk(client.ip(), server.ip()),
             open: VecDeque::new(),
+            watched: false,
             quota: Quota::default(),
             streams,
             unmet: [false; 2],
@@ -111,6 +114,7 @@ impl Live {
             record,
             talk: Conversation::of(session),
             open: VecDeque::new(),
+            watched: false,
             quota: Quota::default(),
             streams: record.next_seq.map(Reassembler::at),
             unmet: [true; 2],

@@ -86,6 +86,7 @@ impl<T: Tables> Agent<T> {
         self.book.write(key, *parent, client, expires);
         self.trail.opened(key, now_ns);
         live.open.push_back(key);
+        self.watch_silence(parent, live, now_ns);
         Ok(())
     }
 

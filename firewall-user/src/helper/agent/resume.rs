@@ -23,7 +23,7 @@ impl<T: Tables> Agent<T> {
             info!("{live}: session resumed, {}", live.phase().name());
             self.enter(key, live);
         }
-        self.resume_expectations()?;
+        self.resume_expectations(now_ns)?;
         for (pair, _) in self.tables.pairs()? {
             if !self.pairs.contains_key(&pair) {
                 self.tables.drop_pair(&pair)?;
@@ -34,7 +34,7 @@ impl<T: Tables> Agent<T> {
         self.resume_children(now_ns)
     }
 
-    fn resume_expectations(&mut self) -> Result<()> {
+    fn resume_expectations(&mut self, now_ns: u64) -> Result<()> {
         let mut found = self.tables.expectations()?;
         found.sort_by_key(|(_, expectation)| expectation.created_ns);
         for (key, expectation) in found {
@@ -47,6 +47,17 @@ impl<T: Tables> Agent<T> {
                     self.book.write(key, expectation.parent, client, expires);
                 }
                 _ => self.tables.unexpect(&key)?,
+            }
+        }
+        let expecting = self
+            .sessions
+            .iter()
+            .filter(|(_, live)| !live.open.is_empty());
+        let expecting: Vec<_> = expecting.map(|(key, _)| *key).collect();
+        for key in expecting {
+            if let Some(mut live) = self.sessions.remove(&key) {
+                self.watch_silence(&key, &mut live, now_ns);
+                self.sessions.insert(key, live);
             }
         }
         Ok(())

@@ -105,6 +105,32 @@ fn h03_order_and_segmentation_do_not_matter() {
 }
 
 #[test]
+fn a_silent_session_takes_its_pinhole_along() {
+    const LIFE: u64 = 3600 * NS_PER_SEC;
+    let mut w = World::new();
+    let mut f = Flow::new(CLIENT, 41822, SERVER);
+    w.log_in(&mut f);
+    assert_eq!(w.agent.next_lapse_ns(), None, "nothing is expected");
+    w.client(&mut f, "PORT 10,0,0,2,195,155\r\n");
+    let at = w.agent.next_lapse_ns().unwrap();
+    assert!(at > w.now + LIFE && at < w.now + LIFE + NS_PER_SEC, "{at}");
+    // Its data keeps it alive, and then nothing does.
+    w.now = at - NS_PER_SEC;
+    w.set_flow(&f, 0);
+    w.now = at;
+    w.agent.lapse(at);
+    let later = w.agent.next_lapse_ns().unwrap();
+    assert!(later > at + LIFE - 2 * NS_PER_SEC, "{later}");
+    let mut w = w.restart(0);
+    assert_eq!(w.agent.next_lapse_ns(), Some(later), "the next agent knows");
+    w.agent.lapse(later - 1);
+    assert_eq!(w.expectations().len(), 1);
+    w.agent.lapse(later);
+    assert!(w.expectations().is_empty() && w.sessions().is_empty());
+    assert_eq!(w.agent.next_lapse_ns(), None);
+}
+
+#[test]
 fn a06_the_newest_replaces_the_oldest() {
     let mut w = World::new();
     let mut f = Flow::new(CLIENT, 41822, SERVER);

@@ -20,8 +20,25 @@ pub struct Flow {
     pub reply: Traffic,
     /// Why enforcing refuses it, if shadow mode let it in.
     pub would_drop: Option<String>,
+    /// Its control connection, of a data connection.
+    pub parent: Option<FlowParent>,
     /// Since its first packet, seconds.
     pub age_s: f64,
+}
+
+/// The control connection of a data connection.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct FlowParent {
+    /// Address of the client.
+    pub client: IpAddr,
+    /// Its port.
+    pub cport: u16,
+    /// Address of the server.
+    pub server: IpAddr,
+    /// Its port.
+    pub sport: u16,
+    /// The command that negotiated the data connection.
+    pub via: String,
 }
 
 /// Originator's side of a flow.
