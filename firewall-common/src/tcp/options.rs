@@ -65,12 +65,8 @@ pub fn parse(
         match (kind, size) {
             (WINDOW_SCALE, 3) if syn => h.scale = byte(at + 2).min(MAX_SCALE),
             (SACK_PERMITTED, 2) if syn => h.sack_permitted = true,
-            (SACK, 10 | 18 | 26 | 34) => {
-                // There is one at most.
-                if h.sack == h.ack {
-                    highest_edge(options, at, size, h);
-                }
-            }
+            // There is one at most.
+            (SACK, 10 | 18 | 26 | 34) if h.sack == h.ack => highest_edge(options, at, size, h),
             _ => {}
         }
         at += size;
