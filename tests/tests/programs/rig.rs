@@ -1,12 +1,13 @@
 //! The real object, loaded without pins and run through BPF_PROG_RUN.
 
+mod outcome;
+mod rules;
+mod run;
+
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Mutex, atomic::AtomicUsize},
     thread,
     time::{Duration, SystemTime},
 };
@@ -14,7 +15,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
-    programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp},
+    programs::{SchedClassifier, Xdp},
 };
 use bytemuck::Zeroable;
 use firewall_common::{
@@ -22,8 +23,7 @@ use firewall_common::{
         Config, Control, Counter, CtlCounts, CtlFlow, CtlRequest, DataFlow, EventHeader, ExpectKey,
         Expectation, Flow, FlowEvent, FlowEventKind, FlowKey4, FlowKey6, FlowState, FragmentKey,
         Fragments, Iface, ORPHAN_BUCKETS, Pair, PairKey, Rule, TABLES_LEN, TIER_COUNTS_LEN,
-        TableCounter, TableId, Watch, ZONE_ANY, action, ctl_op, essentials, heartbeat, maps,
-        programs, rule_flags, timeout,
+        TableCounter, TableId, Watch, ctl_op, essentials, heartbeat, maps, programs, timeout,
     },
     key::FlowKey as _,
     time::{Tick, ticks_from_secs},
@@ -32,6 +32,12 @@ use firewall_common::{
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
+};
+
+use self::run::{loaded, meet, run, run_again};
+pub(crate) use self::{
+    outcome::{Outcome, dropped, passed, would_drop},
+    rules::{accept, accept_port, outward_rules},
 };
 
 /// The loopback interface, on which BPF_PROG_RUN runs by default.
@@ -75,44 +81,6 @@ impl Drop for Rig {
     }
 }
 
-/// What one run did: the verdict, as counted, and the mode it was counted in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome(pub(crate) Verdict, Mode);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Enforced,
-    Shadow,
-}
-
-pub(crate) fn passed(reason: PassReason) -> Outcome {
-    Outcome(Verdict::Pass(reason), Mode::Enforced)
-}
-
-pub(crate) fn dropped(reason: DropReason) -> Outcome {
-    Outcome(Verdict::Drop(reason), Mode::Enforced)
-}
-
-/// Passed in shadow mode instead of being dropped.
-pub(crate) fn would_drop(reason: DropReason) -> Outcome {
-    Outcome(Verdict::Drop(reason), Mode::Shadow)
-}
-
-impl Outcome {
-    /// Index of the counter that tells.
-    fn index(self) -> usize {
-        let index = self.0.index();
-        match self.1 {
-            Mode::Enforced => index as usize,
-            Mode::Shadow => Verdict::in_shadow(index) as usize,
-        }
-    }
-
-    fn passes(self) -> bool {
-        matches!(self, Self(Verdict::Pass(_), _) | Self(_, Mode::Shadow))
-    }
-}
-
 fn object() -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/pinhole.o");
     std::fs::read(&path).unwrap_or_else(|e| {
@@ -124,45 +92,6 @@ fn object() -> Vec<u8> {
 pub(crate) fn now_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
     Duration::from(now).as_nanos() as u64
-}
-
-/// A rule that accepts everything the host sends, FTP with the helper first.
-pub(crate) fn outward_rules() -> Vec<Rule> {
-    let ftp = Rule {
-        proto: 6,
-        dport: [21, 21],
-        flags: rule_flags::PORTS | rule_flags::HELPER_FTP,
-        ..accept(0, ZONE_ANY)
-    };
-    vec![
-        ftp,
-        Rule {
-            id: 1,
-            ..accept(0, ZONE_ANY)
-        },
-    ]
-}
-
-/// Accepts everything between two zones.
-pub(crate) fn accept(from_zone: u8, to_zone: u8) -> Rule {
-    Rule {
-        from_zone,
-        to_zone,
-        action: action::ACCEPT,
-        sport: [0, u16::MAX],
-        dport: [0, u16::MAX],
-        ..Zeroable::zeroed()
-    }
-}
-
-/// Accepts TCP to one port.
-pub(crate) fn accept_port(from_zone: u8, to_zone: u8, port: u16) -> Rule {
-    Rule {
-        proto: 6,
-        dport: [port, port],
-        flags: rule_flags::PORTS,
-        ..accept(from_zone, to_zone)
-    }
 }
 
 const V4_TABLES: [&str; 3] = [maps::FLOWS4, maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT];
@@ -619,47 +548,6 @@ pub(crate) fn long_ago() -> u32 {
 /// The tick of now.
 pub(crate) fn tick() -> Tick {
     Tick::from_ns(now_ns())
-}
-
-fn run<P>(program: &P, frame: &[u8]) -> u32
-where
-    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::programs::TestRunResult>,
-{
-    let options = TestRunOptions {
-        data_in: Some(frame),
-        ..TestRunOptions::new()
-    };
-    match program.test_run(options) {
-        Ok(result) => result.return_value,
-        Err(error) => panic!("{} bytes: {error}", frame.len()),
-    }
-}
-
-/// Waits until nobody is missing. A barrier of the library would wake one thread
-/// after the other, and that takes longer than a packet does.
-fn meet(missing: &AtomicUsize) {
-    missing.fetch_sub(1, Ordering::AcqRel);
-    while missing.load(Ordering::Acquire) > 0 {
-        std::hint::spin_loop();
-    }
-}
-
-fn run_again<P>(program: &P, frame: &[u8], times: u32)
-where
-    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::programs::TestRunResult>,
-{
-    let options = TestRunOptions {
-        data_in: Some(frame),
-        repeat: times,
-        ..TestRunOptions::new()
-    };
-    program.test_run(options).unwrap();
-}
-
-fn loaded(result: Result<(), ProgramError>) {
-    if let Err(error) = result {
-        panic!("the verifier refuses a program: {error:#?}");
-    }
 }
 
 /// A seed that differs from run to run, for generated packets; printed on failure.
