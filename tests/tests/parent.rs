@@ -102,10 +102,11 @@ fn a_data_connection_shows_its_control_connection() -> Result<()> {
     let listed = transfer.firewall.cli(&["flows", "list"])?.stdout;
     ensure!(listed.contains("[RELATED] PASV of "), "{listed}");
     let (src, dst) = transfer.data_ends()?;
-    let (src, dst) = (src.to_string(), dst.to_string());
-    let got = transfer
-        .firewall
-        .json(&["flows", "get", "tcp", &src, &dst])?;
+    let [src, dst] = [src, dst].map(|end| (end.ip().to_string(), end.port().to_string()));
+    let mut args = vec!["flows", "get", "--proto", "tcp"];
+    args.extend(["--src", &src.0, "--sport", &src.1]);
+    args.extend(["--dst", &dst.0, "--dport", &dst.1]);
+    let got = transfer.firewall.json(&args)?;
     ensure!(got["parent"]["via"] == "PASV", "{got}");
     Ok(())
 }
