@@ -187,7 +187,7 @@ impl Case {
                 last = Some(self.session(firewall));
                 let session = last.as_ref()?.as_ref().ok()?;
                 let told = session.last_refusal.as_deref() == Some(reason);
-                (session.refused > seen && told).then(|| session.refused)
+                (session.refused > seen && told).then_some(session.refused)
             });
             let refused =
                 session.with_context(|| format!("{reason} was expected, not {last:?}"))?;
