@@ -83,6 +83,10 @@ pub enum ExpectVia {
     Lprt = 5,
     /// LPSV, answered by 228 (RFC 1639).
     Lpsv = 6,
+    /// None: the session is encrypted, and a session range lets its client connect.
+    RangePassive = 7,
+    /// As `RangePassive`, its server.
+    RangeActive = 8,
 }
 
 impl ExpectVia {
@@ -96,6 +100,8 @@ impl ExpectVia {
             Self::Epsv => "EPSV",
             Self::Lprt => "LPRT",
             Self::Lpsv => "LPSV",
+            Self::RangePassive => "session-range",
+            Self::RangeActive => "session-range-active",
         }
     }
 }
@@ -111,6 +117,8 @@ impl TryFrom<u8> for ExpectVia {
             4 => Self::Epsv,
             5 => Self::Lprt,
             6 => Self::Lpsv,
+            7 => Self::RangePassive,
+            8 => Self::RangeActive,
             other => return Err(other),
         })
     }

@@ -171,6 +171,7 @@ fn settings(compiled: &Compiled) -> Settings {
             // Once a process, which has one policy.
             aliases: compiled.ftp.aliases.clone().leak(),
         },
+        ranges: compiled.ftp.ranges.clone().leak(),
         cut_after_ns: compiled
             .ftp
             .cut_after

@@ -161,6 +161,7 @@ pub(super) struct RawFtp {
     pub(super) data_after_control: DataAfterControl,
     pub(super) cut_after: Seconds,
     pub(super) alias: Vec<RawAlias>,
+    pub(super) session_range: Vec<Spanned<RawRange>>,
 }
 
 impl Default for RawFtp {
@@ -174,6 +175,7 @@ impl Default for RawFtp {
             data_after_control: DataAfterControl::default(),
             cut_after: Seconds::of(10),
             alias: Vec::new(),
+            session_range: Vec::new(),
         }
     }
 }
@@ -211,4 +213,16 @@ pub(super) enum DataAfterControl {
 pub(super) struct RawAlias {
     pub(super) server: Spanned<Prefix>,
     pub(super) announces: Spanned<Prefix>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawRange {
+    pub(super) clients: Several<Prefix>,
+    pub(super) servers: Spanned<Several<Prefix>>,
+    pub(super) ports: Spanned<PortRange>,
+    #[serde(default)]
+    pub(super) active: bool,
+    pub(super) max: Option<Spanned<i64>>,
+    pub(super) per_minute: Option<Spanned<i64>>,
 }

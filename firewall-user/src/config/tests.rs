@@ -333,6 +333,66 @@ fn what_the_helper_is_told_wrongly_is_shown() {
 }
 
 #[test]
+fn a_session_range_is_for_hosts_and_ports_with_limits() {
+    let range = |text: &str| {
+        let text = format!("{OUTSIDE}[[ftp.session-range]]\n{text}\n");
+        parse(&text).unwrap().ftp.ranges.remove(0)
+    };
+    let hosts = "clients = \"10.0.0.0/24\"\nservers = [\"192.0.2.7\"]\nports = \"50000-50100\"\n";
+    let plain = range(hosts);
+    assert_eq!((plain.ports, plain.active), ([50_000, 50_100], false));
+    assert_eq!((plain.max, plain.per_minute), (8, 120));
+    let (client, server) = ("10.0.0.2".parse().unwrap(), "192.0.2.7".parse().unwrap());
+    assert!(plain.is_for(client, server) && !plain.is_for(server, client));
+    let all = range(&format!("{hosts}active = true\nmax = 1\nper-minute = 3"));
+    assert!(all.active);
+    assert_eq!((all.max, all.per_minute), (1, 3));
+}
+
+#[test]
+fn a_session_range_that_cannot_be_meant_is_shown() {
+    let range = |clients: &str, servers: &str, ports: &str, more: &str| {
+        format!(
+            "{OUTSIDE}[[ftp.session-range]]\nclients = \"{clients}\"\nservers = \"{servers}\"\n\
+             ports = \"{ports}\"\n{more}\n"
+        )
+    };
+    let (client, server, ports) = ("10.0.0.2", "192.0.2.7", "50000-50100");
+    refused(
+        &range(client, "2001:db8::7", ports, ""),
+        "\"2001:db8::7\"",
+        "no client of the family",
+    );
+    refused(
+        &range(client, server, "1000-2000", ""),
+        "\"1000-2000\"",
+        "1024 or above",
+    );
+    refused(
+        &range(client, server, "50100-50000", ""),
+        "\"50100-50000\"",
+        "reversed",
+    );
+    refused(
+        &range(client, server, ports, "max = 0"),
+        "0",
+        "0 data connections at once",
+    );
+    refused(
+        &range(client, server, ports, "per-minute = 100000"),
+        "100000",
+        "use 1 to 60000",
+    );
+    refused(
+        &range(client, server, ports, "passive = true"),
+        "passive",
+        "unknown field",
+    );
+    let incomplete = format!("{OUTSIDE}[[ftp.session-range]]\nclients = \"10.0.0.2\"\n");
+    refused(&incomplete, "[[ftp.session-range]]", "missing field");
+}
+
+#[test]
 fn too_many_rules_are_refused_where_they_overflow() {
     let list = |n: usize| (1..=n).map(|p| p.to_string()).collect::<Vec<_>>().join(",");
     let rule = |ports| {

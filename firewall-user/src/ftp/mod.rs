@@ -5,6 +5,7 @@
 //! - [`tls`] follows records, without looking into them
 //! - [`session`] decides which line opens what
 //! - [`excerpt`] is a line as it can be told of, [`remarks`] what is worth telling
+//! - [`range`] is what an operator opens for encrypted sessions
 //! - [`refusal`] names every reason not to
 //! - [`conversation`] runs all of them over the two directions of a control connection
 
@@ -17,6 +18,7 @@ pub mod command;
 pub mod conversation;
 pub mod excerpt;
 pub mod line;
+pub mod range;
 pub mod refusal;
 pub mod remarks;
 pub mod reply;
@@ -25,6 +27,7 @@ pub mod tls;
 
 pub use conversation::Conversation;
 pub use excerpt::Excerpt;
+pub use range::SessionRange;
 pub use refusal::Refusal;
 pub use remarks::Remark;
 pub use session::Session;

@@ -64,6 +64,8 @@ refusals! {
     CccRefused = 18, "ccc-refused", "The session went back to clear text (CCC), which the configuration refuses: never read again.";
     ClientFull = 19, "client-full", "The client's sessions have as many expectations as one client may have.";
     AfterEpsvAll = 20, "after-epsv-all", "Negotiated by another command than EPSV after an EPSV ALL that the server granted.";
+    RangeFull = 21, "range-full", "The session has as many data connections as its session range allows at once.";
+    RangeRate = 22, "range-rate", "The session has begun as many data connections within a minute as its session range allows.";
 }
 
 #[cfg(test)]

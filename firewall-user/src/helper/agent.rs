@@ -6,6 +6,7 @@
 mod audit;
 mod children;
 mod openings;
+mod range;
 mod resume;
 mod roster;
 mod silence;
@@ -26,6 +27,7 @@ use log::{debug, warn};
 use tokio::time::MissedTickBehavior;
 
 use self::openings::{Unopened, expect_key};
+pub(super) use self::range::Ranged;
 use super::{
     book::Book,
     crowd::Crowd,
@@ -38,7 +40,7 @@ use super::{
 };
 use crate::{
     bpf::sys::monotonic_ns,
-    ftp::{self, Action, Ccc, Excerpt, Refusal, Remark},
+    ftp::{self, Action, Ccc, Excerpt, Refusal, Remark, SessionRange},
     journal::News,
 };
 use children::Cut;
@@ -79,6 +81,8 @@ pub struct Settings {
     /// How long after the end of its session a data connection is cut, in ns;
     /// `None`: it goes on.
     pub cut_after_ns: Option<u64>,
+    /// What encrypted sessions may have; for the life of the process.
+    pub ranges: &'static [SessionRange],
 }
 
 /// A SYN's source port, its sequence number, and where it goes.
@@ -373,6 +377,7 @@ impl<T: Tables> Agent<T> {
         checked("remove a session", self.tables.drop_session(key));
         self.leave(&live, key);
         self.follow_last(key, &mut live, now_ns);
+        self.end_range(key, &live);
         let news = News {
             lasted_ns: now_ns.saturating_sub(live.record.started_ns),
             line: Some(Excerpt::text(how)),

@@ -54,6 +54,11 @@ impl Book {
         self.owner(key, now).is_some()
     }
 
+    /// Whose key it is, expired or not.
+    pub(super) fn any_owner(&self, key: &ExpectKey) -> Option<FlowKey6> {
+        self.entries.get(key).map(|entry| entry.owner)
+    }
+
     /// Whose connection of this key is expected?
     pub(super) fn owner(&self, key: &ExpectKey, now: Tick) -> Option<FlowKey6> {
         let entry = self.entries.get(key)?;

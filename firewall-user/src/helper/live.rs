@@ -13,6 +13,7 @@ use firewall_common::{
 };
 
 use super::{
+    agent::Ranged,
     reassembly::{Outcome, Reassembler},
     ring::Record,
     trail::Quota,
@@ -40,6 +41,8 @@ pub(super) struct Live {
     pub(super) talk: Conversation,
     /// Its expectations, oldest first.
     pub(super) open: VecDeque<ExpectKey>,
+    /// What a session range let in for it.
+    pub(super) ranged: Ranged,
     /// What it may still have told in the journal.
     pub(super) quota: Quota,
     /// Its flow is looked at when it runs out of time.
@@ -87,6 +90,7 @@ impl Live {
             },
             talk: talk(client.ip(), server.ip()),
             open: VecDeque::new(),
+            ranged: Ranged::default(),
             watched: false,
             quota: Quota::default(),
             streams,
@@ -114,6 +118,7 @@ impl Live {
             record,
             talk: Conversation::of(session),
             open: VecDeque::new(),
+            ranged: Ranged::default(),
             watched: false,
             quota: Quota::default(),
             streams: record.next_seq.map(Reassembler::at),

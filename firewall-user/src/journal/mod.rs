@@ -240,7 +240,8 @@ impl Told {
             JournalKind::Closed => format!("port {port} closes after {lasted} ({reason})"),
             JournalKind::Refused => {
                 let help = Refusal::try_from(self.reason).map_or("", Refusal::help);
-                format!("refused, {reason} ({help})")
+                let of = if way.is_empty() { "" } else { " " };
+                format!("{way}{of}refused, {reason} ({help})")
             }
             JournalKind::Dropped => format!(
                 "data connection {way} was dropped ({reason}); the session is {}",

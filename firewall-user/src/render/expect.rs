@@ -23,7 +23,8 @@ pub struct ExpectView {
     pub dport: u16,
     /// `tcp`.
     pub proto: String,
-    /// `PORT`, `EPRT`, `PASV` or `EPSV`.
+    /// `PORT`, `EPRT`, `LPRT`, `PASV`, `EPSV`, `LPSV`, `session-range` or
+    /// `session-range-active`.
     pub via: &'static str,
     /// `free` or `taken`.
     pub state: &'static str,
@@ -111,8 +112,11 @@ impl ExpectView {
 /// Without its session: in passive mode the client connects, in active mode the server.
 fn client_by_command(key: &ExpectKey, e: &Expectation, via: Option<ExpectVia>) -> bool {
     let client = match via {
-        Some(ExpectVia::Port | ExpectVia::Eprt | ExpectVia::Lprt) => key.dst,
-        Some(ExpectVia::Pasv | ExpectVia::Epsv | ExpectVia::Lpsv) | None => key.src,
+        Some(ExpectVia::Port | ExpectVia::Eprt | ExpectVia::Lprt | ExpectVia::RangeActive) => {
+            key.dst
+        }
+        Some(ExpectVia::Pasv | ExpectVia::Epsv | ExpectVia::Lpsv | ExpectVia::RangePassive)
+        | None => key.src,
     };
     e.parent.hi() == client
 }
@@ -174,7 +178,9 @@ mod tests {
     /// Client 10.0.0.2 (the larger endpoint), server 10.0.0.1.
     fn expected(via: ExpectVia, state: ExpectState) -> (ExpectKey, Expectation) {
         let (src, dst) = match via {
-            ExpectVia::Pasv | ExpectVia::Epsv | ExpectVia::Lpsv => (v4(2), v4(1)),
+            ExpectVia::Pasv | ExpectVia::Epsv | ExpectVia::Lpsv | ExpectVia::RangePassive => {
+                (v4(2), v4(1))
+            }
             _ => (v4(1), v4(2)),
         };
         let key = ExpectKey {
@@ -211,6 +217,8 @@ mod tests {
             ExpectVia::Epsv,
             ExpectVia::Lprt,
             ExpectVia::Lpsv,
+            ExpectVia::RangePassive,
+            ExpectVia::RangeActive,
         ] {
             let parent = view(via, ExpectState::Free).parent;
             assert_eq!((parent.cport, parent.sport), (40_000, 21), "{via:?}");

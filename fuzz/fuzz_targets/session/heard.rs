@@ -53,6 +53,9 @@ impl Heard {
             ExpectVia::Epsv => b"229",
             ExpectVia::Lpsv => b"228",
             ExpectVia::Port | ExpectVia::Eprt | ExpectVia::Lprt => b"2",
+            ExpectVia::RangePassive | ExpectVia::RangeActive => {
+                unreachable!("no line opens a range")
+            }
         };
         let passive = code.len() == 3;
         let speaker = if passive { Side::Server } else { Side::Client };

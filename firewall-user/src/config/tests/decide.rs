@@ -256,12 +256,14 @@ fn the_reference_is_a_policy_and_states_the_defaults() {
         format!("{:?}", reference.timeouts),
         format!("{:?}", bare.timeouts)
     );
-    // An alias has no default.
+    // An alias and a session range have no default.
     let no_alias = |policy: &Policy| super::Ftp {
         aliases: Vec::new(),
+        ranges: Vec::new(),
         ..policy.ftp.clone()
     };
     assert_eq!(reference.ftp.aliases.len(), 1);
+    assert_eq!(reference.ftp.ranges.len(), 1);
     assert_eq!(no_alias(&reference), bare.ftp);
     let sizes = |tables: &Tables| {
         (

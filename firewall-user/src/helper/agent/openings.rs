@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use firewall_common::{
-    abi::{ClosedBy, ExpectKey, ExpectState, Expectation, FlowKey6, Session, maps},
-    time::Tick,
+    abi::{ClosedBy, ExpectKey, ExpectState, ExpectVia, Expectation, FlowKey6, Session, maps},
+    time::{Tick, ticks_from_secs},
     wire::proto,
 };
 
@@ -17,6 +17,10 @@ use crate::{
         tables::{TableError, Tables},
     },
 };
+
+/// Life of an expectation for a SYN that came before it: it is sent again within
+/// three seconds.
+const RANGE_TICKS: u32 = ticks_from_secs(5);
 
 /// Why a connection is not let in.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +74,12 @@ impl<T: Tables> Agent<T> {
             Side::Server => (client_zone, server_zone),
             Side::Client => (server_zone, client_zone),
         };
-        let expires = now.plus(self.settings.expectation_ticks);
+        let life = match opening.via {
+            // It has come already.
+            ExpectVia::RangePassive | ExpectVia::RangeActive => RANGE_TICKS,
+            _ => self.settings.expectation_ticks,
+        };
+        let expires = now.plus(life.min(self.settings.expectation_ticks));
         let expectation = Expectation {
             state: ExpectState::Free.word(),
             created_ns: now_ns,

@@ -31,6 +31,7 @@ impl<T: Tables> Agent<T> {
         }
         // With their expectations in place, so that these are closed.
         self.sweep(now_ns);
+        self.resume_ranged(now_ns)?;
         self.resume_children(now_ns)
     }
 

@@ -36,23 +36,30 @@ impl<T: Tables> Agent<T> {
             proto: proto::TCP,
             reserved: 0,
         };
+        let ends = (
+            SocketAddr::new(address(src), sport),
+            SocketAddr::new(address(dst), dport),
+        );
+        let stale = header.at_ns.saturating_add(STALE_NS) < self.started_ns;
+        let expects = self.book.expects(&expected, Tick::from_ns(now_ns));
+        let zones = (header.from_zone, header.to_zone);
+        let ranged = !expects && !stale && self.range_opens(&header.key, ends, zones, now_ns);
         if self.settings.shadow {
             if self.admit(record, &expected, now_ns) {
                 return;
             }
         } else if record.kind == EventKind::SynHeld
-            && header.at_ns.saturating_add(STALE_NS) >= self.started_ns
+            && !stale
             && self.run_again(record, (sport, header.seq, expected), now_ns)
         {
+            if ranged {
+                self.range_served(&expected);
+            }
             return;
         }
         let Some(key) = self.blamed(&PairKey::new(src, dst)) else {
             return;
         };
-        let ends = (
-            SocketAddr::new(address(src), sport),
-            SocketAddr::new(address(dst), dport),
-        );
         let kind = if self.settings.shadow {
             JournalKind::WouldDrop
         } else {
@@ -89,8 +96,12 @@ impl<T: Tables> Agent<T> {
             reserved: 0,
         };
         let at_ns = header.at_ns;
+        let pair = PairKey::new(src, dst);
         let owner = (header.flags & event_flags::EXPECTED != 0)
-            .then(|| self.book.owner(&expected, Tick::from_ns(at_ns)))
+            .then(|| {
+                let owner = self.book.owner(&expected, Tick::from_ns(at_ns));
+                owner.or_else(|| self.ranged_owner(&pair, &header.key))
+            })
             .flatten();
         let kind = match owner {
             Some(_) => JournalKind::Used,
@@ -98,7 +109,7 @@ impl<T: Tables> Agent<T> {
             None if dport < DataPort::MIN => return,
             None => JournalKind::Passed,
         };
-        let Some(control) = owner.or_else(|| self.blamed(&PairKey::new(src, dst))) else {
+        let Some(control) = owner.or_else(|| self.blamed(&pair)) else {
             return;
         };
         let ends = (

@@ -4,6 +4,7 @@ mod children;
 mod fake;
 mod journal;
 mod limits;
+mod range;
 mod restart;
 mod syn;
 

@@ -207,6 +207,7 @@ pub(super) fn settings() -> Settings {
         max_expectations: 100,
         max_sessions: 100,
         ftp: ftp::Config::default(),
+        ranges: &[],
         cut_after_ns: None,
     }
 }

@@ -36,6 +36,10 @@ pub(super) fn syn(w: &mut World, kind: EventKind, src: SocketAddr, dst: SocketAd
     } else {
         0
     };
+    let mut zones = [fake::OUTSIDE, fake::INSIDE];
+    if src.ip() != CLIENT.parse::<std::net::IpAddr>().unwrap() {
+        zones.reverse();
+    }
     let header = EventHeader {
         at_ns: w.now,
         key,
@@ -43,6 +47,8 @@ pub(super) fn syn(w: &mut World, kind: EventKind, src: SocketAddr, dst: SocketAd
         len: u32::try_from(data.len()).unwrap(),
         kind: kind as u16,
         flags: flags | down,
+        from_zone: zones[0],
+        to_zone: zones[1],
         reason: DropReason::Policy as u8,
         ..EventHeader::zeroed()
     };

@@ -1,0 +1,266 @@
+//! Session ranges: data connections of sessions that nobody can read.
+//!
+//! The SYN that the rules refuse comes on the ring. If its two hosts have an
+//! encrypted session that a range is for, an expectation for exactly this
+//! connection is written, and the SYN runs again; one that was not held is let in
+//! when it is sent again. So no program knows of ranges, and with no agent
+//! nothing is let in.
+
+use std::net::SocketAddr;
+
+use firewall_common::{
+    abi::{CtlFlow, ExpectKey, ExpectVia, FlowKey6, JournalKind, PairKey, SessionPhase},
+    tcp::State,
+    time::NS_PER_SEC,
+};
+use log::{info, warn};
+
+use super::{Agent, SessionId, Standing, audit};
+use crate::{
+    ftp::{DataPort, Opening, Refusal, SessionRange, Side},
+    helper::{
+        live::Live,
+        tables::{Result, Tables},
+    },
+    journal::News,
+};
+
+const MINUTE_NS: u64 = 60 * NS_PER_SEC;
+/// A connection that was let in and has no entry yet may still come: TCP sends a
+/// SYN again after one second, and after three.
+const COMES_NS: u64 = 5 * NS_PER_SEC;
+
+/// What a session has of its range.
+#[derive(Clone, Debug, Default)]
+pub(in crate::helper) struct Ranged {
+    /// Data connections that were let in and may be up: their flows, and since when.
+    up: Vec<(FlowKey6, u64)>,
+    /// When connections were let in within the last minute, ns.
+    let_in: Vec<u64>,
+}
+
+impl<T: Tables> Agent<T> {
+    /// Expects a data connection of which a SYN came, if a range is for it.
+    pub(super) fn range_opens(
+        &mut self,
+        flow: &FlowKey6,
+        ends: (SocketAddr, SocketAddr),
+        zones: (u8, u8),
+        now_ns: u64,
+    ) -> bool {
+        let Some((control, range)) = self.range_for(ends, zones) else {
+            return false;
+        };
+        let Some(incarnation) = self.sessions.get(&control).map(|s| s.record.incarnation) else {
+            return false;
+        };
+        if self.standing(&control, incarnation, now_ns) == Standing::Gone {
+            return false;
+        }
+        let Some(mut live) = self.sessions.remove(&control) else {
+            return false;
+        };
+        let opened = self.open_in_range(&control, &mut live, range, (flow, ends), now_ns);
+        if let Err(refusal) = opened {
+            let news = News {
+                connection: Some(ends),
+                reason: refusal as u8,
+                ..News::of(JournalKind::Refused)
+            };
+            live.record.refused = live.record.refused.wrapping_add(1);
+            live.record.last_refusal = refusal as u8;
+            self.note(&control, &mut live, &news, now_ns);
+        }
+        live.update_record();
+        super::checked(
+            "write a session",
+            self.tables.put_session(&control, &live.record),
+        );
+        self.sessions.insert(control, live);
+        opened.is_ok()
+    }
+
+    /// The encrypted session of two hosts whose range the connection is in; of
+    /// several the last active one.
+    fn range_for(
+        &self,
+        (src, dst): (SocketAddr, SocketAddr),
+        zones: (u8, u8),
+    ) -> Option<(FlowKey6, &'static SessionRange)> {
+        let pair = PairKey::new(crate::bpf::words(src.ip()), crate::bpf::words(dst.ip()));
+        let found =
+            self.pairs.get(&pair)?.iter().filter_map(|control| {
+                let live = self.sessions.get(control)?;
+                let listener = listener(live, dst);
+                let mut ranges = self.settings.ranges.iter();
+                let (client, server) = (live.client.ip(), live.server.ip());
+                let range = ranges.find(|r| r.admits(client, server, listener, dst.port()))?;
+                (live.phase() == SessionPhase::Tls && zones_to(live, listener) == zones)
+                    .then_some((live.record.last_ns, *control, range))
+            });
+        let (_, control, range) = found.max_by_key(|(last_ns, ..)| *last_ns)?;
+        Some((control, range))
+    }
+
+    fn open_in_range(
+        &mut self,
+        control: &FlowKey6,
+        live: &mut Live,
+        range: &SessionRange,
+        (flow, ends): (&FlowKey6, (SocketAddr, SocketAddr)),
+        now_ns: u64,
+    ) -> std::result::Result<(), Refusal> {
+        self.prune(&mut live.ranged, now_ns);
+        live.ranged.up.retain(|(up, _)| up != flow);
+        if live.ranged.let_in.len() >= range.per_minute {
+            return Err(Refusal::RangeRate);
+        }
+        if live.ranged.up.len() >= range.max {
+            return Err(Refusal::RangeFull);
+        }
+        let listener = listener(live, ends.1);
+        let opening = Opening {
+            listener,
+            src: ends.0.ip(),
+            dst: ends.1.ip(),
+            port: DataPort::new(ends.1.port())?,
+            via: match listener {
+                Side::Server => ExpectVia::RangePassive,
+                Side::Client => ExpectVia::RangeActive,
+            },
+        };
+        if let Err(error) = self.open(control, live, &opening, now_ns) {
+            warn!("{live}: cannot let a data connection in: {error}");
+            return Err(Refusal::TableFull);
+        }
+        live.record.opened = live.record.opened.wrapping_add(1);
+        live.ranged.up.push((*flow, now_ns));
+        live.ranged.let_in.push(now_ns);
+        let news = News {
+            connection: Some(ends),
+            ..audit::of_pinhole(JournalKind::Opened, &opening)
+        };
+        self.note(control, live, &news, now_ns);
+        Ok(())
+    }
+
+    /// Whose range let this flow in?
+    pub(super) fn ranged_owner(&self, pair: &PairKey, flow: &FlowKey6) -> Option<FlowKey6> {
+        let mut members = self.pairs.get(pair)?.iter();
+        let has = |control: &&FlowKey6| {
+            let live = self.sessions.get(control);
+            live.is_some_and(|live| live.ranged.up.iter().any(|(up, _)| up == flow))
+        };
+        members.find(has).copied()
+    }
+
+    /// Forgets what is over.
+    fn prune(&mut self, ranged: &mut Ranged, now_ns: u64) {
+        let tables = &mut self.tables;
+        ranged.up.retain(|(flow, at_ns)| match tables.state(flow) {
+            Ok(Some(word)) => {
+                let over = [State::Close, State::TimeWait].map(|state| state as u8);
+                !over.contains(&word.state())
+            }
+            Ok(None) => now_ns.saturating_sub(*at_ns) < COMES_NS,
+            // It counts until somebody knows.
+            Err(_) => true,
+        });
+        ranged
+            .let_in
+            .retain(|at_ns| now_ns.saturating_sub(*at_ns) < MINUTE_NS);
+    }
+
+    /// A SYN was run again and has its flow: the expectation has served.
+    pub(super) fn range_served(&mut self, expected: &ExpectKey) {
+        let Some(owner) = self.book.any_owner(expected) else {
+            return;
+        };
+        let Some(live) = self.sessions.get_mut(&owner) else {
+            return;
+        };
+        live.open.retain(|open| open != expected);
+        self.strike(&owner, expected);
+    }
+
+    /// The session ended: what its range let in ends with it.
+    pub(super) fn end_range(&mut self, control: &FlowKey6, live: &Live) {
+        if live.ranged.up.is_empty() {
+            return;
+        }
+        match self.cut_ranged((*control, live.record.incarnation)) {
+            Ok(0) => {}
+            Ok(count) => {
+                info!("{live}: {count} data connections of its session range cut with it");
+            }
+            Err(error) => warn!("{live}: cannot cut data connections: {error}"),
+        }
+    }
+
+    /// Cuts what the range of a session let in. Returns how many there were.
+    fn cut_ranged(&mut self, session: SessionId) -> Result<u32> {
+        let flows: Vec<_> = self
+            .ranged_flows()?
+            .into_iter()
+            .filter(|(parent, _)| *parent == session)
+            .map(|(_, flow)| flow)
+            .collect();
+        if flows.is_empty() {
+            return Ok(0);
+        }
+        self.tables.delete(&flows)
+    }
+
+    /// Every data connection that a range let in, with its session.
+    fn ranged_flows(&mut self) -> Result<Vec<(SessionId, CtlFlow)>> {
+        let via = [ExpectVia::RangePassive, ExpectVia::RangeActive].map(|via| via as u8);
+        let flows = self.tables.data_flows()?.into_iter();
+        let ranged = flows.filter(|(_, data)| via.contains(&data.via));
+        Ok(ranged
+            .map(|(key, data)| {
+                let session = (data.parent, data.parent_incarnation);
+                (session, CtlFlow::new(key, data.incarnation))
+            })
+            .collect())
+    }
+
+    /// Takes over what an earlier agent let in, and ends what has lost its session
+    /// or whose range is no more.
+    pub(super) fn resume_ranged(&mut self, now_ns: u64) -> Result<()> {
+        let mut orphans = Vec::new();
+        for ((control, incarnation), flow) in self.ranged_flows()? {
+            let ranges = self.settings.ranges;
+            let live = self.sessions.get_mut(&control).filter(|live| {
+                let (client, server) = (live.client.ip(), live.server.ip());
+                live.record.incarnation == incarnation
+                    && ranges.iter().any(|range| range.is_for(client, server))
+            });
+            match live {
+                Some(live) => live.ranged.up.push((flow.key, now_ns)),
+                None => orphans.push(flow),
+            }
+        }
+        if !orphans.is_empty() {
+            self.tables.delete(&orphans)?;
+        }
+        Ok(())
+    }
+}
+
+/// Who listens for a data connection to `dst`.
+fn listener(live: &Live, dst: SocketAddr) -> Side {
+    if dst.ip() == live.server.ip() {
+        Side::Server
+    } else {
+        Side::Client
+    }
+}
+
+/// From which zone to which a connection to `listener` goes.
+fn zones_to(live: &Live, listener: Side) -> (u8, u8) {
+    let (client, server) = (live.record.client_zone, live.record.server_zone);
+    match listener {
+        Side::Server => (client, server),
+        Side::Client => (server, client),
+    }
+}
