@@ -52,7 +52,8 @@ impl<T: Tables> Agent<T> {
             && !stale
             && self.run_again(record, (sport, header.seq, expected), now_ns)
         {
-            if ranged {
+            // On its way in it has its flow by now.
+            if ranged && header.flags & event_flags::EGRESS == 0 {
                 self.range_served(&expected);
             }
             return;
