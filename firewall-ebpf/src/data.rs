@@ -28,7 +28,12 @@ pub(crate) fn begin<K: Family>(work: &mut Work, incarnation: u32) {
     work.data.incarnation = incarnation;
     // In place of what a flow of this key left that the LRU displaced.
     const BPF_ANY: u64 = 0;
-    if DATA_FLOWS.insert(&work.event.key, &work.data, BPF_ANY).is_err() {
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "by value they would be copied to the stack"
+    )]
+    let inserted = DATA_FLOWS.insert(&work.event.key, &work.data, BPF_ANY);
+    if inserted.is_err() {
         stats::event(Event::CreateFailed);
     }
 }

@@ -5,10 +5,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use firewall_common::abi::{
-    Census, CollectorState, Config, Control, Counter, DataFlow, EVENTS_BYTES, ExpectKey, Expectation,
-    FLOW_EVENTS_BYTES, FRAGMENTS_LEN, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments, Iface,
-    JOURNAL_LEN, JournalEntry, MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN,
-    TableCounter, Watch, heartbeat,
+    Census, CollectorState, Config, Control, Counter, DataFlow, EVENTS_BYTES, ExpectKey,
+    Expectation, FLOW_EVENTS_BYTES, FRAGMENTS_LEN, Flow, FlowKey4, FlowKey6, FragmentKey,
+    Fragments, Iface, JOURNAL_LEN, JournalEntry, MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey, Rule,
+    RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN, TableCounter, Watch, heartbeat,
 };
 use firewall_common::verdict::STATS_LEN;
 

@@ -66,7 +66,8 @@ impl Names {
     /// Name of the zone of the host itself.
     pub const HOST: &str = "host";
 
-    /// From pairs of number and name, and rule names by [`Rule::id`].
+    /// From pairs of number and name, and rule names by
+    /// [`Rule::id`](firewall_common::abi::Rule::id).
     pub fn new(zones: impl IntoIterator<Item = (u8, String)>, rules: Vec<String>) -> Self {
         let zones = zones.into_iter().collect();
         Self { zones, rules }
