@@ -26,8 +26,12 @@ at its end and one at the server's. The firewalls let control connections throug
 | fixed range | the same, and two rules: from these clients to this server's data ports, and from this server to these clients' ports |
 | kernel | nftables with `nf_conntrack_ftp` attached |
 
+The clients of all of pinhole's columns run at the same time, through the same two instances,
+each on an address of its own: what a rule grants the one must be of no use to the others.
+
 *works*: the listing came, and the very file. *no data*: the log-in succeeded, and neither came.
-*fails*: anything else. *varies*: now this, now that, without a firewall, too. A table has one line for both modes and both families where they agree.
+*fails*: anything else. *varies*: now this, now that, without a firewall, too. One word in a
+table stands for both modes and both families where they agree.
 ";
 
 const CLIENTS: &str = "

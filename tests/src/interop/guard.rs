@@ -1,8 +1,8 @@
-//! The firewalls of a [`Column`], one at each end.
+//! The firewalls of a [`Stage`], one at each end.
 
-use std::fmt::Write;
+use std::{fmt::Write, ops::Range, thread};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::Column;
 use crate::lab::{
@@ -13,87 +13,130 @@ use crate::lab::{
     server::{FTP, FTPS},
 };
 
-/// Ports of the servers: what each is told to offer in passive mode, and what the
-/// system gives to inetutils-ftpd, which cannot be told.
-pub const SERVER_PORTS: (u16, u16) = (50000, 50999);
-/// Ports that the system gives to clients.
-pub const CLIENT_PORTS: (u16, u16) = (40000, 40999);
+/// Ports for data on either side: what each server is told to offer in passive
+/// mode, and what the system gives to clients, and to inetutils-ftpd, which cannot
+/// be told.
+pub const DATA_PORTS: (u16, u16) = (50000, 50999);
 
-/// Puts a column's firewalls up, for as many clients behind the lab's client.
-///
-/// # Errors
-/// One of them cannot be put up.
-pub fn put(lab: &Lab, column: Column, clients: u8) -> Result<Guarded> {
-    let mut guarded = Guarded::default();
-    for &node in Place::BothEnds.nodes() {
-        match column {
-            Column::Open => {}
-            Column::Kernel => {
-                let firewall = NftFirewall::start(lab.ns(node), true)?;
-                guarded.kernels.push(firewall);
-            }
-            Column::Off | Column::Pinhole | Column::Fixed => {
-                let text = config(lab, node, column, clients);
-                let firewall = Firewall::start(lab, node, Some(&text), Attach::default())?;
-                guarded.pinholes.push(firewall);
-            }
-        }
-    }
-    Ok(guarded)
+/// Clients that the lab needs.
+pub const CLIENTS: u8 = 10;
+
+/// Columns that are run through the same firewalls, at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// No firewall.
+    Open,
+    /// pinhole, whose rules go by the client's address: so each column stands beside
+    /// the others, and what one's clients are granted must be of no use to another's.
+    Pinhole,
+    /// nftables with `nf_conntrack_ftp`.
+    Kernel,
 }
 
-/// Control connections from the clients' side to the server's; what the column
-/// adds; and otherwise replies only.
-fn config(lab: &Lab, node: Node, column: Column, clients: u8) -> String {
+impl Stage {
+    /// In the order in which they are run.
+    pub const ALL: [Self; 3] = [Self::Open, Self::Pinhole, Self::Kernel];
+
+    /// Its columns, and the numbers of the clients that run each.
+    #[must_use]
+    pub const fn columns(self) -> &'static [(Column, Range<u8>)] {
+        match self {
+            Self::Open => &[(Column::Open, 0..6)],
+            Self::Pinhole => &[
+                (Column::Off, 0..2),
+                (Column::Pinhole, 2..6),
+                (Column::Fixed, 6..8),
+            ],
+            Self::Kernel => &[(Column::Kernel, 0..6)],
+        }
+    }
+
+    /// Puts the firewalls up.
+    ///
+    /// # Errors
+    /// One of them cannot be put up.
+    pub fn guard(self, lab: &Lab) -> Result<Guarded> {
+        let mut guarded = Guarded::default();
+        let nodes = Place::BothEnds.nodes();
+        match self {
+            Self::Open => {}
+            Self::Kernel => {
+                for &node in nodes {
+                    let firewall = NftFirewall::start(lab.ns(node), true)?;
+                    guarded.kernels.push(firewall);
+                }
+            }
+            Self::Pinhole => guarded.pinholes = pinholes(lab, nodes)?,
+        }
+        Ok(guarded)
+    }
+}
+
+/// All at once: the verifier keeps a CPU busy for seconds.
+fn pinholes(lab: &Lab, nodes: &[Node]) -> Result<Vec<Firewall>> {
+    thread::scope(|scope| {
+        let starting: Vec<_> = nodes
+            .iter()
+            .map(|&node| {
+                scope.spawn(move || {
+                    Firewall::start(lab, node, Some(&config(lab, node)), Attach::default())
+                })
+            })
+            .collect();
+        starting
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .map_err(|_| anyhow!("pinhole's start panicked"))?
+            })
+            .collect()
+    })
+}
+
+/// Control connections from the clients' side to the server's; what each column
+/// grants its clients; and otherwise replies only.
+fn config(lab: &Lab, node: Node) -> String {
     // fw-a has the clients at in0; fw-b has them beyond out0.
     let (client, server) = match node {
         Node::FwA => ("inside", "outside"),
         _ => ("outside", "inside"),
     };
-    let helper = match column {
-        Column::Off => "",
-        _ => "helper = \"ftp\"\n",
-    };
-    let mut text = format!(
-        "[zones.inside]\ninterfaces = [\"in0\"]\ntrusted = true\n\
-         [zones.outside]\ninterfaces = [\"out0\"]\n\
-         [[rule]]\nname = \"ftp\"\nfrom = \"{client}\"\nto = \"{server}\"\n\
-         proto = \"tcp\"\ndport = [{FTP}, {FTPS}]\naction = \"accept\"\n{helper}"
-    );
-    if column == Column::Fixed {
-        let inside = addresses(clients);
-        let at = Family::BOTH.map(|family| lab.server_ip(family).to_string());
-        for (name, from, to, src, dst, ports) in [
-            (
-                "data-passive",
-                client,
-                server,
-                &inside[..],
-                &at[..],
-                SERVER_PORTS,
-            ),
-            (
-                "data-active",
-                server,
-                client,
-                &at[..],
-                &inside[..],
-                CLIENT_PORTS,
-            ),
-        ] {
-            let _ = write!(
-                text,
-                "[[rule]]\nname = \"{name}\"\nfrom = \"{from}\"\nto = \"{to}\"\nproto = \"tcp\"\n\
-                 src = {src:?}\ndst = {dst:?}\ndport = \"{}-{}\"\naction = \"accept\"\n",
-                ports.0, ports.1
-            );
+    let at = Family::BOTH.map(|family| lab.server_ip(family).to_string());
+    let mut text = "[zones.inside]\ninterfaces = [\"in0\"]\ntrusted = true\n\
+                    [zones.outside]\ninterfaces = [\"out0\"]\n"
+        .to_owned();
+    for (column, clients) in Stage::Pinhole.columns() {
+        let src = addresses(clients.clone());
+        let name = column.name();
+        let helper = match column {
+            Column::Off => "",
+            _ => "helper = \"ftp\"\n",
+        };
+        let _ = write!(
+            text,
+            "[[rule]]\nname = \"{name}\"\nfrom = \"{client}\"\nto = \"{server}\"\nproto = \"tcp\"\n\
+             src = {src:?}\ndport = [{FTP}, {FTPS}]\naction = \"accept\"\n{helper}"
+        );
+        if *column == Column::Fixed {
+            let (first, last) = DATA_PORTS;
+            for (name, from, to, src, dst) in [
+                ("data-passive", client, server, &src[..], &at[..]),
+                ("data-active", server, client, &at[..], &src[..]),
+            ] {
+                let _ = write!(
+                    text,
+                    "[[rule]]\nname = \"{name}\"\nfrom = \"{from}\"\nto = \"{to}\"\nproto = \"tcp\"\n\
+                     src = {src:?}\ndst = {dst:?}\ndport = \"{first}-{last}\"\naction = \"accept\"\n",
+                );
+            }
         }
     }
     text
 }
 
-fn addresses(clients: u8) -> Vec<String> {
-    (0..clients)
+fn addresses(clients: Range<u8>) -> Vec<String> {
+    clients
         .flat_map(|n| Family::BOTH.map(|family| container::address(n, family).to_string()))
         .collect()
 }

@@ -1,7 +1,8 @@
-//! Runs cells: a lab for each server, its columns one after another, several
+//! Runs cells: a lab for each server, its stages one after another, several
 //! clients at once, each on an address of its own.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     sync::{Mutex, PoisonError},
     thread,
@@ -13,15 +14,13 @@ use anyhow::{Result, anyhow};
 use super::{
     Cell, Column, Security,
     client::{Trace, Trial},
-    guard::{self, CLIENT_PORTS, SERVER_PORTS},
+    guard::{CLIENTS, DATA_PORTS, Stage},
 };
 use crate::lab::{
     Lab, Netns, Node, container,
     server::{FtpServer, Kind},
 };
 
-/// Clients that run at once in one lab.
-const CLIENTS: u8 = 6;
 /// Labs at once.
 const LABS: usize = 2;
 /// Size of the file: several segments, and soon there.
@@ -71,28 +70,50 @@ fn serve(
     patience: &(impl Fn(&Cell, Column) -> Duration + Sync),
     done: &(impl Fn(&Cell, Column, Trace) + Sync),
 ) -> Result<()> {
-    let of = |column| {
+    let of = |column: Column| {
         let mine = plan
             .iter()
-            .filter(move |(cell, c)| cell.server == server && *c == column);
-        mine.map(|(cell, _)| *cell).collect::<Vec<Cell>>()
+            .filter(|(cell, c)| cell.server == server && *c == column);
+        let mut cells: Vec<Cell> = mine.map(|(cell, _)| *cell).collect();
+        // They are taken from the end: the slow ones first, so that none is waited for alone.
+        cells.sort_by_key(|cell| Reverse(patience(cell, column)));
+        cells
     };
-    if Column::ALL.into_iter().all(|column| of(column).is_empty()) {
+    if plan.iter().all(|(cell, _)| cell.server != server) {
         return Ok(());
     }
     let site = Site::new(server)?;
-    for column in Column::ALL {
-        let mut cells = of(column);
-        if cells.is_empty() {
+    for stage in Stage::ALL {
+        let queues: Vec<_> = stage
+            .columns()
+            .iter()
+            .map(|(column, clients)| (*column, clients.clone(), Mutex::new(of(*column))))
+            .collect();
+        if queues.iter().all(|(_, _, cells)| lock(cells).is_empty()) {
             continue;
         }
-        // The slow ones first, so that none is waited for alone in the end.
-        cells.sort_by_key(|cell| patience(cell, column));
-        let _guarded = guard::put(&site.lab, column, CLIENTS)?;
-        site.column(cells, |n, cell| {
-            let trace = site.trial(n, cell, column, patience(&cell, column)).run()?;
-            done(&cell, column, trace);
-            Ok(())
+        let _guarded = stage.guard(&site.lab)?;
+        thread::scope(|scope| {
+            let mut running = Vec::new();
+            for (column, clients, cells) in &queues {
+                for n in clients.clone() {
+                    let site = &site;
+                    running.push(scope.spawn(move || -> Result<()> {
+                        while let Some(cell) = pop(cells) {
+                            let patience = patience(&cell, *column);
+                            done(
+                                &cell,
+                                *column,
+                                site.trial(n, cell, *column, patience).run()?,
+                            );
+                        }
+                        Ok(())
+                    }));
+                }
+            }
+            running
+                .into_iter()
+                .try_for_each(|client| client.join().map_err(|_| anyhow!("a client panicked"))?)
         })?;
     }
     Ok(())
@@ -111,12 +132,10 @@ impl Site {
     fn new(server: Kind) -> Result<Self> {
         let lab = Lab::line()?;
         let clients = container::several_behind_client(&lab, CLIENTS)?;
-        let ports = "net/ipv4/ip_local_port_range";
-        for client in &clients {
-            client.sysctl(ports, &format!("{} {}", CLIENT_PORTS.0, CLIENT_PORTS.1))?;
+        let ports = format!("{} {}", DATA_PORTS.0, DATA_PORTS.1);
+        for ns in clients.iter().chain([lab.ns(Node::Server)]) {
+            ns.sysctl("net/ipv4/ip_local_port_range", &ports)?;
         }
-        let all = format!("{} {}", SERVER_PORTS.0, SERVER_PORTS.1);
-        lab.ns(Node::Server).sysctl(ports, &all)?;
         let has_implicit = matches!(server, Kind::Vsftpd | Kind::Proftpd);
         Ok(Self {
             clients,
@@ -125,27 +144,6 @@ impl Site {
                 .then(|| FtpServer::start_implicit(&lab, server, BYTES))
                 .transpose()?,
             lab,
-        })
-    }
-
-    /// Has the clients run the cells, each the next one that is left.
-    fn column(&self, cells: Vec<Cell>, run: impl Fn(u8, Cell) -> Result<()> + Sync) -> Result<()> {
-        let queue = Mutex::new(cells);
-        thread::scope(|scope| {
-            let clients: Vec<_> = (0..CLIENTS)
-                .map(|n| {
-                    let (queue, run) = (&queue, &run);
-                    scope.spawn(move || -> Result<()> {
-                        while let Some(cell) = pop(queue) {
-                            run(n, cell)?;
-                        }
-                        Ok(())
-                    })
-                })
-                .collect();
-            clients
-                .into_iter()
-                .try_for_each(|client| client.join().map_err(|_| anyhow!("a client panicked"))?)
         })
     }
 
