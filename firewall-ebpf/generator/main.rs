@@ -18,12 +18,15 @@ use aya_ebpf::{
 /// Bytes of the template: Ethernet, IPv4 without options, TCP without options.
 /// UDP uses 42 of them, and the rest is payload.
 const HEADERS: usize = 54;
+/// Where the source address stands.
+const SOURCE: usize = HEADERS + 4;
 const IP: usize = 14;
 const L4: usize = 34;
 const UDP: u8 = 17;
 
 /// What to send: the header with zero checksums; then two destination ports,
-/// network byte order, that take turns.
+/// network byte order, that take turns (0 for any); then the source address, or 0
+/// for one of 16.0.0.0/4.
 #[btf_map]
 static TEMPLATE: Array<[u8; 64], 1> = Array::new();
 /// Seed, advanced with each frame. Written by one CPU at a time.
@@ -46,11 +49,18 @@ fn try_generate(ctx: &XdpContext) -> Option<u32> {
     // 16.0.0.0/4: none of the lab's own addresses, and no martian.
     let source = 0x1000_0000 | (random as u32 & 0x0fff_ffff);
     frame[IP + 12..IP + 16].copy_from_slice(&source.to_be_bytes());
+    if template[SOURCE] != 0 {
+        frame[IP + 12..IP + 16].copy_from_slice(&template[SOURCE..SOURCE + 4]);
+    }
     let port = 1024 | (random >> 32) as u16;
     frame[L4..L4 + 2].copy_from_slice(&port.to_be_bytes());
     let turn = if state & 1 == 0 { HEADERS } else { HEADERS + 2 };
     frame[L4 + 2] = template[turn];
     frame[L4 + 3] = template[turn + 1];
+    if frame[L4 + 2] == 0 && frame[L4 + 3] == 0 {
+        let port = 1024 | (random >> 13) as u16;
+        frame[L4 + 2..L4 + 4].copy_from_slice(&port.to_be_bytes());
+    }
     let check = fold(sum(&frame, IP, L4));
     frame[IP + 10..IP + 12].copy_from_slice(&check.to_be_bytes());
     // UDP over IPv4 needs no checksum (RFC 768).

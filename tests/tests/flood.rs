@@ -121,6 +121,7 @@ impl Field {
             to: (self.inside(), "eth0"),
             address: self.receiver()?,
             ports: [OPEN, CLOSED],
+            source: None,
         })
     }
 

@@ -43,8 +43,10 @@ pub struct Aim<'a> {
     pub to: (&'a Netns, &'a str),
     /// The receiver's address.
     pub address: Ipv4Addr,
-    /// The receiver's ports, in turns.
+    /// The receiver's ports, in turns; 0 for any from 1024 on.
     pub ports: [u16; 2],
+    /// Whom all packets claim to come from; `None` for a new source each.
+    pub source: Option<Ipv4Addr>,
 }
 
 /// `struct xdp_md` of `linux/bpf.h`.
@@ -101,7 +103,7 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// The kernel refuses to run the program.
-    pub fn send(&mut self, packets: u64) -> Result<Duration> {
+    pub fn send(&self, packets: u64) -> Result<Duration> {
         let program: &Xdp = self
             .ebpf
             .program("generate")
@@ -160,6 +162,9 @@ fn template(aim: &Aim<'_>, kind: Kind, from: [u8; 6], to: [u8; 6]) -> [u8; 64] {
     }
     for (at, port) in [54, 56].into_iter().zip(aim.ports) {
         frame[at..at + 2].copy_from_slice(&port.to_be_bytes());
+    }
+    if let Some(source) = aim.source {
+        frame[58..62].copy_from_slice(&source.octets());
     }
     frame
 }
