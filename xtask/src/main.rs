@@ -11,6 +11,7 @@ mod flood;
 mod fuzz;
 mod harness;
 mod interop;
+mod race;
 mod setup;
 mod test;
 mod vm;
@@ -48,6 +49,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Flood the flow tables while a thousand flows live, and the collector with a million.
     Flood(flood::Args),
+    /// Measure the race between data connections and the FTP helper.
+    Race(race::Args),
     /// Boot Debian's kernels in virtual machines and load the programs there.
     Vm(vm::Args),
     /// Check format, lints and documentation.
@@ -75,6 +78,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Interop(args) => match interop::run(&ctx, &args)? {},
         Task::Fuzz(args) => fuzz::run(&ctx, &args)?,
         Task::Flood(args) => flood::run(&ctx, &args)?,
+        Task::Race(args) => match race::run(&ctx, &args)? {},
         Task::Vm(args) => vm::run(&ctx, &args)?,
         Task::Check => check::run(&ctx)?,
     }

@@ -210,11 +210,10 @@ impl Raced {
         self.opened.iter().filter(slow).count()
     }
 
-    /// From the line on the wire to the pinhole written, at the firewall nearest to
-    /// the listener, ns, ascending.
+    /// From the line on the wire to the pinhole written, at all firewalls, ns,
+    /// ascending.
     #[must_use]
     pub fn usable_after(&self) -> Vec<u64> {
-        let at = self.links()[1];
         let mut lines: std::collections::HashMap<u16, Vec<u64>> = Default::default();
         for packet in &self.seen {
             if let What::Line(port) = packet.what
@@ -227,7 +226,7 @@ impl Raced {
             .opened
             .iter()
             .filter_map(|opened| {
-                let written = opened.written_ns[at]?;
+                let written = opened.written_ns.into_iter().flatten().max()?;
                 // A port can be negotiated more than once in a long run.
                 let said = lines.get(&opened.port)?.iter();
                 let said = said.filter(|said| **said < opened.at_ns).max()?;
