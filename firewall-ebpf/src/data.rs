@@ -4,6 +4,10 @@
 //! are in a map of their own, `DATA_FLOWS`. What is there only shows where a flow
 //! belongs and keeps its parent alive; no packet passes because of it. So an
 //! entry that the LRU displaced costs no connection.
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "keys by value would be copied to the stack once more"
+)]
 
 use firewall_common::{
     abi::{FlowKey4, FlowKey6},
@@ -28,12 +32,10 @@ pub(crate) fn begin<K: Family>(work: &mut Work, incarnation: u32) {
     work.data.incarnation = incarnation;
     // In place of what a flow of this key left that the LRU displaced.
     const BPF_ANY: u64 = 0;
-    #[expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "by value they would be copied to the stack"
-    )]
-    let inserted = DATA_FLOWS.insert(&work.event.key, &work.data, BPF_ANY);
-    if inserted.is_err() {
+    if DATA_FLOWS
+        .insert(&work.event.key, &work.data, BPF_ANY)
+        .is_err()
+    {
         stats::event(Event::CreateFailed);
     }
 }
