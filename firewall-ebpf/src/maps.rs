@@ -7,8 +7,9 @@ use aya_ebpf::{
 use firewall_common::abi::{
     Census, CollectorState, Config, Control, Counter, DataFlow, EVENTS_BYTES, ExpectKey,
     Expectation, FLOW_EVENTS_BYTES, FRAGMENTS_LEN, Flow, FlowKey4, FlowKey6, FragmentKey,
-    Fragments, Iface, JOURNAL_LEN, JournalEntry, MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey, Rule,
-    RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN, TableCounter, Watch, heartbeat,
+    Fragments, Iface, JOURNAL_LEN, JournalEntry, MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey,
+    REFUSALS_LEN, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN, TableCounter, Watch,
+    heartbeat,
 };
 use firewall_common::verdict::STATS_LEN;
 
@@ -43,6 +44,8 @@ pub(crate) static EXPECTATIONS: HashMap<ExpectKey, Expectation, FTP> = HashMap::
 pub(crate) static DATA_FLOWS: LruHashMap<FlowKey6, DataFlow, FTP> = LruHashMap::new();
 #[btf_map]
 pub(crate) static SESSIONS: HashMap<FlowKey6, Session, FTP> = HashMap::new();
+#[btf_map]
+static REFUSALS: Array<u64, REFUSALS_LEN> = Array::new();
 #[btf_map]
 pub(crate) static PAIRS: HashMap<PairKey, Pair, FTP> = HashMap::new();
 #[btf_map]

@@ -81,6 +81,9 @@ pub mod outstanding {
     pub const LPSV: u8 = 6;
 }
 
+/// Length of the `REFUSALS` map: the helper's reasons for refusing a line are below it.
+pub const REFUSALS_LEN: usize = 64;
+
 /// Bits of `Session::flags`.
 pub mod session_flags {
     /// EPSV ALL was granted: nothing else negotiates.

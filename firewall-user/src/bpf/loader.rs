@@ -17,7 +17,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The maps that are pinned. What is left belongs to the programs that are loaded:
 /// scratch space, the programs' log, and datagrams that are under way.
-const MAPS: [&str; 27] = [
+const MAPS: [&str; 28] = [
     maps::ABI,
     maps::CONFIG,
     maps::CONTROL,
@@ -32,6 +32,7 @@ const MAPS: [&str; 27] = [
     maps::DATA_FLOWS,
     maps::SESSIONS,
     maps::PAIRS,
+    maps::REFUSALS,
     maps::IFACES,
     maps::RULES,
     maps::RULE_HITS,

@@ -245,6 +245,18 @@ impl Pinned {
         Ok(rows)
     }
 
+    /// Refused lines of control connections, by the number of the
+    /// [`Refusal`](crate::ftp::Refusal).
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn refusals(&self) -> Result<Vec<u64>, Error> {
+        let map: Array<MapData, u64> = self.array(maps::REFUSALS)?;
+        (0..map.len())
+            .map(|index| self.element(&map, maps::REFUSALS, index))
+            .collect()
+    }
+
     /// Every FTP session, oldest first.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::args::{Output, StatsArgs};
 use crate::{
     bpf::{Instance, maps::Pinned},
-    render::{self, CollectorView, Ink, Now, StatsView, TableView},
+    render::{self, CollectorView, Ink, Now, RefusalView, StatsView, TableView},
 };
 
 /// What `stats` shows; its fields are the JSON.
@@ -16,6 +16,8 @@ use crate::{
 struct View {
     #[serde(flatten)]
     counters: StatsView,
+    /// Refused lines of control connections.
+    ftp_refused: Vec<RefusalView>,
     tables: Vec<TableView>,
     collector: CollectorView,
 }
@@ -23,6 +25,10 @@ struct View {
 impl View {
     fn draw(&self, ink: Ink) -> String {
         let mut out = self.counters.render(ink);
+        if !self.ftp_refused.is_empty() {
+            out += "\n";
+            out += &render::refusals(&self.ftp_refused).render(ink);
+        }
         if self.tables.iter().any(|table| table.created > 0) {
             out += "\n";
             out += &render::tables(&self.tables).render(ink);
@@ -50,6 +56,7 @@ pub(super) fn run(instance: &Instance, args: &StatsArgs) -> anyhow::Result<ExitC
     let now = Now::read();
     let view = View {
         counters: StatsView::new(shadow, &stats, &rules, &pinned.names()?, args.all),
+        ftp_refused: RefusalView::list(&pinned.refusals()?, args.all),
         tables: tables(&pinned, now)?,
         collector: CollectorView::new(&pinned.collector()?, now),
     };

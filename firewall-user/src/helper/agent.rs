@@ -349,6 +349,8 @@ impl<T: Tables> Agent<T> {
     ) {
         live.record.refused = live.record.refused.wrapping_add(1);
         live.record.last_refusal = refusal as u8;
+        let counted = self.tables.count_refusal(refusal as u8);
+        checked("count a refusal", counted);
         let news = News {
             reason: refusal as u8,
             line,

@@ -25,6 +25,8 @@ struct Entry {
     /// The client of its session.
     client: IpAddr,
     expires: Tick,
+    /// The command that negotiated it, as the ABI numbers it.
+    via: u8,
 }
 
 impl Book {
@@ -37,11 +39,19 @@ impl Book {
         self.clients.count(client)
     }
 
-    pub(super) fn write(&mut self, key: ExpectKey, owner: FlowKey6, client: IpAddr, expires: Tick) {
+    pub(super) fn write(
+        &mut self,
+        key: ExpectKey,
+        owner: FlowKey6,
+        client: IpAddr,
+        expires: Tick,
+        via: u8,
+    ) {
         let entry = Entry {
             owner,
             client,
             expires,
+            via,
         };
         self.clients.enter(client);
         if let Some(old) = self.entries.insert(key, entry) {
@@ -63,6 +73,11 @@ impl Book {
     pub(super) fn owner(&self, key: &ExpectKey, now: Tick) -> Option<FlowKey6> {
         let entry = self.entries.get(key)?;
         (!now.is_after(entry.expires)).then_some(entry.owner)
+    }
+
+    /// How it was negotiated, as the ABI numbers it; 0 if nobody did.
+    pub(super) fn via(&self, key: &ExpectKey) -> u8 {
+        self.entries.get(key).map_or(0, |entry| entry.via)
     }
 
     /// Strikes the key out if it is `owner`'s; returns whether it was.

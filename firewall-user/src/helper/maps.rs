@@ -22,6 +22,7 @@ pub struct MapTables {
     sessions: HashMap<MapData, FlowKey6, Session>,
     pairs: HashMap<MapData, PairKey, Pair>,
     data_flows: HashMap<MapData, FlowKey6, DataFlow>,
+    refusals: Array<MapData, u64>,
     flows4: HashMap<MapData, FlowKey4, Flow>,
     flows6: HashMap<MapData, FlowKey6, Flow>,
     half_open4: [HashMap<MapData, FlowKey4, Flow>; 2],
@@ -52,6 +53,7 @@ impl MapTables {
             sessions: pinned(instance, maps::SESSIONS)?,
             pairs: pinned(instance, maps::PAIRS)?,
             data_flows: pinned(instance, maps::DATA_FLOWS)?,
+            refusals: pinned(instance, maps::REFUSALS)?,
             flows4: pinned(instance, maps::FLOWS4)?,
             flows6: pinned(instance, maps::FLOWS6)?,
             half_open4: [
@@ -210,6 +212,19 @@ impl Tables for MapTables {
         let done = self.requests.expected(&[*key]);
         done.map(|count| count > 0)
             .map_err(|e| error(programs::CTL, &e))
+    }
+
+    fn count_refusal(&mut self, reason: u8) -> Result<()> {
+        let index = u32::from(reason);
+        let count = self.refusals.get(&index, 0);
+        count
+            .and_then(|count| self.refusals.set(index, count.wrapping_add(1), 0))
+            .map_err(|e| error(maps::REFUSALS, &e))
+    }
+
+    fn tie(&mut self, key: &FlowKey6, data: &DataFlow) -> Result<()> {
+        let done = self.data_flows.insert(key, data, 0);
+        done.map_err(|e| error(maps::DATA_FLOWS, &e))
     }
 
     fn data_flows(&mut self) -> Result<Vec<(FlowKey6, DataFlow)>> {

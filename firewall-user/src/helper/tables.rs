@@ -72,6 +72,10 @@ pub trait Tables {
     /// Admits a flow that shadow mode let in although it was refused, as an
     /// expected one; false if there is no such flow.
     fn admit(&mut self, key: &FlowKey6) -> Result<bool>;
+    /// Counts a refused line, by the number of its reason.
+    fn count_refusal(&mut self, reason: u8) -> Result<()>;
+    /// Ties a data connection to its control connection, whatever entry its flow has.
+    fn tie(&mut self, key: &FlowKey6, data: &DataFlow) -> Result<()>;
     /// Every data connection's tie to its control connection.
     fn data_flows(&mut self) -> Result<Vec<(FlowKey6, DataFlow)>>;
     /// Deletes flows, alive as they may be; returns how many there were of

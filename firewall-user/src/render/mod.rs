@@ -10,6 +10,7 @@ mod event;
 mod expect;
 mod flow;
 mod journal;
+mod refusals;
 mod session;
 mod shadow;
 mod stats;
@@ -31,6 +32,7 @@ pub use expect::{ExpectView, ParentView};
 pub(crate) use flow::state_name;
 pub use flow::{FlowView, OriginalView, ReplyView, ZonesView};
 pub use journal::{DataView, JournalView};
+pub use refusals::{RefusalView, refusals};
 pub use session::{DropView, SessionView, SessionZonesView};
 pub use shadow::{
     ConnectionView, DisagreementView, EndsView, KernelView, RefusedView, ShadowView, TalkerView,

@@ -65,7 +65,7 @@ impl Case {
         Ok(case)
     }
 
-    fn over(world: Arc<World>, family: Family) -> Result<Self> {
+    pub(crate) fn over(world: Arc<World>, family: Family) -> Result<Self> {
         let (client, server) = world.pair(family)?;
         let talk = Dialogue::silent(&world.lab, client, SocketAddr::new(server, 21))?;
         let refused = vec![0; world.firewalls().len()];

@@ -9,6 +9,7 @@
 
 mod attacks;
 mod case;
+mod choices;
 mod commands;
 mod encrypted;
 mod forged;

@@ -92,7 +92,8 @@ impl<T: Tables> Agent<T> {
             reserved: [0; 5],
         };
         self.tables.expect(&key, &expectation)?;
-        self.book.write(key, *parent, client, expires);
+        self.book
+            .write(key, *parent, client, expires, expectation.via);
         self.trail.opened(key, now_ns);
         live.open.push_back(key);
         self.watch_silence(parent, live, now_ns);

@@ -45,7 +45,8 @@ impl<T: Tables> Agent<T> {
                     self.trail.opened(key, expectation.created_ns);
                     let expires = Tick(expectation.expires);
                     let client = live.client.ip();
-                    self.book.write(key, expectation.parent, client, expires);
+                    self.book
+                        .write(key, expectation.parent, client, expires, expectation.via);
                 }
                 _ => self.tables.unexpect(&key)?,
             }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use firewall_common::{
     abi::{
-        DroppedSyn, EventKind, ExpectKey, FlowKey6, JournalKind, PairKey, SessionPhase, event_flags,
+        DataFlow, DroppedSyn, EventKind, ExpectKey, FlowKey6, JournalKind, PairKey, SessionPhase,
+        event_flags,
     },
     time::Tick,
     wire::proto,
@@ -18,7 +19,7 @@ use crate::{
     helper::{
         frame::{to_run_again, to_send_again},
         ring::Record,
-        tables::Tables,
+        tables::{Result, Tables},
         trail::Followed,
     },
     journal::News,
@@ -145,11 +146,32 @@ impl<T: Tables> Agent<T> {
             Err(error) => return checked("admit a data connection", Err(error)),
         }
         debug!("data connection to port {} admitted", expected.dport);
+        checked(
+            "tie a data connection",
+            self.tie(&record.header.key, &owner, expected),
+        );
         self.strike(&owner, expected);
         if let Some(live) = self.sessions.get_mut(&owner) {
             live.open.retain(|open| open != expected);
         }
         true
+    }
+
+    /// Ties an admitted flow to its control connection, as the programs do where
+    /// they take a pinhole themselves.
+    fn tie(&mut self, key: &FlowKey6, owner: &FlowKey6, expected: &ExpectKey) -> Result<()> {
+        let (Some(live), Some(state)) = (self.sessions.get(owner), self.tables.state(key)?) else {
+            return Ok(());
+        };
+        let data = DataFlow {
+            parent: *owner,
+            parent_incarnation: live.record.incarnation,
+            incarnation: state.incarnation(),
+            via: self.book.via(expected),
+            client_is_hi: live.record.client_is_hi,
+            reserved: 0,
+        };
+        self.tables.tie(key, &data)
     }
 
     /// Runs a held SYN again if it is expected by now; false if it stays dropped.

@@ -32,6 +32,7 @@ pub(super) struct Fake {
     pub(super) blinded: Vec<FlowKey6>,
     pub(super) unhelped: Vec<FlowKey6>,
     pub(super) reinjected: Vec<(Vec<u8>, u32)>,
+    pub(super) refusals: HashMap<u8, u64>,
     pub(super) data_flows: Vec<(FlowKey6, DataFlow)>,
     pub(super) resent: Vec<(Vec<u8>, u32)>,
     pub(super) admitted: Vec<FlowKey6>,
@@ -135,6 +136,16 @@ impl Tables for Fake {
         self.ok()?;
         self.admitted.push(*key);
         Ok(self.refused.contains(key))
+    }
+
+    fn count_refusal(&mut self, reason: u8) -> Result<()> {
+        *self.refusals.entry(reason).or_default() += 1;
+        Ok(())
+    }
+
+    fn tie(&mut self, key: &FlowKey6, data: &DataFlow) -> Result<()> {
+        self.data_flows.push((*key, *data));
+        Ok(())
     }
 
     fn data_flows(&mut self) -> Result<Vec<(FlowKey6, DataFlow)>> {

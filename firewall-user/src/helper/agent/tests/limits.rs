@@ -104,6 +104,8 @@ fn one_client_cannot_have_all_expectations() {
     let third = w.session(&flows[2]);
     assert_eq!((third.opened, third.refused), (0, 2));
     assert_eq!(third.last_refusal, Refusal::ClientFull as u8);
+    let counts = &w.agent.tables.refusals;
+    assert_eq!(*counts, HashMap::from([(Refusal::ClientFull as u8, 2)]));
     // Another client has its own, and a session that has one replaces it.
     let mut other = Flow::new("10.0.0.3", 41_000, SERVER);
     w.log_in(&mut other);

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use bytemuck::Zeroable as _;
 use etherparse::PacketBuilder;
-use firewall_common::{abi::EventHeader, key::Heading};
+use firewall_common::{
+    abi::{EventHeader, FlowState},
+    key::Heading,
+};
 
 use super::{fake::key, *};
 
@@ -227,8 +230,19 @@ fn in_shadow_mode_nothing_runs_again_and_what_is_expected_is_admitted() {
     assert_eq!(w.session(&f).dropped, 1);
     w.server(&mut f, "227 (192,0,2,7,195,155)\r\n");
     assert_eq!(w.agent.tables.expectations.len(), 1);
+    let entry = FlowState::new(State::SynSent as u8, 0, 9);
+    w.agent.tables.states.insert(refused, entry);
     syn(&mut w, EventKind::SynDropped, src, dst, 0);
     assert_eq!(w.agent.tables.admitted, [refused]);
+    let [(tied, data)] = w.agent.tables.data_flows[..] else {
+        panic!("one flow was admitted");
+    };
+    assert_eq!((tied, data.incarnation), (refused, 9));
+    assert_eq!(
+        (data.parent, data.parent_incarnation),
+        (f.key(), f.incarnation)
+    );
+    assert_eq!(data.via, ExpectVia::Pasv as u8);
     assert_eq!(w.session(&f).dropped, 1);
     assert!(w.agent.tables.expectations.is_empty(), "it has served");
     assert!(w.agent.tables.reinjected.is_empty());
