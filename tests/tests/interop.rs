@@ -31,7 +31,7 @@ fn proftpd_with_curl_and_inetutils_ftp() -> Result<()> {
                 Program::Ftplib,
                 Passive,
                 V4,
-                &[Column::Pinhole, Column::Fixed],
+                &[Column::Pinhole, Column::Fixed, Column::Session],
             ),
             (
                 Security::Ccc,
@@ -70,7 +70,7 @@ fn vsftpd_with_wget() -> Result<()> {
         Program::Lftp,
         Active,
         V6,
-        &[Column::Pinhole, Column::Fixed][..],
+        &[Column::Pinhole, Column::Fixed, Column::Session][..],
     );
     hold(Kind::Vsftpd, &[Program::Wget], &[implicit])
 }

@@ -37,9 +37,13 @@ impl Security {
     pub const fn columns(self) -> &'static [Column] {
         match self {
             Self::Clear => &[Column::Open, Column::Off, Column::Pinhole, Column::Kernel],
-            Self::Explicit | Self::Implicit => {
-                &[Column::Open, Column::Pinhole, Column::Fixed, Column::Kernel]
-            }
+            Self::Explicit | Self::Implicit => &[
+                Column::Open,
+                Column::Pinhole,
+                Column::Fixed,
+                Column::Session,
+                Column::Kernel,
+            ],
             Self::Ccc => &[Column::Open, Column::Pinhole, Column::Kernel],
         }
     }
@@ -264,17 +268,20 @@ pub enum Column {
     Pinhole,
     /// As [`Column::Pinhole`], with a range of ports open between the hosts for good.
     Fixed,
+    /// As [`Column::Pinhole`], with a range of ports open while an encrypted session lives.
+    Session,
     /// nftables with `nf_conntrack_ftp`.
     Kernel,
 }
 
 impl Column {
     /// All of them, in the order in which they are run and shown.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Open,
         Self::Off,
         Self::Pinhole,
         Self::Fixed,
+        Self::Session,
         Self::Kernel,
     ];
 
@@ -286,6 +293,7 @@ impl Column {
             Self::Off => "off",
             Self::Pinhole => "pinhole",
             Self::Fixed => "fixed-range",
+            Self::Session => "session-range",
             Self::Kernel => "kernel",
         }
     }

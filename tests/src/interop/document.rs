@@ -24,6 +24,7 @@ at its end and one at the server's. The firewalls let control connections throug
 | pinhole, no helper | pinhole without `helper = \"ftp\"` |
 | pinhole | pinhole, with the helper |
 | fixed range | the same, and two rules: from these clients to this server's data ports, and from this server to these clients' ports |
+| session range | pinhole with its helper, and a `[[ftp.session-range]]` for these clients, this server and those ports |
 | kernel | nftables with `nf_conntrack_ftp` attached |
 
 The clients of all of pinhole's columns run at the same time, through the same two instances,
@@ -95,6 +96,7 @@ const fn heading(column: Column) -> &'static str {
         Column::Off => "pinhole, no helper",
         Column::Pinhole => "pinhole",
         Column::Fixed => "fixed range",
+        Column::Session => "session range",
         Column::Kernel => "kernel",
     }
 }

@@ -158,9 +158,8 @@ impl Table {
             (Column::Off, _) | (Column::Pinhole, Security::Explicit | Security::Implicit) => {
                 Some(Verdict::NoData)
             }
-            (Column::Pinhole, Security::Clear | Security::Ccc) | (Column::Fixed, _) => {
-                Some(unguarded)
-            }
+            (Column::Pinhole, Security::Clear | Security::Ccc)
+            | (Column::Fixed | Column::Session, _) => Some(unguarded),
         }
     }
 }

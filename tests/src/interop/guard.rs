@@ -46,6 +46,7 @@ impl Stage {
                 (Column::Off, 0..2),
                 (Column::Pinhole, 2..6),
                 (Column::Fixed, 6..8),
+                (Column::Session, 8..10),
             ],
             Self::Kernel => &[(Column::Kernel, 0..6)],
         }
@@ -118,21 +119,34 @@ fn config(lab: &Lab, node: Node) -> String {
             "[[rule]]\nname = \"{name}\"\nfrom = \"{client}\"\nto = \"{server}\"\nproto = \"tcp\"\n\
              src = {src:?}\ndport = [{FTP}, {FTPS}]\naction = \"accept\"\n{helper}"
         );
-        if *column == Column::Fixed {
-            let (first, last) = DATA_PORTS;
-            for (name, from, to, src, dst) in [
-                ("data-passive", client, server, &src[..], &at[..]),
-                ("data-active", server, client, &at[..], &src[..]),
-            ] {
-                let _ = write!(
-                    text,
-                    "[[rule]]\nname = \"{name}\"\nfrom = \"{from}\"\nto = \"{to}\"\nproto = \"tcp\"\n\
-                     src = {src:?}\ndst = {dst:?}\ndport = \"{first}-{last}\"\naction = \"accept\"\n",
-                );
-            }
+        match column {
+            Column::Fixed => text += &fixed_range([client, server], [&src, &at]),
+            Column::Session => text += &session_range([&src, &at]),
+            _ => {}
         }
     }
     text
+}
+
+/// Two rules, for either mode; the clients come first.
+fn fixed_range(zones: [&str; 2], hosts: [&[String]; 2]) -> String {
+    let (first, last) = DATA_PORTS;
+    let rule = |name, from: usize, to: usize| {
+        format!(
+            "[[rule]]\nname = \"{name}\"\nfrom = \"{}\"\nto = \"{}\"\nproto = \"tcp\"\n\
+             src = {:?}\ndst = {:?}\ndport = \"{first}-{last}\"\naction = \"accept\"\n",
+            zones[from], zones[to], hosts[from], hosts[to],
+        )
+    };
+    rule("data-passive", 0, 1) + &rule("data-active", 1, 0)
+}
+
+fn session_range([clients, servers]: [&[String]; 2]) -> String {
+    let (first, last) = DATA_PORTS;
+    format!(
+        "[[ftp.session-range]]\nclients = {clients:?}\nservers = {servers:?}\n\
+         ports = \"{first}-{last}\"\nactive = true\n"
+    )
 }
 
 fn addresses(clients: Range<u8>) -> Vec<String> {
