@@ -9,6 +9,7 @@
 //! - [`reasons`] is the reference of all outcomes
 //! - [`ftp`] reads FTP control connections; pure
 //! - [`helper`] is the FTP agent: from ring records to expectations
+//! - [`explain`] is the story of a session, and what would help it; pure
 //! - [`journal`] is what became of FTP sessions, in words; pure
 //! - [`preflight`] checks what must hold before anything is attached
 //! - [`gc`] has expired flows deleted
@@ -23,6 +24,7 @@ pub mod bpf;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod explain;
 pub mod filter;
 pub mod ftp;
 pub mod gc;

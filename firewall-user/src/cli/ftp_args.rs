@@ -42,6 +42,36 @@ event is began, opened, used, passed, connected, unanswered, withdrawn, closed,
 refused, dropped, would-drop, phase, failed, features, ended, skipped, or LOST
 ({event, at, lost}).")]
     Watch(WatchArgs),
+    /// Say in words what became of FTP sessions, and what would help them
+    ///
+    /// Three outcomes of a data connection are kept apart: dropped here; passed
+    /// here, and nobody answered (a firewall or host beyond); announced, and never
+    /// seen here. For a session that is encrypted, the remedies that fit it: CCC, a
+    /// session range or a fixed range, ready to paste with the narrowest ports seen, and
+    /// what to ask at the other end. Sessions that have ended are told of as long as
+    /// the journal holds them. Without an argument: all that had trouble.
+    #[command(after_help = "\
+Examples:
+  sudo pinhole ftp explain
+  sudo pinhole ftp explain 10.0.0.2:41822
+  sudo pinhole ftp explain 192.0.2.7 -o json | jq '.[].data[] | {outcome, dport}'
+
+JSON: [{client, cport, server, sport, phase, began, live, trouble, ccc, story: [{at,
+text}], data: [{outcome, reason, at, src, sport, dst, dport, via, syns, encrypted}],
+remedies: [{remedy, text, config}]}]. outcome is dropped-here, would-be-dropped-here,
+passed-no-reply, passed-reset, never-seen, connected, waiting or withdrawn.")]
+    Explain(ExplainArgs),
+}
+
+/// Arguments of `ftp explain`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ExplainArgs {
+    /// An end of a control connection (10.0.0.2:41822), or a host (192.0.2.7)
+    #[arg(value_name = "SESSION | HOST")]
+    pub which: Option<Which>,
+    /// How.
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 /// Arguments of `ftp watch`.

@@ -8,6 +8,7 @@
 
 mod event;
 mod expect;
+mod explain;
 mod flow;
 mod journal;
 mod refusals;
@@ -29,6 +30,7 @@ use serde::Serialize;
 
 pub use event::{EvictedView, FlowEventView, Line, LostView};
 pub use expect::{ExpectView, ParentView};
+pub use explain::{DataFateView, ExplainView, HappenedView, RemedyView};
 pub(crate) use flow::state_name;
 pub use flow::{FlowView, OriginalView, ReplyView, ZonesView};
 pub use journal::{DataView, JournalView};

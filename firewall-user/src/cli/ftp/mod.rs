@@ -1,5 +1,6 @@
 //! `pinhole ftp`.
 
+mod explain;
 mod watch;
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use crate::{
 pub(super) fn run(instance: &Instance, command: &FtpCommand) -> anyhow::Result<ExitCode> {
     match command {
         FtpCommand::List(args) => list(instance, *args),
+        FtpCommand::Explain(args) => explain::run(instance, args),
         FtpCommand::Watch(args) => watch::run(instance, args).map(|()| ExitCode::SUCCESS),
     }
 }
