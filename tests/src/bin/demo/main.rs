@@ -1,6 +1,8 @@
 //! The story of an FTP log-in that works and a listing that hangs, and of what
 //! pinhole does about it: real servers and clients, a firewall at both ends.
 
+mod ftps;
+
 use std::{io::Read, net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
@@ -86,7 +88,9 @@ fn tell(n: &mut Narrator, sabotage: Option<Sabotage>) -> Result<()> {
     }
 
     n.act("Every way to negotiate a data connection, through both firewalls");
-    transfers(n, &lab, &server)
+    transfers(n, &lab, &server)?;
+    drop((guarded, server, lab));
+    ftps::tell(n)
 }
 
 fn listing_hangs(
