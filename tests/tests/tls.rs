@@ -15,12 +15,12 @@ use firewall_tests::lab::{
 const HANGS: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_dropped_data_connection_is_told_of_its_session_with_pyftpdlib() -> Result<()> {
+fn h14_a_dropped_data_connection_is_told_of_its_session_with_pyftpdlib() -> Result<()> {
     told_of_its_session(server::Kind::Pyftpdlib, 50300..50400)
 }
 
 #[test]
-fn a_dropped_data_connection_is_told_of_its_session_with_proftpd() -> Result<()> {
+fn h14_a_dropped_data_connection_is_told_of_its_session_with_proftpd() -> Result<()> {
     told_of_its_session(server::Kind::Proftpd, 50000..50100)
 }
 

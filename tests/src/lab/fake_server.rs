@@ -80,16 +80,16 @@ impl Dialogue {
         carry(&mut self.server, &mut self.client, bytes).context("from the server")
     }
 
+    /// Both sockets: the client's, the server's.
+    #[must_use]
+    pub fn into_ends(self) -> [TcpStream; 2] {
+        [self.client, self.server]
+    }
+
     /// The client's socket.
     #[must_use]
     pub const fn client(&self) -> &TcpStream {
         &self.client
-    }
-
-    /// The server's socket.
-    #[must_use]
-    pub const fn server(&self) -> &TcpStream {
-        &self.server
     }
 
     /// Listens on the server at a port of its own, and gives the socket with

@@ -1,7 +1,7 @@
 //! One crafted session between two addresses of its own.
 
 use std::{
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     time::Duration,
@@ -58,15 +58,21 @@ impl Case {
         Self::ready_over(World::shared()?, Family::V6)
     }
 
+    /// Logged in, behind [`World::strict`].
+    pub(crate) fn strict() -> Result<Self> {
+        Self::ready_over(World::strict()?, Family::V4)
+    }
+
     pub(crate) fn ready_over(world: Arc<World>, family: Family) -> Result<Self> {
-        let mut case = Self::over(world, family)?;
-        case.s("220 ready\r\n")?;
-        case.login()?;
-        Ok(case)
+        Self::over(world, family)?.greeted()
     }
 
     pub(crate) fn over(world: Arc<World>, family: Family) -> Result<Self> {
         let (client, server) = world.pair(family)?;
+        Self::between(world, client, server)
+    }
+
+    fn between(world: Arc<World>, client: IpAddr, server: IpAddr) -> Result<Self> {
         let talk = Dialogue::silent(&world.lab, client, SocketAddr::new(server, 21))?;
         let refused = vec![0; world.firewalls().len()];
         Ok(Self {
@@ -80,26 +86,23 @@ impl Case {
 
     /// Hangs up and connects again, between the same addresses.
     pub(crate) fn again(self) -> Result<Self> {
-        let Self {
+        let Ended {
             world,
             client,
             server,
-            talk,
-            refused,
-        } = self;
-        drop(talk);
-        let talk = Dialogue::silent(&world.lab, client, SocketAddr::new(server, 21))?;
-        let refused = vec![0; refused.len()];
-        let mut case = Self {
-            world,
-            client,
-            server,
-            talk,
-            refused,
-        };
-        case.s("220 ready\r\n")?;
-        case.login()?;
-        Ok(case)
+        } = self.hang_up();
+        Self::between(world, client, server)?.greeted()
+    }
+
+    /// Another session between the same hosts, logged in.
+    pub(crate) fn beside(&self) -> Result<Self> {
+        Self::between(Arc::clone(&self.world), self.client, self.server)?.greeted()
+    }
+
+    fn greeted(mut self) -> Result<Self> {
+        self.s("220 ready\r\n")?;
+        self.login()?;
+        Ok(self)
     }
 
     pub(crate) fn login(&mut self) -> Result<()> {
@@ -123,6 +126,12 @@ impl Case {
             client,
             server,
         }
+    }
+
+    /// Gives both ends of the control connection out of hand: the client's, the server's.
+    pub(crate) fn part(self) -> (Ended, [TcpStream; 2]) {
+        let ended = ends(&self);
+        (ended, self.talk.into_ends())
     }
 
     /// The client says a text in one segment, and it arrives.
@@ -178,6 +187,11 @@ impl Case {
         ends(self).stays_shut(listener, port)
     }
 
+    /// As [`Ended::connects`].
+    pub(crate) fn connects(&self, listener: Listener, port: u16) -> Result<[TcpStream; 2]> {
+        ends(self).connects(listener, port)
+    }
+
     /// Both firewalls have refused something more, the last for this reason, and say so.
     pub(crate) fn refused(&mut self, reason: &str) -> Result<()> {
         for (index, firewall) in self.world.firewalls().iter().enumerate() {
@@ -192,6 +206,16 @@ impl Case {
             let refused =
                 session.with_context(|| format!("{reason} was expected, not {last:?}"))?;
             self.refused[index] = refused;
+        }
+        Ok(())
+    }
+
+    /// Every firewall lists the pinhole.
+    pub(crate) fn is_open(&self, port: u16) -> Result<()> {
+        for firewall in self.world.firewalls() {
+            process::await_some("the pinhole is listed", SOON, || {
+                self.pinholes(firewall).ok()?.contains(&port).then_some(())
+            })?;
         }
         Ok(())
     }
@@ -231,14 +255,9 @@ impl Case {
 
     /// Live pinholes between its hosts at a firewall, by port.
     pub(crate) fn pinholes(&self, firewall: &Firewall) -> Result<Vec<u16>> {
-        let all = firewall.expectations()?;
-        let own = all.iter().filter(|e| {
-            [e.src, e.dst].contains(&self.client) && [e.src, e.dst].contains(&self.server)
-        });
-        Ok(own.map(|e| e.dport).collect())
+        ends(self).pinholes(firewall)
     }
 }
-
 pub(crate) fn commas(host: IpAddr) -> String {
     host.to_string().replace('.', ",")
 }
@@ -251,10 +270,21 @@ fn ends(case: &Case) -> Ended {
     }
 }
 
+/// Bytes go both ways through a data connection.
+pub(crate) fn carries([mut near, mut far]: [TcpStream; 2]) -> Result<()> {
+    let mut got = [0; 11];
+    near.write_all(b"all is well")?;
+    far.read_exact(&mut got)?;
+    far.write_all(&got)?;
+    near.read_exact(&mut got)?;
+    ensure!(&got == b"all is well");
+    Ok(())
+}
+
 /// Two hosts that have had a session, or have one.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    world: Arc<World>,
+    pub(crate) world: Arc<World>,
     client: IpAddr,
     server: IpAddr,
 }
@@ -280,6 +310,26 @@ impl Ended {
         let dropped = matches!(&tried, Err(e) if e.kind() == ErrorKind::TimedOut);
         ensure!(dropped, "port {port} was not shut: {tried:?}");
         Ok(())
+    }
+
+    /// As [`Case::pinholes`].
+    pub(crate) fn pinholes(&self, firewall: &Firewall) -> Result<Vec<u16>> {
+        let hosts = [self.client, self.server];
+        let own = |e: &view::Expectation| hosts.contains(&e.src) && hosts.contains(&e.dst);
+        let mut all = firewall.expectations()?;
+        all.retain(own);
+        Ok(all.iter().map(|e| e.dport).collect())
+    }
+
+    /// A data connection that stays: who connected, and who accepted.
+    pub(crate) fn connects(&self, listener: Listener, port: u16) -> Result<[TcpStream; 2]> {
+        let (open, near) = self.attempt(listener, port, SOON)?;
+        let near = near.with_context(|| format!("data connection to port {port}"))?;
+        let (far, _) = open.accept()?;
+        for end in [&near, &far] {
+            end.set_read_timeout(Some(SOON))?;
+        }
+        Ok([near, far])
     }
 
     /// Tries the port of a socket that listens.

@@ -1,21 +1,22 @@
-//! H11 and A06: how many pinholes there are, and for how long.
+//! H10, H11 and A06: how many pinholes there are, and for how long.
 
-use std::{io::Write, sync::Arc, thread, time::Duration};
+use std::{
+    net::{Shutdown, TcpStream},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
-use firewall_tests::lab::{
-    Family, Lab, Node,
-    pinhole::{Attach, Firewall, config},
-    process,
+use firewall_tests::lab::process;
+use socket2::SockRef;
+
+use crate::case::{
+    Case, Ended,
+    Listener::{self, Client, Server},
+    carries,
 };
 
-use crate::{
-    case::{
-        Case,
-        Listener::{Client, Server},
-    },
-    world::World,
-};
+const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn h11_the_newest_replaces_the_oldest() -> Result<()> {
@@ -52,63 +53,179 @@ fn a06_five_hundred_ports_in_one_session() -> Result<()> {
     case.opens(Client, 30_000 + ROUNDS * EACH - 1)
 }
 
-/// A firewall of its own: few pinholes in all, and short ones.
-fn meagre() -> Result<Arc<World>> {
-    let lab = Lab::line()?;
-    let text = config::gateway(Node::FwB, true)
-        + "[tables]\nexpectations = 16\n[ftp]\nexpectation-timeout = 3\n";
-    let firewall = Firewall::start(&lab, Node::FwB, Some(&text), Attach::default())?;
-    Ok(Arc::new(World::over(lab, vec![firewall])?))
-}
-
 /// What finds no room is refused with that reason, and so never displaces what is
 /// established; when its life is over, a pinhole is gone, and there is room again.
 #[test]
-fn h11_short_lives_and_caps_in_all() -> Result<()> {
+fn h11_short_lives_and_a_cap_in_all() -> Result<()> {
     const ROOM: usize = 16;
-    let world = meagre()?;
-    let mut live = Case::ready_over(Arc::clone(&world), Family::V4)?;
+    let mut live = Case::strict()?;
     live.c("PASV\r\n")?;
     live.s(live.pasv_reply(50075))?;
-    let lab = &world.lab;
-    let at = std::net::SocketAddr::new(live.server, 50075);
-    let listener = lab.ns(Node::Server).listen(at)?;
-    let mut near =
-        lab.ns(Node::Client)
-            .connect_from(live.client, at, Duration::from_secs(10))??;
-    let (mut far, _) = listener.accept()?;
-
+    let data = live.connects(Server, 50075)?;
     let mut cases = Vec::new();
     for _ in 0..ROOM + 4 {
-        let mut case = Case::ready_over(Arc::clone(&world), Family::V4)?;
+        let mut case = Case::strict()?;
         case.c("PASV\r\n")?;
         case.s(case.pasv_reply(50076))?;
         cases.push(case);
     }
-    let firewall = &world.firewalls()[0];
+    let firewall = &live.world.firewalls()[0];
     let refused = |case: &Case| -> Result<bool> {
         let session = case.session(firewall)?;
         Ok(session.last_refusal.as_deref() == Some("table-full"))
     };
-    process::await_some("some find no room", Duration::from_secs(10), || {
-        let count = cases.iter().filter(|c| refused(c).unwrap_or(false)).count();
-        (count >= 4).then_some(())
+    process::await_some("one finds no room", SOON, || {
+        cases
+            .iter()
+            .any(|c| refused(c).unwrap_or(false))
+            .then_some(())
     })?;
     let open = firewall.expectations()?;
     ensure!(open.len() <= ROOM, "{open:?}");
     // The data connection that was there before has lost nothing.
-    near.write_all(b"all is well")?;
-    let mut got = [0; 11];
-    std::io::Read::read_exact(&mut far, &mut got)?;
-    ensure!(&got == b"all is well");
-
-    thread::sleep(Duration::from_secs(4));
+    carries(data)?;
+    thread::sleep(Duration::from_secs(5));
+    for case in &cases {
+        ensure!(case.pinholes(firewall)?.is_empty());
+    }
     let first = cases.first().context("there are some")?;
     first.stays_shut(Server, 50076)?;
-    let left = firewall.expectations()?;
-    ensure!(left.is_empty(), "{left:?}");
-    cases
-        .last_mut()
-        .context("there are some")?
-        .still_works(50077)
+    cases.pop().context("there are some")?.still_works(50077)
+}
+
+#[test]
+fn h11_a_cap_for_each_client() -> Result<()> {
+    let first = Case::strict()?;
+    let mut sessions = vec![first.beside()?, first.beside()?, first.beside()?];
+    for (port, session) in (50075..).zip(&mut sessions) {
+        session.c("PASV\r\n")?;
+        session.s(session.pasv_reply(port))?;
+    }
+    sessions[2].refused("client-full")?;
+    first.stays_shut(Server, 50077)?;
+    first.connects(Server, 50076)?;
+    first.connects(Server, 50075).map(drop)
+}
+
+/// How a control connection ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// One end closes, the other does not yet.
+    Fin(Listener),
+    /// One end resets.
+    Rst(Listener),
+    /// The server says 221, and neither closes yet.
+    Bye,
+}
+
+/// What was negotiated just before the control connection ends is gone from both
+/// firewalls, and a try fails at once.
+fn ends_with(end: End) -> Result<()> {
+    for listener in [Server, Client] {
+        let mut case = Case::ready()?;
+        match listener {
+            Server => {
+                case.c("PASV\r\n")?;
+                case.s(case.pasv_reply(50075))?;
+            }
+            Client => {
+                case.c(case.port(50075))?;
+                case.s("200 ok\r\n")?;
+            }
+        }
+        case.is_open(50075)?;
+        if let End::Bye = end {
+            case.c("QUIT\r\n")?;
+            case.s("221 bye\r\n")?;
+        }
+        let (ended, [client, server]) = case.part();
+        match end {
+            End::Fin(Client) => client.shutdown(Shutdown::Write)?,
+            End::Fin(Server) => server.shutdown(Shutdown::Write)?,
+            // Only who reads it knows; a FIN or RST ends it in the programs.
+            End::Bye => goes(&ended)?,
+            End::Rst(who) => {
+                let (goes, _stays) = match who {
+                    Client => (client, server),
+                    Server => (server, client),
+                };
+                SockRef::from(&goes).set_linger(Some(Duration::ZERO))?;
+                drop(goes);
+                is_shut(&ended, listener)?;
+                continue;
+            }
+        }
+        is_shut(&ended, listener)?;
+        drop((client, server));
+    }
+    Ok(())
+}
+
+fn is_shut(ended: &Ended, listener: Listener) -> Result<()> {
+    ended.stays_shut(listener, 50075)?;
+    goes(ended)
+}
+
+/// Both firewalls let go of what was negotiated.
+fn goes(ended: &Ended) -> Result<()> {
+    for firewall in ended.world.firewalls() {
+        process::await_some("the pinhole goes", SOON, || {
+            ended.pinholes(firewall).ok()?.is_empty().then_some(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn h10_closed_by_a_fin_of_the_client() -> Result<()> {
+    ends_with(End::Fin(Client))
+}
+
+#[test]
+fn h10_closed_by_a_fin_of_the_server() -> Result<()> {
+    ends_with(End::Fin(Server))
+}
+
+#[test]
+fn h10_closed_by_an_rst_of_the_client() -> Result<()> {
+    ends_with(End::Rst(Client))
+}
+
+#[test]
+fn h10_closed_by_an_rst_of_the_server() -> Result<()> {
+    ends_with(End::Rst(Server))
+}
+
+#[test]
+fn h10_closed_by_221() -> Result<()> {
+    ends_with(End::Bye)
+}
+
+#[test]
+fn h10_data_connections_are_kept_by_default() -> Result<()> {
+    let mut case = Case::ready()?;
+    case.c("PASV\r\n")?;
+    case.s(case.pasv_reply(50075))?;
+    let data = case.connects(Server, 50075)?;
+    case.hang_up().stays_shut(Server, 50075)?;
+    thread::sleep(Duration::from_secs(3));
+    carries(data)
+}
+
+#[test]
+fn h10_data_connections_are_cut_where_that_is_chosen() -> Result<()> {
+    let mut case = Case::strict()?;
+    case.c("PASV\r\n")?;
+    case.s(case.pasv_reply(50075))?;
+    let data = case.connects(Server, 50075)?;
+    let again = data.each_ref().map(TcpStream::try_clone);
+    let [near, far] = again;
+    carries([near?, far?]).context("while the session lives")?;
+    case.hang_up().stays_shut(Server, 50075)?;
+    thread::sleep(Duration::from_secs(3));
+    for end in &data {
+        end.set_read_timeout(Some(Duration::from_secs(1)))?;
+    }
+    ensure!(carries(data).is_err(), "it still carries data");
+    Ok(())
 }

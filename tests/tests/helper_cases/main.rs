@@ -11,6 +11,7 @@ mod attacks;
 mod case;
 mod choices;
 mod commands;
+mod crowd;
 mod encrypted;
 mod forged;
 mod life;

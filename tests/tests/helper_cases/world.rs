@@ -11,12 +11,23 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use firewall_tests::lab::{
     Family, Guard, Lab, Node, Place,
-    pinhole::{Attach, Firewall},
+    pinhole::{Attach, Firewall, config},
 };
 
 /// Host numbers that the cases use; those below are the lab's.
 const FIRST: u8 = 10;
 const LAST: u8 = 250;
+
+/// What [`World::strict`] allows.
+const STRICT: &str = "\
+[tables]
+expectations = 16
+[ftp]
+expectation-timeout = 4
+max-expectations-per-client = 2
+data-after-control = \"cut\"
+cut-after = 1
+";
 
 /// A line of nodes with a pinhole at each end.
 #[derive(Debug)]
@@ -31,18 +42,31 @@ impl World {
     /// The one that runs, or a new one: it lives for as long as a case needs it.
     pub(crate) fn shared() -> Result<Arc<Self>> {
         static SHARED: Mutex<Weak<World>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().map_err(|_| anyhow!("a case panicked"))?;
-        if let Some(world) = shared.upgrade() {
-            return Ok(world);
-        }
-        let lab = Lab::line()?;
-        let guarded = Guard::Pinhole(Attach::default()).put(&lab, Place::BothEnds, true)?;
-        let world = Arc::new(Self::over(lab, guarded.pinholes)?);
-        *shared = Arc::downgrade(&world);
-        Ok(world)
+        shared(&SHARED, || {
+            let lab = Lab::line()?;
+            let guarded = Guard::Pinhole(Attach::default()).put(&lab, Place::BothEnds, true)?;
+            Self::over(lab, guarded.pinholes)
+        })
     }
 
-    /// One for a case alone, behind these firewalls.
+    /// As [`World::shared`], with one firewall at the server's end that allows little.
+    pub(crate) fn strict() -> Result<Arc<Self>> {
+        static SHARED: Mutex<Weak<World>> = Mutex::new(Weak::new());
+        shared(&SHARED, || Self::server_end(STRICT))
+    }
+
+    /// As [`World::strict`], for one case alone and with these settings.
+    pub(crate) fn alone(settings: &str) -> Result<Arc<Self>> {
+        Self::server_end(settings).map(Arc::new)
+    }
+
+    fn server_end(settings: &str) -> Result<Self> {
+        let lab = Lab::line()?;
+        let text = config::gateway(Node::FwB, true) + settings;
+        let firewall = Firewall::start(&lab, Node::FwB, Some(&text), Attach::default())?;
+        Self::over(lab, vec![firewall])
+    }
+
     pub(crate) fn over(lab: Lab, firewalls: Vec<Firewall>) -> Result<Self> {
         for node in [Node::Client, Node::Server] {
             let addresses: String = (FIRST..=LAST)
@@ -78,6 +102,17 @@ impl World {
             .map(|[client, server]| (client, server))
             .context("more cases than addresses")
     }
+}
+
+/// The world that is there, or a new one.
+fn shared(slot: &Mutex<Weak<World>>, new: impl FnOnce() -> Result<World>) -> Result<Arc<World>> {
+    let mut slot = slot.lock().map_err(|_| anyhow!("a case panicked"))?;
+    if let Some(world) = slot.upgrade() {
+        return Ok(world);
+    }
+    let world = Arc::new(new()?);
+    *slot = Arc::downgrade(&world);
+    Ok(world)
 }
 
 /// Address number `host` of the client's or the server's node.

@@ -1,0 +1,102 @@
+//! A07: ten thousand sessions at once that negotiate and never connect.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use firewall_tests::lab::{
+    Family, Node,
+    process::{self, Daemon},
+};
+use nix::sys::signal::Signal;
+
+use crate::{
+    case::{Case, Listener::Server, carries},
+    world::World,
+};
+
+const CLIENTS: u8 = 40;
+const EACH: usize = 250;
+const ALL: usize = CLIENTS as usize * EACH;
+/// Host number of the first client; each has its own.
+const FIRST: u8 = 200;
+/// On a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Two programs with the ends of all sessions: a process may have 20,000 files.
+#[derive(Debug)]
+struct Crowd {
+    clients: Daemon,
+    _server: Daemon,
+}
+
+impl Crowd {
+    /// Returns once all have negotiated.
+    fn joins(world: &World) -> Result<Self> {
+        let server = world.lab.server_ip(Family::V4).to_string();
+        let start = |node: Node, args: &[String]| {
+            let mut command = world.lab.ns(node).command("python3");
+            command.args(["-c", include_str!("crowd.py")]).args(args);
+            let log = world.lab.dir().join(format!("crowd-{}.log", node.name()));
+            Daemon::spawn(command, log)
+        };
+        let serving = start(Node::Server, &["serve".into(), server.clone()])?;
+        says(&serving, "serving")?;
+        let mut args = vec!["join".into(), server, EACH.to_string()];
+        args.extend((FIRST..FIRST + CLIENTS).map(|host| format!("192.0.2.{host}")));
+        let clients = start(Node::Client, &args)?;
+        says(&clients, &format!("negotiated {ALL}"))?;
+        Ok(Self {
+            clients,
+            _server: serving,
+        })
+    }
+
+    /// Everybody's control connection carries a command and its reply.
+    fn is_alive(&self) -> Result<()> {
+        self.clients.signal(Signal::SIGUSR1);
+        says(&self.clients, &format!("alive {ALL}"))
+    }
+}
+
+fn says(daemon: &Daemon, wanted: &str) -> Result<()> {
+    process::await_some(wanted, PATIENCE, || {
+        daemon.log().lines().any(|l| l == wanted).then_some(())
+    })
+    .with_context(|| daemon.log())
+}
+
+/// A data connection that was there before has lost nothing, nor has any session.
+fn nothing_was_lost(crowd: &Crowd, live: &mut Case, data: [std::net::TcpStream; 2]) -> Result<()> {
+    crowd.is_alive()?;
+    carries(data)?;
+    live.c("NOOP\r\n")?;
+    live.s("200 ok\r\n")
+}
+
+/// More than the helper follows (4096, 512 of a client): the others are carried
+/// all the same, no table holds more than it may, and there is room again later.
+#[test]
+fn a07_ten_thousand_sessions_beyond_the_caps() -> Result<()> {
+    const CAP: usize = 4096;
+    let world = World::alone("")?;
+    let (mut live, data) = transfer(&world)?;
+    let crowd = Crowd::joins(&world)?;
+    let firewall = &world.firewalls()[0];
+    let (sessions, open) = (firewall.sessions()?, firewall.expectations()?);
+    ensure!(sessions.len() == CAP, "{} sessions", sessions.len());
+    ensure!(open.len() < CAP, "{} pinholes", open.len());
+    nothing_was_lost(&crowd, &mut live, data)?;
+    drop(crowd);
+    process::await_some("there is room again", PATIENCE, || {
+        (firewall.sessions().ok()?.len() < CAP).then_some(())
+    })?;
+    Case::ready_over(world, Family::V4)?.still_works(50075)
+}
+
+fn transfer(world: &Arc<World>) -> Result<(Case, [std::net::TcpStream; 2])> {
+    let mut live = Case::ready_over(Arc::clone(world), Family::V4)?;
+    live.c("PASV\r\n")?;
+    live.s(live.pasv_reply(50075))?;
+    let data = live.connects(Server, 50075)?;
+    Ok((live, data))
+}
