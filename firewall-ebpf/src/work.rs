@@ -60,7 +60,8 @@ pub(crate) struct Work {
     pub may_hold: bool,
     /// Whether the new flow takes the place of an unanswered one of another zone.
     pub displaces: bool,
-    /// Whether records waited for the agent before the expectations were looked at.
+    /// Whether the agent may know more than the expectations: records waited for it
+    /// before they were looked at, or it has session ranges.
     pub behind: bool,
     /// [`firewall_common::abi::table_full`], if the flow's class is full; else `TRACK`.
     pub full: u32,

@@ -61,6 +61,9 @@ pub mod config_flags {
     pub const SHADOW: u32 = 1 << 2;
     /// A rule picks up TCP flows in mid-life ([`crate::abi::rule_flags::LOOSE`]).
     pub const LOOSE: u32 = 1 << 3;
+    /// There are session ranges: whether one is for a data SYN the agent alone knows,
+    /// so the SYN is held even when the agent has read all that was said before.
+    pub const RANGES: u32 = 1 << 4;
 }
 
 /// The configuration that the programs read. One element; replaced as a whole.

@@ -113,7 +113,8 @@ fn admit<P: Packet, K: Family>(packet: &P, work: &mut Work, heading: Heading) ->
     let may_be_data = work.headers.proto == proto::TCP && unfit.is_none();
     if may_be_data {
         // In this order: if nothing waits, all that was said before is in the table.
-        work.behind = control::agent_is_behind();
+        // With session ranges that table does not hold all: the agent is asked.
+        work.behind = control::agent_is_behind() || config.flags & config_flags::RANGES != 0;
         match expect::take(work) {
             Taken::No => {}
             Taken::Yes => return Admitted::Flow(flow_flags::RELATED, RULE_NONE),

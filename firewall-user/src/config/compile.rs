@@ -137,9 +137,14 @@ fn config(policy: &Policy, rule_count: u32) -> Config {
     } else {
         0
     };
+    let ranges = if policy.ftp.ranges.is_empty() {
+        0
+    } else {
+        config_flags::RANGES
+    };
     Config {
         agent_stale_ns: AGENT_STALE_NS,
-        flags: gateway | loose | config_flags::HOLD,
+        flags: gateway | loose | ranges | config_flags::HOLD,
         essentials: policy.essentials,
         rule_count: [rule_count; 2],
         tier_limits: tier_limits(&policy.tables),

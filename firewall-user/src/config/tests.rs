@@ -344,6 +344,8 @@ fn a_session_range_is_for_hosts_and_ports_with_limits() {
     assert_eq!((plain.max, plain.per_minute), (8, 120));
     let (client, server) = ("10.0.0.2".parse().unwrap(), "192.0.2.7".parse().unwrap());
     assert!(plain.is_for(client, server) && !plain.is_for(server, client));
+    let c = compiled(&format!("{OUTSIDE}[[ftp.session-range]]\n{hosts}"));
+    assert_eq!(c.config.flags, config_flags::HOLD | config_flags::RANGES);
     let all = range(&format!("{hosts}active = true\nmax = 1\nper-minute = 3"));
     assert!(all.active);
     assert_eq!((all.max, all.per_minute), (1, 3));

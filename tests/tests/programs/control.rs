@@ -283,6 +283,18 @@ fn a_syn_between_the_hosts_of_a_session_is_reported_or_held() {
     assert!(rig.records().is_empty());
 }
 
+#[test]
+fn with_session_ranges_the_agent_is_asked_of_every_syn() {
+    let mut rig = holding();
+    rig.records();
+    assert_eq!(rig.ingress(&unexpected(1)), dropped(DropReason::Policy));
+    rig.records();
+    rig.configure(|config| config.flags |= config_flags::RANGES);
+    assert_eq!(rig.ingress(&unexpected(2)), dropped(DropReason::Held));
+    let kinds: Vec<u16> = rig.records().iter().map(|(head, _)| head.kind).collect();
+    assert_eq!(kinds, [EventKind::SynHeld as u16]);
+}
+
 /// Hosts with one session, a record that waits for the agent, and SYNs held.
 fn holding() -> Rig {
     let mut rig = Rig::new();
