@@ -85,6 +85,33 @@ fn inetutils_ftpd_with_ftplib() -> Result<()> {
     hold(Kind::Inetutils, &[Program::Ftplib], &[])
 }
 
+/// The pairs that CCC works for, with TLS 1.3 (which all of them choose) and 1.2: the
+/// helper reads on where it ends, and the data connection is let in at both ends.
+#[test]
+fn h13_ccc_with_tls_1_2_and_1_3() -> Result<()> {
+    let mut plan = Plan::new();
+    for (server, program, modes) in [
+        (Kind::Proftpd, Program::Curl, &[Passive][..]),
+        (Kind::Proftpd, Program::Ftplib, &[Passive, Active]),
+        (Kind::PureFtpd, Program::Ftplib, &[Passive, Active]),
+    ] {
+        for (variant, &mode) in [Variant::Plain, Variant::Tls12]
+            .into_iter()
+            .flat_map(|variant| modes.iter().map(move |mode| (variant, mode)))
+        {
+            let cell = Cell {
+                security: Security::Ccc,
+                server,
+                client: Client { program, variant },
+                mode,
+                family: V4,
+            };
+            plan.push((cell, Column::Pinhole));
+        }
+    }
+    judge(&plan)
+}
+
 /// Runs the clients in clear, in both modes and over either family, with the helper
 /// and without, and what else is asked for; and holds it against what is expected.
 fn hold(server: Kind, programs: &[Program], extra: &[Extra]) -> Result<()> {
