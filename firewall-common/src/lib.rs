@@ -7,6 +7,8 @@
 //! - [`wire`] turns bytes into [`wire::Headers`]
 //! - [`key`] turns headers into a canonical flow key and a direction
 //! - [`tcp`] is the TCP state machine
+//! - [`life`] finds, moves and ends the entries of flows
+//! - [`expect`] takes pinholes
 //! - [`timeout`] says when a flow ends
 //! - [`fragment`] follows fragmented datagrams
 //! - [`policy`] matches a new flow against compiled rules
@@ -17,8 +19,12 @@
 
 pub mod abi;
 pub mod checksum;
+pub mod expect;
+#[cfg(test)]
+mod explore;
 pub mod fragment;
 pub mod key;
+pub mod life;
 pub mod policy;
 pub mod sabotage;
 pub mod tcp;

@@ -116,6 +116,7 @@ outcomes! {
         TcpSeqOver = 28, "tcp-seq-over", "Data beyond what the receiver's window allows.";
         TcpAckOver = 29, "tcp-ack-over", "Acknowledges data that the other side has not sent.";
         TcpRst = 30, "tcp-rst", "An RST with a sequence number that was acknowledged long ago.";
+        Moving = 31, "moving", "Met its TCP flow just while that moved to the proved tier; TCP sends it again.";
         IcmpSequence = 34, "icmp-sequence", "An ICMP error about data that its connection does not have on its way.";
         Land = 40, "land", "Source and destination are the same address.";
         SourceRoute = 41, "source-route", "An IPv4 source route, or an IPv6 routing header that leads elsewhere.";

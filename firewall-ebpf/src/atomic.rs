@@ -6,7 +6,7 @@
 
 use core::arch::asm;
 
-use firewall_common::tcp::Word;
+use firewall_common::tcp::{Counter, Word};
 
 /// A shared, aligned word in a map value.
 pub(crate) struct Shared<T>(*mut T);
@@ -90,35 +90,47 @@ impl Shared<u32> {
     }
 }
 
-impl Shared<u64> {
-    /// Adds atomically.
-    #[inline(always)]
-    pub(crate) fn add(self, by: u64) {
-        // SAFETY: as in `swap`.
-        unsafe {
-            asm!(
-                "lock *(u64 *)({word} + 0) += {by}",
-                word = in(reg) self.0,
-                by = in(reg) by,
-            );
-        }
-    }
-}
+macro_rules! counter {
+    ($width:ty, $class:ident, $add:literal, $fetch_add:literal, $fetch_or:literal) => {
+        impl Counter<$width> for Shared<$width> {
+            #[inline(always)]
+            fn add(self, by: $width) {
+                // SAFETY: as in `Shared::<u64>::swap`.
+                unsafe { asm!($add, word = in(reg) self.0, by = in($class) by) };
+            }
 
-impl Shared<u32> {
-    /// Adds atomically.
-    #[inline(always)]
-    pub(crate) fn add(self, by: u32) {
-        // SAFETY: as in `Shared::<u64>::swap`.
-        unsafe {
-            asm!(
-                "lock *(u32 *)({word} + 0) += {by}",
-                word = in(reg) self.0,
-                by = in(wreg) by,
-            );
+            #[inline(always)]
+            fn fetch_add(self, by: $width) -> $width {
+                let mut seen = by;
+                // SAFETY: as above.
+                unsafe { asm!($fetch_add, word = in(reg) self.0, seen = inout($class) seen) };
+                seen
+            }
+
+            #[inline(always)]
+            fn seal(self) -> $width {
+                let mut seen: $width = 1 << (<$width>::BITS - 1);
+                // SAFETY: as above.
+                unsafe { asm!($fetch_or, word = in(reg) self.0, seen = inout($class) seen) };
+                seen
+            }
         }
-    }
+    };
 }
+counter!(
+    u64,
+    reg,
+    "lock *(u64 *)({word} + 0) += {by}",
+    "{seen} = atomic_fetch_add((u64 *)({word} + 0), {seen})",
+    "{seen} = atomic_fetch_or((u64 *)({word} + 0), {seen})"
+);
+counter!(
+    u32,
+    wreg,
+    "lock *(u32 *)({word} + 0) += {by}",
+    "{seen} = atomic_fetch_add((u32 *)({word} + 0), {seen})",
+    "{seen} = atomic_fetch_or((u32 *)({word} + 0), {seen})"
+);
 
 macro_rules! word {
     ($width:ty) => {

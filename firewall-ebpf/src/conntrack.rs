@@ -14,13 +14,14 @@ mod tiers;
 use firewall_common::{
     abi::{ZONE_HOST, config_flags, essentials, flow_flags},
     key::{Direction, Heading},
-    tcp::options,
+    life,
+    tcp::{Segment, options},
     verdict::{DropReason, Event, PassReason, Verdict},
-    wire::{self, proto, tcp_flags},
+    wire::{self, Headers, proto, tcp_flags},
 };
 
 pub(crate) use entry::{forget_rule, is_expired, last_of, seen_of, state_of};
-pub(crate) use tiers::{Family, Place, count_created, count_in_tier, delete_expired, delete_live};
+pub(crate) use tiers::{Family, count_created, count_in_tier, delete_expired, delete_live};
 
 use crate::{
     explain,
@@ -29,9 +30,9 @@ use crate::{
     work::Work,
 };
 use begin::{begin, is_tracked};
-use entry::zone_of;
+use entry::{Entry, zone_of};
 use step::{pinhole_tcp_quoted, step};
-use tiers::{Found, find};
+use tiers::Here;
 
 /// Bytes of a TCP header without options.
 const TCP_MIN: usize = 20;
@@ -56,25 +57,24 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
     } else {
         Heading::Down
     };
-    let now = work.now;
     // Without ports its key would be that of an echo flow with identifier 0.
     let found = if is_tracked(&work.headers) {
-        find(&*K::slot(work), now)
+        let fresh = is_syn(&work.headers);
+        life::find(&mut Here::<K>::new(work), fresh)
     } else {
-        Found::Nothing
+        None
     };
     let verdict = match found {
-        Found::Flow(entry, proved, word) => {
-            let refused = word.has(flow_flags::WOULD_DROP);
+        Some(found) => {
+            let refused = found.word.has(flow_flags::WOULD_DROP);
             if refused && work.flags & config_flags::SHADOW == 0 {
-                refused::judge::<K>(work, heading, entry, word, proved)
+                refused::judge::<K>(work, heading, found)
             } else {
-                let verdict = step::<P, K>(packet, work, heading, (entry, word), proved);
+                let verdict = step::<P, K>(packet, work, heading, found);
                 refused::counted(verdict, refused)
             }
         }
-        Found::Moving => Some(Verdict::Pass(PassReason::Established)),
-        Found::Nothing => None,
+        None => None,
     };
     // The only call: inlined in two places, it would take more of the stack than
     // kernel 6.1 leaves to the functions that it calls.
@@ -82,6 +82,12 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
         Some(verdict) => verdict,
         None => begin::<P, K>(packet, work, heading),
     }
+}
+
+/// Is it a segment that can only be the first of a connection?
+#[inline(always)]
+const fn is_syn(h: &Headers) -> bool {
+    h.proto == proto::TCP && matches!(Segment::of(h.tcp_flags), Some(Segment::Syn))
 }
 
 /// Reads the options of a TCP segment into its headers, unless it has none but a
@@ -142,10 +148,10 @@ fn related<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdict {
     }
     let (key, heading) = K::of(quoted);
     *K::slot(work) = key;
-    let now = work.now;
-    let Found::Flow(entry, _, word) = find(&*K::slot(work), now) else {
+    let Some(found) = life::find(&mut Here::<K>::new(work), false) else {
         return UNRELATED;
     };
+    let (Entry(entry), word) = (found.entry, found.word);
     if word.has(flow_flags::WOULD_DROP) {
         return UNRELATED;
     }

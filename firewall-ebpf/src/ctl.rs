@@ -15,13 +15,14 @@ use firewall_common::{
         CTL_FLOWS, CtlCounts, CtlFlow, Flow, FlowKey4, FlowKey6, FlowState, Phase, ctl_op,
         flow_flags,
     },
+    life::Place,
     time::Tick,
     verdict::Event,
     wire::Reader as _,
 };
 
 use crate::{
-    conntrack::{Family, Place, count_created, count_in_tier, forget_rule, state_of},
+    conntrack::{Family, count_created, count_in_tier, forget_rule, state_of},
     maps::Table,
     packet::XdpPacket,
     stats,

@@ -1,9 +1,8 @@
 //! Taking a pinhole.
 
 use firewall_common::{
-    abi::{
-        DataFlow, ExpectKey, ExpectState, Expectation, Flow, FlowKey6, FlowState, Phase, flow_flags,
-    },
+    abi::{DataFlow, ExpectKey, Expectation, Flow, FlowKey6, FlowState, Phase, flow_flags},
+    expect::{self, Taken},
     key::Direction,
     tcp::State,
     time::Tick,
@@ -22,7 +21,7 @@ use crate::{
 
 /// What the expectations say of a SYN.
 #[derive(Clone, Copy)]
-pub(crate) enum Taken {
+pub(crate) enum Admission {
     /// None for it: the rules decide.
     No,
     /// It has its pinhole.
@@ -33,51 +32,55 @@ pub(crate) enum Taken {
 
 /// Takes the expectation for a SYN, if there is one.
 #[inline(always)]
-pub(crate) fn take(work: &mut Work) -> Taken {
+pub(crate) fn take(work: &mut Work) -> Admission {
     let Some(entry) = look(work, Direction::Original) else {
-        return Taken::No;
+        return Admission::No;
     };
     let h = &work.headers;
     // SAFETY: a map value; all fields but `state` are written before the agent
     // inserts it and never after.
     let expectation = unsafe { &*entry.cast_const() };
     if work.now.is_after(Tick(expectation.expires)) {
-        return Taken::No;
+        return Admission::No;
     }
     if expectation.from_zone != work.from_zone || expectation.to_zone != work.to_zone {
-        return Taken::Refused(DropReason::ExpectationZone);
+        return Admission::Refused(DropReason::ExpectationZone);
     }
-    let parent = match live_parent(
-        &expectation.parent,
-        expectation.parent_incarnation,
-        work.now,
-    ) {
-        Some((_, word)) => word,
-        None => return Taken::Refused(DropReason::ExpectationOrphaned),
-    };
+    let (port, now) = (h.sport, work.now);
+    let mut client_is_hi = 0;
+    let taken = expect::take(state_of_pinhole(entry), port, || {
+        let (key, incarnation) = (&expectation.parent, expectation.parent_incarnation);
+        let parent = live_parent(key, incarnation, now);
+        if let Some((_, word)) = parent {
+            client_is_hi = word.has(flow_flags::FIRST_DOWN) as u8;
+        }
+        parent.is_some()
+    });
+    match taken {
+        Taken::Now => {
+            stats::event(Event::ExpectationUsed);
+            control::came_about(work);
+        }
+        Taken::Before => {}
+        Taken::Refused(reason) => return Admission::Refused(reason),
+    }
     work.data = DataFlow {
         parent: expectation.parent,
         parent_incarnation: expectation.parent_incarnation,
         incarnation: 0,
         via: expectation.via,
-        client_is_hi: parent.has(flow_flags::FIRST_DOWN) as u8,
+        client_is_hi,
         reserved: 0,
     };
-    let mine = ExpectState::Taken(h.sport).word();
+    Admission::Yes
+}
+
+#[inline(always)]
+fn state_of_pinhole(entry: *mut Expectation) -> Shared<u64> {
     // SAFETY: a map value is valid for the whole run.
     let state = unsafe { &raw mut (*entry).state };
     // SAFETY: eight bytes, aligned, and only changed atomically.
-    let state = unsafe { Shared::new(state) };
-    match state.swap(ExpectState::Free.word(), mine) {
-        Ok(_) => {
-            stats::event(Event::ExpectationUsed);
-            control::came_about(work);
-            Taken::Yes
-        }
-        // A SYN that is sent again finds its own mark.
-        Err(word) if word == mine => Taken::Yes,
-        Err(_) => Taken::Refused(DropReason::ExpectationTaken),
-    }
+    unsafe { Shared::new(state) }
 }
 
 /// The connection has come about: its pinhole has served it. From now on a SYN
@@ -91,15 +94,7 @@ pub(crate) fn served(work: &mut Work, direction: Direction) {
         Direction::Original => work.headers.sport,
         Direction::Reply => work.headers.dport,
     };
-    // SAFETY: a map value is valid for the whole run.
-    let state = unsafe { &raw mut (*entry).state };
-    // SAFETY: eight bytes, aligned, and only changed atomically.
-    let state = unsafe { Shared::new(state) };
-    // Where that fails, the port was negotiated anew meanwhile.
-    let _ = state.swap(
-        ExpectState::Taken(port).word(),
-        ExpectState::served_word(port),
-    );
+    expect::serve(state_of_pinhole(entry), port);
 }
 
 /// The expectation of a connection that has a packet in `direction`.

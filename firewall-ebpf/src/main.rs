@@ -59,8 +59,9 @@ pub(crate) fn pinhole_reinject(ctx: XdpContext) -> u32 {
 pub(crate) fn pinhole_egress(ctx: TcContext) -> i32 {
     const RING_FULL: u32 = DropReason::RingFull.index();
     const HELD: u32 = DropReason::Held.index();
+    const MOVING: u32 = DropReason::Moving.index();
     match pipeline::judge(&TcPacket::new(ctx), Slot::Egress) {
-        RING_FULL | HELD => steal(),
+        RING_FULL | HELD | MOVING => steal(),
         outcome if Verdict::is_drop(outcome) => TC_ACT_SHOT,
         // "Not my decision": programs behind this one still have their say.
         _ => TC_ACT_UNSPEC,

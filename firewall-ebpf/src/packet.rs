@@ -136,6 +136,7 @@ impl EbpfContext for TcPacket {
 
 impl Reader for TcPacket {
     const UNCUT: bool = true;
+    const COPIES: bool = true;
 
     #[inline(always)]
     fn frame_len(&self) -> usize {
@@ -152,6 +153,12 @@ impl Reader for TcPacket {
         }
         // SAFETY: the helper filled all N bytes.
         Some(unsafe { out.assume_init() })
+    }
+
+    #[inline(always)]
+    fn address(&self, offset: usize, to: &mut [u32; 4]) -> bool {
+        // SAFETY: an address has 16 bytes.
+        unsafe { self.copy(offset as u32, to.as_mut_ptr().cast(), 16) }
     }
 
     #[inline(always)]

@@ -101,6 +101,8 @@ pub(crate) struct Work {
     pub event: EventHeader,
     /// The packet's [`Direction`].
     pub direction: Opaque,
+    /// Which element this is: a [`Slot`].
+    pub slot: u32,
     /// What the packet's step did; written before it is read.
     pub stepped: MaybeUninit<Stepped>,
     /// Where in them.
@@ -126,14 +128,20 @@ impl Work {
         unsafe { self.stepped.assume_init_mut() }
     }
 
-    /// The packet as a TCP segment, and where its step is written to.
+    /// Which way the packet runs in its flow.
     #[inline(always)]
-    pub(crate) fn arrived(&mut self) -> (Arrived<'_>, &mut Stepped) {
-        let direction = if self.direction.get() & 1 == 0 {
+    pub(crate) fn direction(&self) -> Direction {
+        if self.direction.get() & 1 == 0 {
             Direction::Original
         } else {
             Direction::Reply
-        };
+        }
+    }
+
+    /// The packet as a TCP segment, and where its step is written to.
+    #[inline(always)]
+    pub(crate) fn arrived(&mut self) -> (Arrived<'_>, &mut Stepped) {
+        let direction = self.direction();
         let arrived = Arrived {
             headers: &self.headers,
             // Others have been turned away.
@@ -168,7 +176,16 @@ impl Opaque {
 /// This run's work area.
 #[inline(always)]
 pub(crate) fn area(slot: Slot) -> Option<&'static mut Work> {
-    let work = WORK.get_ptr_mut(slot as u32)?;
+    let work = again(slot as u32)?;
+    work.slot = slot as u32;
+    Some(work)
+}
+
+/// The same, for a global function of the run, by [`Work::slot`]: the verifier of
+/// 6.1 takes no key for a map from memory that a global function was handed.
+#[inline(always)]
+pub(crate) fn again(slot: u32) -> Option<&'static mut Work> {
+    let work = WORK.get_ptr_mut(slot)?;
     // SAFETY: the element is this CPU's and this hook's own, and all zero is a
     // valid value, so it is never invalid.
     Some(unsafe { &mut *work })

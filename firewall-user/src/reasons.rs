@@ -111,6 +111,11 @@ const ADVICE: &[(&[DropReason], &str)] = {
             "No ordinary traffic has so many or such headers: look who sends them.",
         ),
         (
+            &[Moving],
+            "Nothing, if they are few: two processors had packets of one connection in the same \
+             microsecond, and TCP sends the dropped one again.",
+        ),
+        (
             &[FragmentOverlap],
             "A duplicate of the network, or an attack: look who sends it (`tcpdump -e`). Reused \
              identifications look the same: let path-MTU discovery work instead of fragmenting.",

@@ -56,8 +56,7 @@ pub struct Flow {
     pub state: u64,
     /// The [`Last`] word. Changed by compare-and-swap only.
     pub last: u64,
-    /// [`Tick`] of the last packet that renewed the flow's life. A plain store
-    /// of the present.
+    /// [`Tick`] of the last packet that renewed the flow's life.
     pub seen: u32,
     /// [`Tick`] of the first packet.
     pub created: u32,

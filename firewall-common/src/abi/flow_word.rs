@@ -9,8 +9,8 @@ use crate::key::{Direction, Heading};
 pub enum Phase {
     /// Counts as a flow.
     Live = 0,
-    /// One CPU is moving it from half-open to proved. For a few ticks others let
-    /// its packets pass without a step; after that it is a left-over, and a miss.
+    /// One CPU is moving it from half-open to proved. For a few ticks it counts as
+    /// present, and segments of it are dropped; after that it is a left-over, and a miss.
     Promoting = 1,
     /// Being deleted; a miss.
     Doomed = 2,

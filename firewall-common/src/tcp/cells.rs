@@ -21,6 +21,16 @@ pub trait Word<T>: Copy {
     fn swap(self, old: T, new: T) -> Result<(), T>;
 }
 
+/// A word that several CPUs count in.
+pub trait Counter<T>: Word<T> {
+    /// Adds.
+    fn add(self, by: T);
+    /// Adds, and returns what stood there before.
+    fn fetch_add(self, by: T) -> T;
+    /// Sets the highest bit, and returns what stood there before.
+    fn seal(self) -> T;
+}
+
 /// The entry of a TCP flow. The documentation of each word is in [`Flow`].
 pub trait Cells: Copy {
     /// An eight-byte word.

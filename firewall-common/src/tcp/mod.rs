@@ -17,7 +17,7 @@ mod step;
 mod tests;
 mod window;
 
-pub use cells::{Cells, FlowCells, Word};
+pub use cells::{Cells, Counter, FlowCells, Word};
 pub use first::{Begun, opened, picked_up, resynchronised};
 pub use quoted::is_in_flight;
 pub use state::{Segment, State, Transition, transition};

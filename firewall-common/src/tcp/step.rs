@@ -26,6 +26,7 @@ use super::{
 use crate::{
     abi::{FlowState, Last, LastKind, Phase, flow_flags},
     key::Direction,
+    life,
     time::Tick,
     timeout::Timeouts,
     verdict::{DropReason, PassReason},
@@ -35,7 +36,7 @@ use crate::{
 pub const TRIES: usize = 4;
 
 /// What became of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum What {
     /// The flow went away since it was found: a miss.
@@ -304,7 +305,8 @@ pub fn plan<E: Cells>(
 
 /// Fourth part: the swap that decides, and what goes with it.
 ///
-/// False if another CPU changed the state meanwhile: the step begins anew.
+/// False if another CPU changed the state meanwhile: the step begins anew. If
+/// another one deletes the flow meanwhile, the segment is a miss.
 #[inline(always)]
 pub fn commit<E: Cells>(cells: E, now: Tick, out: &mut Stepped) -> bool {
     let (old, new) = (out.word, out.next);
@@ -317,8 +319,8 @@ pub fn commit<E: Cells>(cells: E, now: Tick, out: &mut Stepped) -> bool {
         // Lost to another segment of the same moment, which is then the last.
         let _ = cells.last().swap(last.0, next.0);
     }
-    if out.renew && cells.seen().load() != now.0 {
-        cells.seen().store(now.0);
+    if out.renew && !life::renew(cells, now, new.incarnation()) {
+        out.what = What::Gone;
     }
     true
 }

@@ -29,6 +29,8 @@ pub fn parse_l3<R: Reader + ?Sized>(
 ) -> Parsed<()> {
     *h = Headers::ZERO;
     match family {
+        Family::V4 if R::COPIES => v4_apart(r, offset, h, false)?,
+        Family::V6 if R::COPIES => v6_apart(r, offset, h, false)?,
         Family::V4 => parse_v4(r, offset, h, false)?,
         Family::V6 => parse_v6(r, offset, h, false)?,
     }
@@ -54,6 +56,8 @@ pub fn inner<R: Reader + ?Sized>(r: &R, outer: &Headers, h: &mut Headers) -> Par
     let offset = (outer.l4_offset as usize & transport::OFFSET_MASK) + 8;
     *h = Headers::ZERO;
     match outer.family {
+        Family::V4 if R::COPIES => v4_apart(r, offset, h, true)?,
+        Family::V6 if R::COPIES => v6_apart(r, offset, h, true)?,
         Family::V4 => parse_v4(r, offset, h, true)?,
         Family::V6 => parse_v6(r, offset, h, true)?,
     }
@@ -61,6 +65,16 @@ pub fn inner<R: Reader + ?Sized>(r: &R, outer: &Headers, h: &mut Headers) -> Par
         return Err(DropReason::IcmpUnrelated);
     }
     transport::parse_quoted(r, h)
+}
+
+#[inline(never)]
+fn v4_apart<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: bool) -> Parsed<()> {
+    parse_v4(r, offset, h, quoted)
+}
+
+#[inline(never)]
+fn v6_apart<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: bool) -> Parsed<()> {
+    parse_v6(r, offset, h, quoted)
 }
 
 #[inline(always)]
@@ -111,9 +125,9 @@ fn parse_v6<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: b
     let Some(b) = r.read::<8>(offset) else {
         return Err(DropReason::MalformedIpv6);
     };
-    let Some(addresses) = r.read::<32>(offset + 8) else {
+    if !addresses(r, offset + 8, h) {
         return Err(DropReason::MalformedIpv6);
-    };
+    }
     let room = r.frame_len().wrapping_sub(offset) as u32;
     let total = match u16::from_be_bytes([b[4], b[5]]) {
         0 if R::UNCUT => room,
@@ -123,8 +137,6 @@ fn parse_v6<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: b
         return Err(DropReason::MalformedIpv6);
     }
     h.family = Family::V6;
-    h.src = words(&addresses, 0);
-    h.dst = words(&addresses, 16);
     h.service = u32::from_ne_bytes([b[0], b[1], b[2], b[3]]) & VERSION_LESS;
     h.ttl = b[7];
     h.l3_len = total;
@@ -135,6 +147,20 @@ fn parse_v6<R: Reader + ?Sized>(r: &R, offset: usize, h: &mut Headers, quoted: b
     extensions(r, h)?;
     h.payload_offset = h.l4_offset;
     Ok(())
+}
+
+#[inline(always)]
+fn addresses<R: Reader + ?Sized>(r: &R, at: usize, h: &mut Headers) -> bool {
+    if R::COPIES {
+        return r.address(at, &mut h.src) && r.address(at + 16, &mut h.dst);
+    }
+    // One read, and one bound for the verifier.
+    let Some(both) = r.read::<32>(at) else {
+        return false;
+    };
+    let both: [[u32; 4]; 2] = bytemuck::cast(both);
+    [h.src, h.dst] = both;
+    true
 }
 
 /// Walks the extension headers from `h.l4_offset`, the first of which is of type
@@ -210,11 +236,4 @@ fn fragment_header(e: [u8; 8], len: u32, h: &mut Headers) -> Parsed<()> {
     h.fragment_more = field & 1 != 0;
     h.fragment_len = len;
     Ok(())
-}
-
-#[inline(always)]
-fn words(b: &[u8; 32], at: usize) -> [u32; 4] {
-    let word =
-        |i: usize| u32::from_ne_bytes([b[at + i], b[at + i + 1], b[at + i + 2], b[at + i + 3]]);
-    [word(0), word(4), word(8), word(12)]
 }

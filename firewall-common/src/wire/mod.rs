@@ -21,12 +21,26 @@ pub trait Reader {
     /// Whether packets may be segments that the host's own stack has not cut
     /// yet: one longer than 64 kB carries 0 in its length field.
     const UNCUT: bool = false;
+    /// Whether what is read is copied: headers are then parsed in functions of
+    /// their own, so that the copies are gone from the stack when they return.
+    const COPIES: bool = false;
 
     /// Bytes in the frame.
     fn frame_len(&self) -> usize;
 
     /// `N` bytes at `offset`, or `None` past the end of what can be read.
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// An IPv6 address at `offset` to `to`, where it may stand at once; false past
+    /// the end.
+    #[inline(always)]
+    fn address(&self, offset: usize, to: &mut [u32; 4]) -> bool {
+        let read = self.read::<16>(offset);
+        if let Some(bytes) = read {
+            *to = bytemuck::cast(bytes);
+        }
+        read.is_some()
+    }
 
     /// VLAN tags of the frame that are not among its bytes: the device or the
     /// stack keeps them beside it.

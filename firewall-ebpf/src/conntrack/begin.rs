@@ -7,6 +7,7 @@ use firewall_common::{
         incarnation, rule_flags, table_full,
     },
     key::Heading,
+    life::{self, Place, Refused, Tables as _},
     tcp::{self, Begun, Segment, generic},
     verdict::{DropReason, Event, PassReason, Verdict},
     wire::{Headers, proto, tcp_flags},
@@ -14,13 +15,13 @@ use firewall_common::{
 
 use super::{
     entry::last_of,
-    tiers::{Family, Place, concedes, displace, end, insert, is_full},
+    tiers::{Family, Here, displace, end, is_full},
 };
 use crate::{
     control, data,
-    expect::{self, Taken},
+    expect::{self, Admission},
     explain,
-    maps::{CONFIG, EEXIST},
+    maps::CONFIG,
     packet::Packet,
     policy, stats,
     watch::{self, News},
@@ -116,9 +117,9 @@ fn admit<P: Packet, K: Family>(packet: &P, work: &mut Work, heading: Heading) ->
         // With session ranges that table does not hold all: the agent is asked.
         work.behind = control::agent_is_behind() || config.flags & config_flags::RANGES != 0;
         match expect::take(work) {
-            Taken::No => {}
-            Taken::Yes => return Admitted::Flow(flow_flags::RELATED, RULE_NONE),
-            Taken::Refused(reason) => refusal = reason,
+            Admission::No => {}
+            Admission::Yes => return Admitted::Flow(flow_flags::RELATED, RULE_NONE),
+            Admission::Refused(reason) => refusal = reason,
         }
     }
     let decision = policy::decide(config, work);
@@ -229,8 +230,10 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
     if work.displaces && flags & flow_flags::WOULD_DROP == 0 {
         displace::<K>(work);
     }
-    match insert::<K>(work, Place::half_open(work.from_inside)) {
-        Ok(()) if concedes::<K>(work) => stats::event(Event::CreateRaced),
+    let inside = work.from_inside;
+    let here = &mut Here::<K>::new(work);
+    match here.insert(Place::half_open(inside)) {
+        Ok(()) if life::concedes(here, inside, incarnation) => stats::event(Event::CreateRaced),
         Ok(()) => {
             stats::event(Event::FlowCreated);
             if flags & flow_flags::RELATED != 0 {
@@ -242,8 +245,8 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
         // Another CPU was faster with a packet of the same flow. That packet's
         // entry stands; this one was admitted too, and its step would be the
         // same (but that of a connection which is picked up, and then liberal).
-        Err(EEXIST) => stats::event(Event::CreateRaced),
-        Err(_) => {
+        Err(Refused::Exists) => stats::event(Event::CreateRaced),
+        Err(Refused::Failed) => {
             stats::event(Event::CreateFailed);
             return Verdict::Drop(DropReason::TableError);
         }
@@ -314,20 +317,22 @@ pub(super) fn resynchronise<K: Family>(
     flow.bytes = [0, work.on_wire.bytes as u64];
     flow.packets = [0, work.on_wire.packets];
     let inside = word.has(flow_flags::FROM_INSIDE);
-    Some(match insert::<K>(work, Place::half_open(inside)) {
-        Ok(()) => {
-            stats::event(Event::FlowCreated);
-            let (key, flow) = K::to_insert(work);
-            watch::tell(key, flow, FlowState(flow.state), News::NEW);
-            Verdict::Pass(PassReason::Established)
-        }
-        Err(EEXIST) => {
-            stats::event(Event::CreateRaced);
-            Verdict::Pass(PassReason::Established)
-        }
-        Err(_) => {
-            stats::event(Event::CreateFailed);
-            Verdict::Drop(DropReason::TableError)
-        }
-    })
+    Some(
+        match Here::<K>::new(work).insert(Place::half_open(inside)) {
+            Ok(()) => {
+                stats::event(Event::FlowCreated);
+                let (key, flow) = K::to_insert(work);
+                watch::tell(key, flow, FlowState(flow.state), News::NEW);
+                Verdict::Pass(PassReason::Established)
+            }
+            Err(Refused::Exists) => {
+                stats::event(Event::CreateRaced);
+                Verdict::Pass(PassReason::Established)
+            }
+            Err(Refused::Failed) => {
+                stats::event(Event::CreateFailed);
+                Verdict::Drop(DropReason::TableError)
+            }
+        },
+    )
 }

@@ -3,10 +3,10 @@
 use firewall_common::{
     abi::{Flow, FlowState, Last, RULE_NONE, TcpSide},
     key::Direction,
+    life,
     tcp::Cells,
     time::Tick,
     timeout,
-    wire::OnWire,
 };
 
 use crate::{atomic::Shared, maps::CONFIG};
@@ -38,7 +38,7 @@ pub(crate) fn seen_of(entry: *mut Flow) -> Shared<u32> {
 
 /// An entry as the tracker of [`firewall_common::tcp`] sees it.
 #[derive(Clone, Copy)]
-pub(super) struct Entry(pub *mut Flow);
+pub(crate) struct Entry(pub *mut Flow);
 
 impl Entry {
     /// The windows of the side that sends in `direction`.
@@ -144,24 +144,31 @@ pub(crate) fn forget_rule(entry: *mut Flow) -> bool {
     false
 }
 
-#[inline(always)]
-pub(super) fn account(entry: *mut Flow, direction: Direction, wire: OnWire) {
-    let packets = match direction {
-        // SAFETY: a map value is valid for the whole run.
-        Direction::Original => unsafe { &raw mut (*entry).packets[0] },
-        // SAFETY: as above.
-        Direction::Reply => unsafe { &raw mut (*entry).packets[1] },
-    };
-    let octets = match direction {
-        // SAFETY: as above.
-        Direction::Original => unsafe { &raw mut (*entry).bytes[0] },
-        // SAFETY: as above.
-        Direction::Reply => unsafe { &raw mut (*entry).bytes[1] },
-    };
-    // SAFETY: four bytes, aligned, changed atomically only.
-    let packets = unsafe { Shared::new(packets) };
-    // SAFETY: eight bytes, aligned, changed atomically only.
-    let octets = unsafe { Shared::new(octets) };
-    packets.add(wire.packets);
-    octets.add(wire.bytes as u64);
+impl life::Entry for Entry {
+    type Packets = Shared<u32>;
+    type Bytes = Shared<u64>;
+
+    #[inline(always)]
+    fn packets(self, direction: Direction) -> Shared<u32> {
+        let word = match direction {
+            // SAFETY: a map value is valid for the whole run.
+            Direction::Original => unsafe { &raw mut (*self.0).packets[0] },
+            // SAFETY: as above.
+            Direction::Reply => unsafe { &raw mut (*self.0).packets[1] },
+        };
+        // SAFETY: four bytes, aligned, changed atomically only.
+        unsafe { Shared::new(word) }
+    }
+
+    #[inline(always)]
+    fn bytes(self, direction: Direction) -> Shared<u64> {
+        let word = match direction {
+            // SAFETY: as in `packets`.
+            Direction::Original => unsafe { &raw mut (*self.0).bytes[0] },
+            // SAFETY: as above.
+            Direction::Reply => unsafe { &raw mut (*self.0).bytes[1] },
+        };
+        // SAFETY: eight bytes, aligned, changed atomically only.
+        unsafe { Shared::new(word) }
+    }
 }

@@ -5,14 +5,18 @@
 //! whoever begins anew is judged by the rules, and nothing else goes through.
 
 use firewall_common::{
-    abi::{EndReason, Flow, FlowState},
+    abi::EndReason,
     key::{Direction, Heading},
+    life::Found,
     tcp::Segment,
     verdict::{DropReason, Verdict},
     wire::{Headers, proto},
 };
 
-use super::tiers::{Family, end};
+use super::{
+    entry::Entry,
+    tiers::{Family, end},
+};
 use crate::work::Work;
 
 /// Judges a packet of such a flow while the policy is enforced. `None` when it
@@ -24,10 +28,13 @@ use crate::work::Work;
 pub(super) fn judge<K: Family>(
     work: &mut Work,
     heading: Heading,
-    entry: *mut Flow,
-    word: FlowState,
-    proved: bool,
+    found: Found<Entry>,
 ) -> Option<Verdict> {
+    let Found {
+        entry: Entry(entry),
+        word,
+        proved,
+    } = found;
     let direction = Direction::of(heading, word.first_heading());
     if !begins(&work.headers, direction) {
         return Some(Verdict::Drop(DropReason::RefusedFlow));

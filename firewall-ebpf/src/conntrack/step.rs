@@ -1,18 +1,19 @@
 //! The step that a packet makes in its flow.
 
 use firewall_common::{
-    abi::{EndReason, Flow, FlowState, Phase, flow_flags},
+    abi::{EndReason, Flow, FlowState, flow_flags},
     key::{Direction, Heading},
-    tcp::{self, Segment, State, Stepped, What, generic},
+    life::{self, Entry as _, Followed, Found},
+    tcp::{self, Counter as _, Segment, State, Stepped, What, generic},
     verdict::{DropReason, Event, PassReason, Verdict},
     wire::proto,
 };
 
 use super::{
     begin::resynchronise,
-    entry::{Entry, account, seen_of, state_of, zone_of},
+    entry::{Entry, seen_of, state_of, zone_of},
     refused::begins,
-    tiers::{Family, end, promote},
+    tiers::{Family, end},
 };
 use crate::{
     control, data, expect, explain,
@@ -23,21 +24,17 @@ use crate::{
     work::Work,
 };
 
-/// Lost swaps after which a packet passes without its step being recorded.
-const CAS_TRIES: usize = 4;
-
-/// Steps a flow, whose entry had `word` when it was found. `None` when the packet
-/// begins a new flow in its place.
+/// Steps a flow. `None` when the packet begins a new flow in its place.
 #[inline(always)]
 pub(super) fn step<P: Packet, K: Family>(
     packet: &P,
     work: &mut Work,
     heading: Heading,
-    (entry, word): (*mut Flow, FlowState),
-    proved: bool,
+    found: Found<Entry>,
 ) -> Option<Verdict> {
+    let word = found.word;
     let direction = Direction::of(heading, word.first_heading());
-    if zone_of(entry, direction) != work.from_zone {
+    if zone_of(found.entry.0, direction) != work.from_zone {
         // Nobody answered the flow that stands there: who began it may have
         // borrowed the address. The rules decide who may begin another.
         work.displaces = !word.has(flow_flags::SEEN_REPLY) && begins(&work.headers, direction);
@@ -49,30 +46,41 @@ pub(super) fn step<P: Packet, K: Family>(
     }
     let protocol = work.headers.proto;
     // The first packet of a tick.
-    let early = seen_of(entry).load() != work.now.0;
-    if protocol == proto::TCP {
-        if Segment::of(work.headers.tcp_flags).is_none() {
-            return Some(Verdict::Drop(DropReason::TcpFlags));
-        }
-        // Through memory, as the segment's kind is from its flags: the verifier
-        // would follow each of them through all that comes.
-        work.direction.set(direction as u32);
-        step_tcp(entry, work, word.incarnation());
+    let early = seen_of(found.entry.0).load() != work.now.0;
+    let tcp = protocol == proto::TCP;
+    if tcp && Segment::of(work.headers.tcp_flags).is_none() {
+        return Some(Verdict::Drop(DropReason::TcpFlags));
+    }
+    // Through memory, as the segment's kind is from its flags: the verifier would
+    // follow each of them through all that comes.
+    work.direction.set(direction as u32);
+    let incarnation = found.word.incarnation();
+    let (entry, proved) = (found.entry.0, found.proved);
+    if tcp {
+        step_tcp(entry, work, incarnation);
     } else {
-        step_generic(entry, work, direction, word.incarnation());
+        step_generic(entry, work, incarnation);
+    }
+    if !proved && matches!(life::follow(found.entry, incarnation), Followed::Lost) {
+        // Its windows and its end may be missing in the new entry. TCP sends it
+        // again; other protocols have nothing to lose, and nothing to be checked.
+        if tcp {
+            return Some(Verdict::Drop(DropReason::Moving));
+        }
+        let out = work.stepped_mut();
+        out.what = What::Accepted;
+        out.changed = false;
     }
     let Stepped {
         what,
         word,
         changed,
-        opened,
         ..
     } = *work.stepped();
     match what {
         What::Accepted | What::Ended => {}
-        What::Gone => return None,
-        // As `Found::Moving`.
-        What::Moving => return Some(Verdict::Pass(PassReason::Established)),
+        // A flow is moved once: what follows it does not meet this again.
+        What::Gone | What::Moving => return None,
         What::Ignored => {
             explain::bounds(work);
             return Some(Verdict::Pass(work.stepped().pass));
@@ -91,19 +99,25 @@ pub(super) fn step<P: Packet, K: Family>(
         }
         What::Resync => return resynchronise::<K>(work, entry, word, proved),
     }
-    account(entry, direction, work.on_wire);
+    let mut moved = false;
+    if proved {
+        let entry = Entry(entry);
+        entry.packets(direction).add(work.on_wire.packets);
+        entry.bytes(direction).add(work.on_wire.bytes as u64);
+    } else {
+        moved = K::half_open_step(entry, work) != 0;
+    }
     // What was written just now may have gone to the node's next flow. It is
     // one packet's worth, so it is counted and left.
-    if FlowState(state_of(entry).load()).incarnation() != word.incarnation() {
+    if FlowState(state_of(entry).load()).incarnation() != incarnation {
         stats::event(Event::Recycled);
     }
     if changed && word.has(flow_flags::RELATED) && is_there(word) {
         expect::served(work, direction);
     }
     if early && word.has(flow_flags::RELATED) && is_there(word) {
-        data::keep_parent::<K>(work, word.incarnation());
+        data::keep_parent::<K>(work, incarnation);
     }
-    let moved = !proved && has_proved(protocol, word) && promote::<K>(work, entry, word, opened);
     if changed && !moved {
         watch::tell(&*K::slot(work), entry, word, News::update(proved));
     }
@@ -252,41 +266,12 @@ fn given<'a>(entry: *mut Flow, work: *mut Work) -> Option<(Entry, &'a mut Work)>
     unsafe { work.as_mut() }.map(|work| (Entry(entry), work))
 }
 
-/// The step of a protocol without states of its own: the first answer makes it replied.
+/// [`life::generic::step`]. The result is in [`Work::stepped`].
 #[inline(always)]
-fn step_generic(entry: *mut Flow, work: &mut Work, direction: Direction, incarnation: u32) {
+fn step_generic(entry: *mut Flow, work: &mut Work, incarnation: u32) {
+    let (now, direction) = (work.now, work.direction());
     let out = work.stepped.write(Stepped::NONE);
-    for _ in 0..CAS_TRIES {
-        let word = FlowState(state_of(entry).load());
-        if word.incarnation() != incarnation {
-            return;
-        }
-        match word.phase() {
-            Phase::Live => {}
-            Phase::Promoting => {
-                out.what = What::Moving;
-                return;
-            }
-            Phase::Doomed => return,
-        }
-        let new = match direction {
-            Direction::Original => word,
-            Direction::Reply => word
-                .with_state(generic::REPLIED)
-                .with(flow_flags::SEEN_REPLY),
-        };
-        if new == word || state_of(entry).swap(word.0, new.0).is_ok() {
-            out.what = What::Accepted;
-            out.word = new;
-            out.changed = new.state() != word.state();
-            let seen = seen_of(entry);
-            if seen.load() != work.now.0 {
-                seen.store(work.now.0);
-            }
-            return;
-        }
-    }
-    out.what = What::Contended;
+    life::generic::step(Entry(entry), direction, incarnation, now, out);
 }
 
 /// Has the handshake of a TCP flow ended in a connection?
@@ -300,7 +285,7 @@ const fn is_there(word: FlowState) -> bool {
 /// For TCP that is the originator's acknowledgement of the SYN-ACK: an answer
 /// alone can be provoked by a spoofed SYN to an open port.
 #[inline(always)]
-const fn has_proved(protocol: u8, word: FlowState) -> bool {
+pub(super) const fn has_proved(protocol: u8, word: FlowState) -> bool {
     if protocol == proto::TCP {
         word.state() == State::Established as u8 && word.has(flow_flags::ASSURED)
     } else {

@@ -1,18 +1,25 @@
 //! The tables of both tiers: looking up, moving up, deleting.
 
+use core::marker::PhantomData;
+
 use aya_ebpf::btf_maps::LruHashMap;
 use firewall_common::{
     abi::{
-        Config, EndReason, Flow, FlowKey4, FlowKey6, FlowState, Phase, TableId, Tier, flow_flags,
+        Config, EndReason, Flow, FlowKey4, FlowKey6, FlowState, TableId, Tier, flow_flags,
         is_incarnation_of,
     },
     key::{Direction, FlowKey},
+    life::{self, Deletion, Place, Promotion, Refused, Tables},
+    tcp::{Counter as _, What},
     time::Tick,
     verdict::Event,
     wire::proto,
 };
 
-use super::entry::{is_expired, seen_of, state_of, zone_of};
+use super::{
+    entry::{Entry, is_expired, state_of, zone_of},
+    step::has_proved,
+};
 use crate::{
     atomic::Shared,
     control, data,
@@ -22,31 +29,8 @@ use crate::{
     },
     stats,
     watch::{self, News},
-    work::Work,
+    work::{self, Work},
 };
-
-/// Ticks for which an entry in promotion counts as present.
-const PROMOTION_TICKS: u32 = 4;
-
-/// One of a family's three tables.
-#[derive(Clone, Copy)]
-#[repr(u8)]
-pub(crate) enum Place {
-    /// Flows that have proved themselves.
-    Proved = 0,
-    /// Others, begun inside.
-    Inside = 2,
-    /// Others, begun outside.
-    Outside = 4,
-}
-
-impl Place {
-    /// The half-open table of a flow.
-    #[inline(always)]
-    pub(crate) const fn half_open(inside: bool) -> Self {
-        if inside { Self::Inside } else { Self::Outside }
-    }
-}
 
 /// The tables of a family.
 pub(crate) trait Family: FlowKey + 'static {
@@ -76,10 +60,13 @@ pub(crate) trait Family: FlowKey + 'static {
     fn untie(key: &Self, incarnation: u32);
     /// [`watch::tell`], if somebody watches.
     fn tell_watcher(key: &Self, entry: *const Flow, word: u64, news: u32);
+    /// What follows the step of a half-open flow: counting, and promotion. 1 if
+    /// this call moved the flow.
+    fn half_open_step(entry: *mut Flow, work: &mut Work) -> u32;
 }
 
 macro_rules! family {
-    ($key:ty, $slot:ident, $flows:ident, $inside:ident, $outside:ident, $table:ident, $tcp:ident, $other:ident, $tell:ident, $untie:ident) => {
+    ($key:ty, $slot:ident, $flows:ident, $inside:ident, $outside:ident, $table:ident, $tcp:ident, $other:ident, $tell:ident, $untie:ident, $step:ident) => {
         impl Family for $key {
             type Proved = LruHashMap<$key, Flow, FLOWS>;
             type HalfOpen = LruHashMap<$key, Flow, HALF_OPEN>;
@@ -121,6 +108,11 @@ macro_rules! family {
             fn tell_watcher(key: &Self, entry: *const Flow, word: u64, news: u32) {
                 watch::$tell(key, entry, word, news);
             }
+
+            #[inline(always)]
+            fn half_open_step(entry: *mut Flow, work: &mut Work) -> u32 {
+                $step(entry, work.slot)
+            }
         }
     };
 }
@@ -134,7 +126,8 @@ family!(
     Tcp4,
     Other4,
     tell_watcher4,
-    pinhole_data_end4
+    pinhole_data_end4,
+    pinhole_half_open4
 );
 family!(
     FlowKey6,
@@ -146,67 +139,102 @@ family!(
     Tcp6,
     Other6,
     tell_watcher6,
-    pinhole_data_end6
+    pinhole_data_end6,
+    pinhole_half_open6
 );
 
-/// Where a flow was found.
-pub(super) enum Found {
-    /// A live entry, whether it is in the proved table, and its state word as it
-    /// was when it was known to be the entry of this key.
-    Flow(*mut Flow, bool, FlowState),
-    /// On its way from one table to the other, on another CPU, right now.
-    Moving,
-    Nothing,
-}
+/// The tables, for the key of the packet at hand.
+pub(super) struct Here<'a, K>(&'a mut Work, PhantomData<K>);
 
-/// Looks a flow up: proved first, where an established packet is done.
-#[inline(always)]
-pub(super) fn find<K: Family>(key: &K, now: Tick) -> Found {
-    if let Some(entry) = look(K::flows(), key, now, Place::Proved) {
-        return entry;
-    }
-    let half = match look(K::half_open(true), key, now, Place::Inside) {
-        Some(found) => Some(found),
-        None => look(K::half_open(false), key, now, Place::Outside),
-    };
-    match half {
-        // The winner may have arrived in the proved table meanwhile.
-        Some(Found::Moving) => look(K::flows(), key, now, Place::Proved).unwrap_or(Found::Moving),
-        Some(found) => found,
-        None => Found::Nothing,
+impl<'a, K> Here<'a, K> {
+    #[inline(always)]
+    pub(super) fn new(work: &'a mut Work) -> Self {
+        Self(work, PhantomData)
     }
 }
 
-#[inline(always)]
-fn look<K: Family, T: Table<K>>(table: &T, key: &K, now: Tick, place: Place) -> Option<Found> {
-    let entry = table.entry(key)?;
-    let word = FlowState(state_of(entry).load());
-    // The node may have gone to another key since it was looked up.
-    if !is_incarnation_of(word.incarnation(), key.digest()) {
-        stats::event(Event::Recycled);
-        return None;
+impl<K: Family> Tables for Here<'_, K> {
+    type Entry = Entry;
+
+    #[inline(always)]
+    fn digest(&self) -> u32 {
+        K::to_insert(self.0).0.digest()
     }
-    if is_expired(entry, word, protocol_of(key), now) {
-        // Expired counts as absent, whether or not the collector has been here.
-        delete_expired(table, key, entry, now, place);
-        return None;
+
+    #[inline(always)]
+    fn now(&self) -> Tick {
+        self.0.now
     }
-    match word.phase() {
-        Phase::Live => Some(Found::Flow(entry, matches!(place, Place::Proved), word)),
-        // A left-over is a miss; a fresh one is a flow whose step another CPU
-        // is taking at this moment.
-        Phase::Promoting if now.since(Tick(seen_of(entry).load())) <= PROMOTION_TICKS => {
-            Some(Found::Moving)
+
+    #[inline(always)]
+    fn look(&self, place: Place) -> Option<Entry> {
+        let key = K::to_insert(self.0).0;
+        let entry = match place {
+            Place::Proved => K::flows().entry(key),
+            Place::Inside => K::half_open(true).entry(key),
+            Place::Outside => K::half_open(false).entry(key),
+        };
+        entry.map(Entry)
+    }
+
+    #[inline(always)]
+    fn is_expired(&self, entry: Entry, word: FlowState) -> bool {
+        let protocol = protocol_of(K::to_insert(self.0).0);
+        is_expired(entry.0, word, protocol, self.0.now)
+    }
+
+    #[inline(always)]
+    fn copy(&mut self, entry: Entry) {
+        // SAFETY: a map value; other CPUs stay away from it while it is promoting,
+        // but for what they find out to have been too late.
+        self.0.flow = unsafe { *entry.0 };
+    }
+
+    #[inline(always)]
+    fn flow(&mut self) -> &mut Flow {
+        &mut self.0.flow
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, place: Place) -> Result<(), Refused> {
+        let (key, flow) = K::to_insert(self.0);
+        let inserted = match place {
+            Place::Proved => K::flows().create(key, flow),
+            Place::Inside => K::half_open(true).create(key, flow),
+            Place::Outside => K::half_open(false).create(key, flow),
+        };
+        match inserted {
+            Ok(()) => {
+                count_created::<K>(place, 1);
+                Ok(())
+            }
+            Err(EEXIST) => Err(Refused::Exists),
+            Err(_) => Err(Refused::Failed),
         }
-        _ => None,
+    }
+
+    #[inline(always)]
+    fn remove(&mut self, place: Place, entry: Entry, word: FlowState, reason: EndReason) {
+        let key = K::to_insert(self.0).0;
+        match place {
+            Place::Proved => remove(K::flows(), key, entry.0, word, place, reason),
+            Place::Inside => remove(K::half_open(true), key, entry.0, word, place, reason),
+            Place::Outside => remove(K::half_open(false), key, entry.0, word, place, reason),
+        }
+    }
+
+    #[inline(always)]
+    fn end_of(&self, word: FlowState) -> EndReason {
+        EndReason::of_time_out(protocol_of(K::to_insert(self.0).0), word.state())
+    }
+
+    #[inline(always)]
+    fn recycled(&self) {
+        stats::event(Event::Recycled);
     }
 }
 
 /// Deletes an expired entry; true if this call did.
-///
-/// Only the winner of the swap to doomed deletes. A packet on another CPU may
-/// have refreshed the entry between the look and the swap: then the swap is
-/// taken back, so that nothing alive is deleted.
 #[inline(always)]
 pub(crate) fn delete_expired<K: Family, T: Table<K>>(
     table: &T,
@@ -215,28 +243,15 @@ pub(crate) fn delete_expired<K: Family, T: Table<K>>(
     now: Tick,
     place: Place,
 ) -> bool {
-    let state = state_of(entry);
-    let word = FlowState(state.load());
     let protocol = protocol_of(key);
-    if !is_incarnation_of(word.incarnation(), key.digest())
-        || !is_expired(entry, word, protocol, now)
-        || word.phase() as u8 == Phase::Doomed as u8
-        || !doom(state, word.0)
-    {
+    let expired = |word| is_expired(entry, word, protocol, now);
+    let Some(word) = life::doom_expired(Entry(entry), key.digest(), expired) else {
         return false;
-    }
-    if !is_expired(entry, word, protocol, now) {
-        let doomed = word.with_phase(Phase::Doomed).0;
-        let _ = state.swap(doomed, word.0);
-        return false;
-    }
+    };
     let reason = EndReason::of_time_out(protocol, word.state());
     remove(table, key, entry, word, place, reason);
     true
 }
-
-/// Lost swaps after which a flow that shall be deleted is left to the next try.
-const DELETE_TRIES: usize = 8;
 
 /// Deletes the entry of this incarnation, alive as it may be; true if this call did.
 #[inline(always)]
@@ -247,26 +262,17 @@ pub(crate) fn delete_live<K: Family, T: Table<K>>(
     incarnation: u32,
     place: Place,
 ) -> bool {
-    let state = state_of(entry);
-    for _ in 0..DELETE_TRIES {
-        let word = FlowState(state.load());
-        // Another flow took its place, another CPU deletes it, or is moving it.
-        if word.incarnation() != incarnation || word.phase() as u8 != Phase::Live as u8 {
-            return false;
-        }
-        if doom(state, word.0) {
+    match life::doom_listed(Entry(entry), incarnation) {
+        Deletion::Won(word) => {
             remove(table, key, entry, word, place, EndReason::Deleted);
-            return true;
+            true
+        }
+        Deletion::Gone => false,
+        Deletion::Contended => {
+            stats::event(Event::Contention);
+            false
         }
     }
-    stats::event(Event::Contention);
-    false
-}
-
-#[inline(always)]
-fn doom(state: Shared<u64>, word: u64) -> bool {
-    let doomed = FlowState(word).with_phase(Phase::Doomed).0;
-    state.swap(word, doomed).is_ok()
 }
 
 /// Takes an entry out of its table and tells why: every deletion there is goes
@@ -303,69 +309,6 @@ fn remove<K: Family, T: Table<K>>(
     }
 }
 
-/// Puts `work.flow` into its table, where there is none, and counts it.
-#[inline(always)]
-pub(super) fn insert<K: Family>(work: &Work, place: Place) -> Result<(), i32> {
-    let (key, flow) = K::to_insert(work);
-    match place {
-        Place::Proved => K::flows().create(key, flow)?,
-        _ => K::half_open(matches!(place, Place::Inside)).create(key, flow)?,
-    }
-    count_created::<K>(place, 1);
-    Ok(())
-}
-
-/// After [`insert`] into a half-open table: takes the entry out again if the flow
-/// has another one.
-///
-/// When the first packets of both directions come at once on two CPUs, both find
-/// nothing, and each makes an entry in the table of its own side. Each looks for
-/// the other's when its own is there, so one of them at least sees both. The one
-/// from inside stays. A flow that was proved in the meantime has its entry, too.
-#[inline(always)]
-pub(super) fn concedes<K: Family>(work: &mut Work) -> bool {
-    let inside = work.from_inside;
-    let incarnation = FlowState(work.flow.state).incarnation();
-    let key = &*K::slot(work);
-    let mut second = is_live(K::flows(), key);
-    if inside {
-        if let Some(entry) = K::half_open(false).entry(key) {
-            let word = FlowState(state_of(entry).load());
-            if is_live_word(key, word) && doom(state_of(entry), word.0) {
-                let table = K::half_open(false);
-                remove(table, key, entry, word, Place::Outside, EndReason::Reused);
-            }
-        }
-    } else {
-        second |= is_live(K::half_open(true), key);
-    }
-    if !second {
-        return false;
-    }
-    let table = K::half_open(inside);
-    let Some(entry) = table.entry(key) else {
-        return true;
-    };
-    let word = FlowState(state_of(entry).load());
-    if word.incarnation() == incarnation && doom(state_of(entry), word.0) {
-        let place = Place::half_open(inside);
-        remove(table, key, entry, word, place, EndReason::Promoted);
-    }
-    true
-}
-
-#[inline(always)]
-fn is_live<K: Family, T: Table<K>>(table: &T, key: &K) -> bool {
-    table
-        .entry(key)
-        .is_some_and(|entry| is_live_word(key, FlowState(state_of(entry).load())))
-}
-
-#[inline(always)]
-fn is_live_word<K: Family>(key: &K, word: FlowState) -> bool {
-    is_incarnation_of(word.incarnation(), key.digest()) && word.phase() as u8 == Phase::Live as u8
-}
-
 /// Ends the unanswered flow of another zone that has the packet's key.
 #[inline(always)]
 pub(super) fn displace<K: Family>(work: &mut Work) {
@@ -377,7 +320,8 @@ pub(super) fn displace<K: Family>(work: &mut Work) {
         };
         let word = FlowState(state_of(entry).load());
         let elsewhere = zone_of(entry, Direction::Original) != zone;
-        if elsewhere && !word.has(flow_flags::SEEN_REPLY) && is_live_word(key, word) {
+        let own = is_incarnation_of(word.incarnation(), key.digest());
+        if own && elsewhere && !word.has(flow_flags::SEEN_REPLY) {
             end(key, entry, word, false, EndReason::Reused);
         }
     }
@@ -442,19 +386,51 @@ pub(super) fn is_full<K: Family>(key: &K, config: &Config) -> bool {
     count as i64 >= config.tier_limits[tier as usize & 3] as i64
 }
 
-/// Moves a flow to the proved table, unless that is at its limit.
+/// Counts an accepted packet of a half-open flow, which is in `entry` and has had
+/// its step, and moves the flow to the proved table if that is due; 1 if it did.
 ///
-/// The swap to promoting elects one CPU; it inserts, then deletes the half-open
-/// entry. The others meet `Found::Moving`. The helper hears of a connection that
-/// is `opened` by this very packet. True if this call moved it; its new
-/// entry is then in `work.flow`, too.
+/// The parts of [`K::half_open_step`](Family::half_open_step), which are global
+/// functions as those of a step are.
 #[inline(always)]
-pub(super) fn promote<K: Family>(
-    work: &mut Work,
-    entry: *mut Flow,
-    word: FlowState,
-    opened: bool,
-) -> bool {
+fn half_open<K: Family>(entry: *mut Flow, slot: u32) -> u32 {
+    if entry.is_null() {
+        return 0;
+    }
+    let Some(work) = work::again(slot) else {
+        return 0;
+    };
+    let (what, word, opened) = {
+        let stepped = work.stepped();
+        (stepped.what, stepped.word, stepped.opened)
+    };
+    let (direction, on_wire) = (work.direction(), work.on_wire);
+    let protocol = work.headers.proto;
+    let here = &mut Here::<K>::new(work);
+    life::account(here, Entry(entry), word.incarnation(), direction, on_wire);
+    let due = matches!(what, What::Accepted) && has_proved(protocol, word);
+    (due && promote::<K>(work, entry, word, opened)) as u32
+}
+
+/// [`half_open`] for IPv4.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_half_open4(entry: *mut Flow, slot: u32) -> u32 {
+    half_open::<FlowKey4>(entry, slot)
+}
+
+/// [`half_open`] for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_half_open6(entry: *mut Flow, slot: u32) -> u32 {
+    half_open::<FlowKey6>(entry, slot)
+}
+
+/// Moves a flow to the proved table, unless that is at its limit; true if this
+/// call did.
+///
+/// The helper hears of a connection that is `opened` by this very packet.
+#[inline(always)]
+fn promote<K: Family>(work: &mut Work, entry: *mut Flow, word: FlowState, opened: bool) -> bool {
     if CONFIG
         .get(0)
         .is_none_or(|config| is_full(&*K::slot(work), config))
@@ -462,52 +438,24 @@ pub(super) fn promote<K: Family>(
         stats::event(Event::TableFull);
         return false;
     }
-    let state = state_of(entry);
-    let promoting = word.with_phase(Phase::Promoting);
-    if state.swap(word.0, promoting.0).is_err() {
-        return false;
-    }
-    // SAFETY: a map value; other CPUs stay away from it while it is promoting,
-    // but for counters, of which the copy may miss the last packet.
-    work.flow = unsafe { *entry };
-    // The half-open table may have evicted it under the copy, for another flow.
-    if state.load() != promoting.0 {
-        stats::event(Event::Recycled);
-        return false;
-    }
-    let proved = word.with(flow_flags::ASSURED);
-    work.flow.state = proved.0;
-    let moved = match insert::<K>(work, Place::Proved) {
-        Ok(()) => {
+    let promotion = life::promote(&mut Here::<K>::new(work), Entry(entry), word);
+    match promotion {
+        Promotion::Moved => {
             count_tier(&*K::slot(work), 1);
             stats::event(Event::FlowPromoted);
             let (key, flow) = K::to_insert(work);
-            watch::tell(key, flow, proved, News::update(true));
-            true
+            watch::tell(key, flow, FlowState(flow.state), News::update(true));
         }
-        Err(EEXIST) => {
-            stats::event(Event::CreateRaced);
-            false
-        }
-        Err(_) => {
-            stats::event(Event::CreateFailed);
-            let _ = state.swap(promoting.0, word.0);
-            return false;
-        }
-    };
-    let inside = word.has(flow_flags::FROM_INSIDE);
-    remove(
-        K::half_open(inside),
-        &*K::slot(work),
-        entry,
-        word,
-        Place::half_open(inside),
-        EndReason::Promoted,
-    );
-    if opened && proved.has(flow_flags::HELPER_FTP) {
-        control::opened::<K>(work, proved);
+        Promotion::Raced => return false,
+        Promotion::Recycled => stats::event(Event::Recycled),
+        Promotion::Joined => stats::event(Event::CreateRaced),
+        Promotion::Refused => stats::event(Event::CreateFailed),
     }
-    moved
+    let stays = matches!(promotion, Promotion::Moved | Promotion::Joined);
+    if opened && stays && word.has(flow_flags::HELPER_FTP) {
+        control::opened::<K>(work, word);
+    }
+    matches!(promotion, Promotion::Moved)
 }
 
 /// Ends a flow for another reason than its age; true if this call did.
@@ -519,7 +467,7 @@ pub(super) fn end<K: Family>(
     proved: bool,
     reason: EndReason,
 ) -> bool {
-    if !doom(state_of(entry), word.0) {
+    if !life::doom(Entry(entry), word) {
         return false;
     }
     if matches!(reason, EndReason::Reused) {

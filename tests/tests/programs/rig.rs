@@ -348,6 +348,11 @@ impl Rig {
         self.stats()[reason.index() as usize]
     }
 
+    /// Packets that were dropped for a reason.
+    pub(crate) fn dropped(&mut self, reason: DropReason) -> u64 {
+        self.stats()[reason.index() as usize]
+    }
+
     /// Removes the proved IPv4 flows.
     pub(crate) fn forget4(&mut self) {
         self.empty::<FlowKey4, Flow>(maps::FLOWS4);

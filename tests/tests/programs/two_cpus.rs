@@ -1,16 +1,16 @@
 //! One flow on two CPUs at once: BPF_PROG_RUN from two pinned threads.
 
 use firewall_common::{
-    abi::{ExpectState, Expectation, TableId, maps},
+    abi::{ExpectState, Expectation, Phase, TableId, flow_flags, maps},
     tcp::{State, generic},
     time::ticks_from_secs,
-    verdict::{Event, PassReason},
+    verdict::{DropReason, Event, PassReason},
 };
 
 use crate::{
     control::with_pinhole,
     packets::{End, HOST, PEER, Tcp, segment, tcp, udp},
-    rig::{Hook, OUTSIDE, Rig, accept, tick},
+    rig::{Hook, OUTSIDE, Outcome, Rig, accept, passed, tick},
     tracking::handshake,
 };
 
@@ -18,6 +18,8 @@ use crate::{
 const MANY: u32 = 5_000_000;
 /// Flows of the short runs.
 const ROUNDS: u16 = 200;
+/// Flows of the runs in which two CPUs do the same at once.
+const CONTENDED: u16 = 300;
 
 /// 500 bytes from layer 3 upwards.
 fn data(src: End, dst: End, seq: u32, ack: u32) -> Vec<u8> {
@@ -30,6 +32,10 @@ fn data(src: End, dst: End, seq: u32, ack: u32) -> Vec<u8> {
             ..segment("PA", seq, ack)
         },
     )
+}
+
+fn begun() -> Outcome {
+    passed(PassReason::NewByRule)
 }
 
 #[test]
@@ -105,6 +111,89 @@ fn two_connections_at_once_do_not_share_a_pinhole() {
             .iter()
             .find(|port| ExpectState::Taken(**port).word() == taken.state);
         assert!(taker.is_some(), "round {round}: {:#x}", taken.state);
+        rig.forget_half_open4();
+    }
+}
+
+/// What has to be true of a flow that two CPUs promoted at once: `counted` packets
+/// of `bytes` in all, and one entry.
+fn is_promoted_once(rig: &mut Rig, round: u16, counted: u32, bytes: u64) {
+    let (_, flow) = rig.flow4(maps::FLOWS4);
+    assert!(flow.state().has(flow_flags::ASSURED), "round {round}");
+    assert_eq!(flow.state().phase(), Phase::Live, "round {round}");
+    assert_eq!(flow.packets.iter().sum::<u32>(), counted, "round {round}");
+    assert_eq!(flow.bytes.iter().sum::<u64>(), bytes, "round {round}");
+    for table in [maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT] {
+        assert!(rig.flows4(table).is_empty(), "round {round}: {table}");
+    }
+    let rounds = u64::from(round) + 1;
+    assert_eq!(rig.event(Event::FlowPromoted), rounds);
+    assert_eq!(rig.tier_counts().iter().sum::<u64>(), 1, "round {round}");
+    let (half, proved) = (TableId::Inside4, TableId::Proved4);
+    let half = rig.table_counter(half);
+    assert_eq!((half.created, half.removed), (rounds, rounds));
+    assert_eq!(rig.table_counter(proved).created, rounds);
+    rig.forget4();
+}
+
+#[test]
+fn a_flow_is_promoted_once_and_every_answer_counts() {
+    let mut rig = Rig::new();
+    for round in 0..CONTENDED {
+        let (host, peer) = (End::V4(HOST, 20_000 + round), End::V4(PEER, 53));
+        assert_eq!(rig.egress(&udp(host, peer, b"ask")), begun());
+        let answer = udp(peer, host, b"answer");
+        rig.at_once([(Hook::Ingress, &answer), (Hook::Ingress, &answer)], 5);
+        is_promoted_once(&mut rig, round, 11, 31 + 10 * 34);
+    }
+}
+
+#[test]
+fn a_connection_is_promoted_once_and_what_passes_is_counted() {
+    let mut rig = Rig::new();
+    for round in 0..CONTENDED {
+        let (host, peer) = (End::V4(HOST, 20_000 + round), End::V4(PEER, 80));
+        assert_eq!(
+            rig.egress(&tcp(host, peer, &segment("S", 1000, 0))),
+            begun()
+        );
+        let syn_ack = tcp(peer, host, &segment("SA", 5000, 1001));
+        assert_eq!(rig.ingress(&syn_ack), passed(PassReason::Established));
+        let moving = rig.dropped(DropReason::Moving);
+        let ack = tcp(host, peer, &segment("A", 1001, 5001));
+        rig.at_once([(Hook::Egress, &ack), (Hook::Egress, &ack)], 5);
+        let moving = (rig.dropped(DropReason::Moving) - moving) as u32;
+        assert!(moving < 10, "round {round}: one at least moved it");
+        let counted = 12 - moving;
+        is_promoted_once(&mut rig, round, counted, 40 * u64::from(counted));
+    }
+}
+
+/// The SYN of a data connection on both CPUs, and its copies.
+#[test]
+fn a_syn_and_its_copies_take_a_pinhole_once() {
+    let mut rig = Rig::new();
+    let key = with_pinhole(&mut rig, 40_100);
+    let to = End::V4(HOST, 40_100);
+    let made: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
+    let free = Expectation {
+        expires: tick().plus(ticks_from_secs(3600)).0,
+        ..made
+    };
+    for round in 0..CONTENDED {
+        rig.hash(maps::EXPECTATIONS).insert(key, free, 0).unwrap();
+        let port = 20_000 + round;
+        let syn = tcp(End::V4(PEER, port), to, &segment("S", 1, 0));
+        rig.at_once([(Hook::Ingress, &syn), (Hook::Ingress, &syn)], 5);
+        assert_eq!(rig.event(Event::ExpectationUsed), u64::from(round) + 1);
+        let opened = rig.flows4(maps::HALF_OPEN4_OUT);
+        assert_eq!(opened.len(), 1, "round {round}: {opened:?}");
+        let taken: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
+        assert_eq!(
+            taken.state,
+            ExpectState::Taken(port).word(),
+            "round {round}"
+        );
         rig.forget_half_open4();
     }
 }

@@ -1,209 +1,25 @@
-//! Two CPUs in one flow at once, under every schedule with a bounded number of
-//! switches between them.
-//!
-//! Each access to a word of the entry is a point at which the other CPU may go
-//! on. A schedule says after how many accesses it does: all of them are tried
-//! with up to three switches, which is what it takes for the races that are known
-//! of this kind of code (a lost swap, a stale load, a claim met half-way).
-
-use std::sync::{
-    Condvar, Mutex,
-    atomic::{AtomicU32, AtomicU64, Ordering::SeqCst},
-};
+//! Two CPUs in one flow at once, under every schedule there is.
 
 use super::*;
-
-/// Whose turn it is.
-struct Turn {
-    running: usize,
-    /// Accesses left before the next switch, and those of the switches after.
-    left: usize,
-    next: Vec<usize>,
-    done: [bool; 2],
-}
-
-struct Scheduler {
-    turn: Mutex<Turn>,
-    changed: Condvar,
-}
-
-impl Scheduler {
-    fn new(first: usize, schedule: &[usize]) -> Self {
-        let mut next: Vec<usize> = schedule.iter().rev().copied().collect();
-        let left = next.pop().unwrap_or(usize::MAX);
-        Self {
-            turn: Mutex::new(Turn {
-                running: first,
-                left,
-                next,
-                done: [false; 2],
-            }),
-            changed: Condvar::new(),
-        }
-    }
-
-    /// Waits until it is the turn of `cpu` for one more access.
-    fn access(&self, cpu: usize) {
-        let mut turn = self.turn.lock().unwrap();
-        loop {
-            if turn.running != cpu {
-                turn = self.changed.wait(turn).unwrap();
-            } else if turn.left == 0 && !turn.done[1 - cpu] {
-                turn.running = 1 - cpu;
-                turn.left = turn.next.pop().unwrap_or(usize::MAX);
-                self.changed.notify_all();
-            } else {
-                turn.left = turn.left.saturating_sub(1);
-                return;
-            }
-        }
-    }
-
-    fn finish(&self, cpu: usize) {
-        let mut turn = self.turn.lock().unwrap();
-        turn.done[cpu] = true;
-        if turn.running == cpu {
-            turn.running = 1 - cpu;
-            turn.left = turn.next.pop().unwrap_or(usize::MAX);
-        }
-        self.changed.notify_all();
-    }
-}
-
-/// An entry that two CPUs share.
-struct Shared {
-    state: AtomicU64,
-    last: AtomicU64,
-    seen: AtomicU32,
-    /// By direction: end, maxend, maxack, maxwin.
-    tcp: [[AtomicU32; 4]; 2],
-}
-
-impl Shared {
-    fn new(flow: &Flow) -> Self {
-        let side =
-            |side: &TcpSide| [side.end, side.maxend, side.maxack, side.maxwin].map(AtomicU32::new);
-        Self {
-            state: AtomicU64::new(flow.state),
-            last: AtomicU64::new(flow.last),
-            seen: AtomicU32::new(flow.seen),
-            tcp: [side(&flow.tcp[0]), side(&flow.tcp[1])],
-        }
-    }
-
-    fn flow(&self, was: &Flow) -> Flow {
-        let side = |side: &[AtomicU32; 4]| TcpSide {
-            end: side[0].load(SeqCst),
-            maxend: side[1].load(SeqCst),
-            maxack: side[2].load(SeqCst),
-            maxwin: side[3].load(SeqCst),
-        };
-        Flow {
-            state: self.state.load(SeqCst),
-            last: self.last.load(SeqCst),
-            seen: self.seen.load(SeqCst),
-            tcp: [side(&self.tcp[0]), side(&self.tcp[1])],
-            ..*was
-        }
-    }
-}
-
-/// The entry as one CPU sees it.
-#[derive(Clone, Copy)]
-struct Cpu<'a> {
-    entry: &'a Shared,
-    scheduler: &'a Scheduler,
-    number: usize,
-}
-
-struct At<'a, T> {
-    word: &'a T,
-    scheduler: &'a Scheduler,
-    cpu: usize,
-}
-
-impl<T> Clone for At<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for At<'_, T> {}
-
-macro_rules! word {
-    ($atomic:ty, $width:ty) => {
-        impl Word<$width> for At<'_, $atomic> {
-            fn load(self) -> $width {
-                self.scheduler.access(self.cpu);
-                self.word.load(SeqCst)
-            }
-
-            fn store(self, value: $width) {
-                self.scheduler.access(self.cpu);
-                self.word.store(value, SeqCst);
-            }
-
-            fn swap(self, old: $width, new: $width) -> Result<(), $width> {
-                self.scheduler.access(self.cpu);
-                let swapped = self.word.compare_exchange(old, new, SeqCst, SeqCst);
-                swapped.map(|_| ())
-            }
-        }
-    };
-}
-word!(AtomicU64, u64);
-word!(AtomicU32, u32);
-
-impl<'a> Cpu<'a> {
-    fn at<T>(self, word: &'a T) -> At<'a, T> {
-        At {
-            word,
-            scheduler: self.scheduler,
-            cpu: self.number,
-        }
-    }
-
-    fn side(self, direction: Direction, field: usize) -> At<'a, AtomicU32> {
-        self.at(&self.entry.tcp[direction.index()][field])
-    }
-}
-
-impl<'a> Cells for Cpu<'a> {
-    type Wide = At<'a, AtomicU64>;
-    type Narrow = At<'a, AtomicU32>;
-
-    fn state(self) -> Self::Wide {
-        self.at(&self.entry.state)
-    }
-
-    fn last(self) -> Self::Wide {
-        self.at(&self.entry.last)
-    }
-
-    fn seen(self) -> Self::Narrow {
-        self.at(&self.entry.seen)
-    }
-
-    fn end(self, direction: Direction) -> Self::Narrow {
-        self.side(direction, 0)
-    }
-
-    fn maxend(self, direction: Direction) -> Self::Narrow {
-        self.side(direction, 1)
-    }
-
-    fn maxack(self, direction: Direction) -> Self::Narrow {
-        self.side(direction, 2)
-    }
-
-    fn maxwin(self, direction: Direction) -> Self::Narrow {
-        self.side(direction, 3)
-    }
-}
+use crate::{
+    explore::{self, Cpu},
+    life::{
+        Place,
+        tests::memory::{At, Memory},
+    },
+};
 
 type Packet = (Direction, Headers);
 
-fn run<E: Cells>(cells: E, (direction, h): &Packet) -> Stepped {
+/// What a segment met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Met {
+    what: What,
+    /// Where the streams begin, if it ended the handshake.
+    streams: Option<[u32; 2]>,
+}
+
+fn run<E: Cells>(cells: E, (direction, h): &Packet) -> Met {
     let arrived = Arrived {
         headers: h,
         segment: Segment::of(h.tcp_flags).unwrap(),
@@ -211,76 +27,39 @@ fn run<E: Cells>(cells: E, (direction, h): &Packet) -> Stepped {
     };
     let mut out = Stepped::NONE;
     step(cells, &arrived, INCARNATION, START, &timeouts(), &mut out);
-    out
-}
-
-/// One segment on each CPU, under one schedule.
-fn race(
-    flow: &Flow,
-    packets: &[Packet; 2],
-    first: usize,
-    schedule: &[usize],
-) -> (Flow, [Stepped; 2]) {
-    let entry = Shared::new(flow);
-    let scheduler = Scheduler::new(first, schedule);
-    let results = std::thread::scope(|threads| {
-        let cpu = |number: usize| {
-            let (entry, scheduler, packet) = (&entry, &scheduler, &packets[number]);
-            threads.spawn(move || {
-                let cells = Cpu {
-                    entry,
-                    scheduler,
-                    number,
-                };
-                let out = run(cells, packet);
-                scheduler.finish(number);
-                out
-            })
-        };
-        let both = [cpu(0), cpu(1)];
-        both.map(|thread| thread.join().unwrap())
-    });
-    (entry.flow(flow), results)
+    Met {
+        what: out.what,
+        streams: out.opened.then_some(out.streams),
+    }
 }
 
 /// What one order of the two leaves behind.
-fn in_order(flow: &Flow, packets: &[Packet; 2], first: usize) -> (Flow, [Stepped; 2]) {
+fn in_order(flow: &Flow, packets: &[Packet; 2], first: usize) -> (Flow, [What; 2]) {
     let cells = FlowCells::new(flow);
-    let mut results = [Stepped::NONE; 2];
+    let mut results = [What::Gone; 2];
     for number in [first, 1 - first] {
-        results[number] = run(&cells, &packets[number]);
+        results[number] = run(&cells, &packets[number]).what;
     }
     (cells.flow(), results)
 }
 
-/// The longest way through a step, in accesses.
-const LONGEST: usize = 40;
-
-/// Runs two segments under all schedules of up to two switches, and every third
-/// one of three, and shows each result to `check`.
-fn all(flow: &Flow, packets: &[Packet; 2], mut check: impl FnMut(&Flow, &[Stepped; 2], &str)) {
-    for first in 0..2 {
-        for one in 0..LONGEST {
-            for two in 0..LONGEST {
-                let three = (one + two) % 3 + 1;
-                for schedule in [vec![one, two], vec![one, two, three]] {
-                    let (flow, results) = race(flow, packets, first, &schedule);
-                    check(&flow, &results, &format!("{first} {schedule:?}"));
-                }
-            }
-        }
-    }
+/// Runs two segments under all schedules, and shows each result to `check`.
+fn all(flow: &Flow, packets: &[Packet; 2], mut check: impl FnMut(&Flow, &[Met], &str)) {
+    let start = Memory::with(Place::Proved, flow);
+    let cpu =
+        |number: usize| move |cpu: &Cpu<'_, Memory>| run(At { cpu, node: 0 }, &packets[number]);
+    explore::all(&start, &[&cpu(0), &cpu(1)], |memory, results, schedule| {
+        check(&memory.at(Place::Proved).unwrap(), results, schedule);
+    });
 }
 
 /// Is what two segments leave behind under every schedule that of one order?
 fn is_one_order(flow: &Flow, packets: &[Packet; 2]) {
     let orders = [0, 1].map(|first| in_order(flow, packets, first));
     all(flow, packets, |flow, results, schedule| {
-        let whats = results.map(|r| r.what);
+        let whats = [0, 1].map(|number: usize| results[number].what);
         let fits = orders.iter().any(|(after, ordered)| {
-            after.state == flow.state
-                && after.tcp == flow.tcp
-                && ordered.iter().map(|r| r.what).eq(whats)
+            after.state == flow.state && after.tcp == flow.tcp && *ordered == whats
         });
         assert!(
             fits,
@@ -340,12 +119,12 @@ fn one_segment_alone_ends_the_handshake() {
         (OUT, segment(ACK, 1001, 5001, 100)),
     ];
     all(&syn_received(), &packets, |flow, results, schedule| {
-        let opened = results.iter().filter(|r| r.opened).count();
+        let opened = results.iter().filter_map(|r| r.streams).count();
         assert_eq!(opened, 1, "{schedule}");
         assert_eq!(flow.state().state(), State::Established as u8);
         assert!(flow.state().has(flow_flags::ASSURED));
         assert_eq!(flow.tcp[0].end, 1101, "{schedule}");
-        let streams = results.iter().find(|r| r.opened).map(|r| r.streams);
+        let streams = results.iter().find_map(|r| r.streams);
         assert_eq!(streams, Some([1001, 5001]), "{schedule}");
     });
 }
