@@ -11,7 +11,7 @@ use crate::{
     atomic::Shared,
     maps::{EEXIST, FRAGMENTS, ORPHANS},
     stats,
-    work::Work,
+    work::{self, Work},
 };
 
 /// Lost swaps after which a fragment, or a token, is given up.
@@ -20,19 +20,28 @@ const BPF_NOEXIST: u64 = 1;
 
 /// Lets a fragment join its datagram: a first one that was accepted, as
 /// `work.outcome` says, or a later one. Leaves the verdict there.
-///
-/// Not inlined, and neither is [`attempt`]: they are off the caller's stack, and
-/// of the ways through them the verifier carries none on.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn join(work: &mut Work) {
+    pinhole_fragment_join(work.slot);
+}
+
+/// [`join`], of the run whose work is in this slot. Global: the verifier looks at it
+/// once, not after each of the ways that a packet can have come.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_fragment_join(slot: u32) -> u32 {
+    let Some(work) = work::again(slot) else {
+        return 0;
+    };
     work.datagram.set(&work.headers, work.from_zone);
     for _ in 0..CAS_TRIES {
         if attempt(work) {
-            return;
+            return 1;
         }
     }
     stats::event(Event::Contention);
     settle(work, Verdict::Drop(DropReason::Fragment));
+    1
 }
 
 /// One try; false if another CPU was faster.
