@@ -89,7 +89,7 @@ impl<T: Tables> Agent<T> {
     /// A SYN between the hosts of a session began a flow.
     pub(super) fn passed(&mut self, record: &Record<'_>) {
         let header = &record.header;
-        let (src, sport, dst, dport) = header.key.endpoints(record.heading());
+        let (src, _, dst, dport) = header.key.endpoints(record.heading());
         let expected = ExpectKey {
             src,
             dst,
@@ -114,23 +114,36 @@ impl<T: Tables> Agent<T> {
         let Some(control) = owner.or_else(|| self.blamed(&pair)) else {
             return;
         };
+        self.came(&control, record, kind, &expected, at_ns);
+    }
+
+    /// Tells of a SYN that passed, and sees what comes of it.
+    fn came(
+        &mut self,
+        control: &FlowKey6,
+        record: &Record<'_>,
+        kind: JournalKind,
+        expected: &ExpectKey,
+        at_ns: u64,
+    ) {
+        let (src, sport, dst, dport) = record.header.key.endpoints(record.heading());
         let ends = (
             SocketAddr::new(address(src), sport),
             SocketAddr::new(address(dst), dport),
         );
         let news = News {
-            lasted_ns: self.trail.age(&expected, at_ns),
+            lasted_ns: self.trail.age(expected, at_ns),
             connection: Some(ends),
             ..News::of(kind)
         };
-        self.note_of(&control, &news, at_ns);
+        self.note_of(control, &news, at_ns);
         let followed = Followed {
-            control,
+            control: *control,
             at_ns,
             ends,
             told: false,
         };
-        self.trail.follow(header.key, followed);
+        self.trail.follow(record.header.key, followed);
     }
 
     /// In shadow mode the SYN has passed. Enforcing would have held it, or dropped
@@ -150,6 +163,7 @@ impl<T: Tables> Agent<T> {
             "tie a data connection",
             self.tie(&record.header.key, &owner, expected),
         );
+        self.came(&owner, record, JournalKind::Used, expected, now_ns);
         self.strike(&owner, expected);
         if let Some(live) = self.sessions.get_mut(&owner) {
             live.open.retain(|open| open != expected);

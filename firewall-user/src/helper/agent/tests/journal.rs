@@ -178,3 +178,19 @@ fn features_and_encryption_are_told() {
     assert_eq!(tls.entered(), Some(SessionPhase::Tls));
     assert!(tls.text().ends_with(": \"234 go\""), "{}", tls.text());
 }
+
+#[test]
+fn in_shadow_mode_a_connection_that_was_admitted_is_told_as_used() {
+    let mut w = World::with(|settings| settings.shadow = true);
+    let mut f = Flow::new(CLIENT, 41822, SERVER);
+    w.log_in(&mut f);
+    w.client(&mut f, "PASV\r\n");
+    w.server(&mut f, "227 (192,0,2,7,195,155)\r\n");
+    let (src, dst) = data_port(&f);
+    syn(&mut w, EventKind::SynHeld, src, dst, 0);
+    let dropped = last(&w);
+    assert_eq!(dropped.kind, JournalKind::WouldDrop, "no such flow");
+    w.agent.tables.refused.push(key(src, dst).0);
+    syn(&mut w, EventKind::SynHeld, src, dst, 0);
+    assert_eq!(last(&w).kind, JournalKind::Used);
+}
