@@ -5,8 +5,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use firewall_common::{
     abi::{
-        Config, EVENT_CLASSES, EVENTS_BYTES, EventHeader, EventKind, Flow, FlowState, Last, Pair,
-        PairKey, PairWindow, config_flags, event_flags, flow_flags, heartbeat,
+        EVENT_CLASSES, EventHeader, EventKind, Flow, FlowState, Last, config_flags, event_flags,
+        flow_flags, heartbeat,
     },
     key::{Direction, Heading},
     verdict::{DropReason, Event, PassReason, Verdict},
@@ -14,19 +14,13 @@ use firewall_common::{
 };
 
 use crate::{
-    atomic::Shared,
     conntrack::{Family, last_of, state_of},
-    maps::{CONFIG, EVENTS, HEARTBEAT, PAIRS},
+    maps::{CONFIG, EVENTS, HEARTBEAT},
     packet::{Packet, bounded},
+    pair::{self, Share},
     stats,
     work::Work,
 };
-
-/// SYNs reported of one host pair within a second, those not counted that are held.
-const REPORTS_PER_SECOND: u32 = 64;
-
-/// Lost swaps after which the budget of a host pair is left alone.
-const SPEND_TRIES: usize = 8;
 
 /// Lost swaps after which a flow is left unmarked.
 const BLIND_TRIES: usize = 4;
@@ -40,7 +34,7 @@ struct Record<const N: usize> {
 
 /// Does an agent live? Its heartbeat says.
 #[inline(always)]
-fn agent_lives(work: &Work) -> bool {
+pub(crate) fn agent_lives(work: &Work) -> bool {
     let beat = HEARTBEAT.get(heartbeat::AT_NS).copied().unwrap_or(0);
     // The coarse clock here lags the agent's by some milliseconds.
     beat != 0
@@ -200,31 +194,15 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
     heading: Heading,
     reason: DropReason,
 ) -> DropReason {
-    work.pair = PairKey::new(work.headers.src, work.headers.dst);
-    let pair = &work.pair;
-    let Some(pair) = PAIRS.get_ptr_mut(pair) else {
-        return reason;
-    };
-    let Some(config) = CONFIG.get(0) else {
-        return reason;
-    };
-    if !agent_lives(work) {
-        return reason;
-    }
-    // Control payload keeps at least the other part of the ring.
-    if ring_fill() >= config.hold_ring_limit as u64 {
-        return reason;
-    }
     let frame = packet.frame_len() as u32;
     // A tag beside the frame would be lost.
     let whole = frame <= EVENT_CLASSES[0] as u32 && packet.tags_beside() == 0;
-    let hold = work.may_hold
-        && work.behind
-        && whole
-        && spend_hold(window_of(pair), work.now_ns, holds_of(pair, config));
-    if !hold && spend(window_of(pair), work.now_ns).is_none() {
+    let may_hold = work.may_hold && work.behind && whole;
+    let share = pair::refused(work, may_hold);
+    if matches!(share, Share::Nothing) {
         return reason;
     }
+    let hold = matches!(share, Share::Hold);
     K::into_event(work);
     let h = &work.headers;
     let event = &mut work.event;
@@ -259,23 +237,8 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
 /// agent hears of it. It says then which data connections nobody answered.
 #[inline(always)]
 pub(crate) fn passed_syn<P: Packet, K: Family>(work: &mut Work, heading: Heading, flags: u32) {
-    work.pair = PairKey::new(work.headers.src, work.headers.dst);
-    let pair = &work.pair;
-    let Some(pair) = PAIRS.get_ptr_mut(pair) else {
-        return;
-    };
-    if !agent_lives(work) {
-        return;
-    }
-    // SAFETY: a map value is valid for the whole run.
-    let window = unsafe { &raw mut (*pair).passed };
-    // SAFETY: eight bytes, aligned, changed by `Shared` only while the agent
-    // leaves it alone.
-    let window = unsafe { Shared::new(window) };
-    // Those that were expected are as few as the agent allowed.
     let expected = flags & flow_flags::RELATED != 0;
-    let crowded = ring_fill() >= EVENTS_BYTES as u64 / 2;
-    if !expected && (crowded || spend(window, work.now_ns).is_none()) {
+    if !pair::passed(work, expected) {
         return;
     }
     K::into_event(work);
@@ -307,79 +270,8 @@ pub(crate) fn agent_is_behind() -> bool {
     ring_fill() != 0
 }
 
-/// The SYN in `work` has found its pinhole: if it was held before, others may be
-/// held in its place. So transfers right after one another use no budget up, and
-/// SYNs that nobody expects do.
 #[inline(always)]
-pub(crate) fn came_about(work: &mut Work) {
-    work.pair = PairKey::new(work.headers.src, work.headers.dst);
-    let pair = &work.pair;
-    let Some(pair) = PAIRS.get_ptr_mut(pair) else {
-        return;
-    };
-    let window = window_of(pair);
-    for _ in 0..SPEND_TRIES {
-        let word = window.load();
-        let now = PairWindow::at(word, work.now_ns);
-        if now.held() == 0 || window.swap(word, now.without_hold().0).is_ok() {
-            return;
-        }
-    }
-}
-
-#[inline(always)]
-fn window_of(pair: *mut Pair) -> Shared<u64> {
-    // SAFETY: a map value is valid for the whole run.
-    let window = unsafe { &raw mut (*pair).window };
-    // SAFETY: eight bytes, aligned, changed by `Shared` only while the agent
-    // leaves it alone.
-    unsafe { Shared::new(window) }
-}
-
-/// SYNs that may be held for a pair at once, and within a second if nobody expects
-/// them: each session can have one under way.
-#[inline(always)]
-fn holds_of(pair: *const Pair, config: &Config) -> u32 {
-    // SAFETY: as in `window_of`; only user space writes it, the whole element.
-    let sessions = unsafe { (*pair).sessions };
-    config.hold_per_pair.saturating_add(sessions)
-}
-
-/// Takes a hold from the pair's budget; false when it is used up.
-#[inline(always)]
-fn spend_hold(window: Shared<u64>, now_ns: u64, limit: u32) -> bool {
-    for _ in 0..SPEND_TRIES {
-        let word = window.load();
-        let now = PairWindow::at(word, now_ns);
-        if now.held() >= limit || now.held() >= u16::MAX as u32 {
-            return false;
-        }
-        if window.swap(word, now.with_hold().0).is_ok() {
-            return true;
-        }
-    }
-    false
-}
-
-/// Takes a report from the pair's budget of this second; `None` when it is used up.
-/// Returns how many were taken before.
-#[inline(always)]
-fn spend(window: Shared<u64>, now_ns: u64) -> Option<u32> {
-    for _ in 0..SPEND_TRIES {
-        let word = window.load();
-        let now = PairWindow::at(word, now_ns);
-        if now.reported() >= REPORTS_PER_SECOND {
-            return None;
-        }
-        if window.swap(word, now.with_report().0).is_ok() {
-            return Some(now.reported());
-        }
-    }
-    None
-}
-
-#[inline(always)]
-fn ring_fill() -> u64 {
+pub(crate) fn ring_fill() -> u64 {
     const BPF_RB_AVAIL_DATA: u64 = 0;
     // SAFETY: the map is a ring buffer.
     unsafe { bpf_ringbuf_query(ring(), BPF_RB_AVAIL_DATA) }

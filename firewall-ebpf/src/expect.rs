@@ -13,9 +13,8 @@ use firewall_common::{
 use crate::{
     atomic::Shared,
     conntrack::{is_expired, state_of},
-    control,
     maps::{EXPECTATIONS, FLOWS4, FLOWS6, Table as _},
-    stats,
+    pair, stats,
     work::Work,
 };
 
@@ -59,7 +58,7 @@ pub(crate) fn take(work: &mut Work) -> Admission {
     match taken {
         Taken::Now => {
             stats::event(Event::ExpectationUsed);
-            control::came_about(work);
+            pair::came_about(work);
         }
         Taken::Before => {}
         Taken::Refused(reason) => return Admission::Refused(reason),

@@ -16,6 +16,7 @@ mod fragments;
 mod log;
 mod maps;
 mod packet;
+mod pair;
 mod pipeline;
 mod policy;
 mod stats;

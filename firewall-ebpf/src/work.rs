@@ -10,8 +10,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{bindings::bpf_fib_lookup as FibParams, btf_maps::PerCpuArray, macros::btf_map};
 use firewall_common::{
     abi::{
-        DataFlow, EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, FragmentKey,
-        Fragments, PairKey,
+        DataFlow, EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments,
     },
     key::Direction,
     tcp::{Arrived, Segment, Stepped, options::OPTIONS_ROOM},
@@ -85,8 +84,6 @@ pub(crate) struct Work {
     pub expect: ExpectKey,
     /// Whose data connection the packet begins.
     pub data: DataFlow,
-    /// Host pair key.
-    pub pair: PairKey,
     /// The options of an IPv4 header.
     pub options: Options,
     /// Key of the datagram that a fragment is of.

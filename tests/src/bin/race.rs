@@ -163,8 +163,8 @@ fn kind(args: &Args, fields: &[(Whose, Field)], mode: Mode, at_once: usize) -> R
     let mut sums: Vec<Sum> = fields.iter().map(|_| Sum::default()).collect();
     for turn in 0..TURNS {
         for ((whose, field), sum) in fields.iter().zip(&mut sums) {
-            // Each second of a SYN that is sent again is waited for.
-            let of = if *whose == Whose::Unheld { TURNS } else { 1 };
+            // The second before a SYN is sent again is waited for.
+            let of = if *whose == Whose::Unheld { 100 } else { 1 };
             let load = Load {
                 mode,
                 transfers: (args.transfers / TURNS / of).max(1),
