@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -99,9 +99,21 @@ fn a_data_connection_shows_its_control_connection() -> Result<()> {
         .firewall
         .json(&["flows", "count", "--helper", "ftp"])?;
     ensure!(counted["count"] == 2, "{counted}");
+    let (src, dst) = transfer.data_ends()?;
+    let watch = transfer.firewall.watch(&["--helper", "ftp"])?;
+    for end in [&transfer.client, &transfer.server] {
+        end.shutdown(Shutdown::Write)?;
+    }
+    process::await_some("its end is told with its parent", SOON, || {
+        let log = watch.log();
+        let mut lines = log.lines().filter(|line| line.contains("TIME_WAIT"));
+        lines
+            .any(|line| line.contains(" parent=") && line.contains(" via=PASV"))
+            .then_some(())
+    })
+    .with_context(|| watch.log())?;
     let listed = transfer.firewall.cli(&["flows", "list"])?.stdout;
     ensure!(listed.contains("[RELATED] PASV of "), "{listed}");
-    let (src, dst) = transfer.data_ends()?;
     let [src, dst] = [src, dst].map(|end| (end.ip().to_string(), end.port().to_string()));
     let mut args = vec!["flows", "get", "--proto", "tcp"];
     args.extend(["--src", &src.0, "--sport", &src.1]);
@@ -176,7 +188,7 @@ fn data_connections_are_cut_if_the_operator_says_so() -> Result<()> {
 impl Transfer {
     /// The client closes the control connection.
     fn hang_up(&mut self) -> Result<()> {
-        self.dialogue.client().shutdown(std::net::Shutdown::Both)?;
+        self.dialogue.client().shutdown(Shutdown::Both)?;
         process::await_some("the session ends", SOON, || {
             self.firewall.sessions().ok()?.is_empty().then_some(())
         })

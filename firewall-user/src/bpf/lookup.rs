@@ -5,7 +5,7 @@
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use firewall_common::abi::{
-    ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, NO_SLOT, Pair, PairKey, Rule, maps,
+    DataFlow, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, NO_SLOT, Pair, PairKey, Rule, maps,
 };
 
 use super::maps::{Error, FlowTier, Pinned};
@@ -67,6 +67,7 @@ pub struct Lookup {
     v4: Vec<HashMap<MapData, FlowKey4, Flow>>,
     v6: Vec<HashMap<MapData, FlowKey6, Flow>>,
     expectations: HashMap<MapData, ExpectKey, Expectation>,
+    data_flows: HashMap<MapData, FlowKey6, DataFlow>,
     pairs: HashMap<MapData, PairKey, Pair>,
     rules: Array<MapData, Rule>,
 }
@@ -86,6 +87,7 @@ impl Lookup {
             v4: v4.collect::<Result<_, _>>()?,
             v6: v6.collect::<Result<_, _>>()?,
             expectations: pinned.typed(maps::EXPECTATIONS)?,
+            data_flows: pinned.typed(maps::DATA_FLOWS)?,
             pairs: pinned.typed(maps::PAIRS)?,
             rules: pinned.typed(maps::RULES)?,
         })
@@ -118,6 +120,15 @@ impl Lookup {
     /// [`Error::Map`].
     pub fn expectation(&self, key: &ExpectKey) -> Result<Option<Expectation>, Error> {
         self.get(&self.expectations, maps::EXPECTATIONS, key)
+    }
+
+    /// Whose data connection the flow of `key` is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn data_flow(&self, key: &FlowKey6) -> Result<Option<DataFlow>, Error> {
+        self.get(&self.data_flows, maps::DATA_FLOWS, key)
     }
 
     /// What is known of two hosts that have an FTP session.

@@ -14,8 +14,8 @@ use aya::{
 };
 use bytemuck::{Pod, Zeroable};
 use firewall_common::abi::{
-    EVENT_CLASSES, EXPLAIN_SWITCH, ExpectKey, Expectation, Explain, Flow, FlowKey4, FlowKey6, Pair,
-    PairKey, maps, programs,
+    DataFlow, EVENT_CLASSES, EXPLAIN_SWITCH, ExpectKey, Expectation, Explain, Flow, FlowKey4,
+    FlowKey6, Pair, PairKey, maps, programs,
 };
 
 use super::{
@@ -257,6 +257,25 @@ impl Private {
     /// [`Error::Map`].
     pub fn put_expectation(&mut self, key: &ExpectKey, value: &Expectation) -> Result<(), Error> {
         self.put(maps::EXPECTATIONS, key, value)
+    }
+
+    /// Whose data connection the flow of `key` is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn data_flow(&mut self, key: &FlowKey6) -> Result<Option<DataFlow>, Error> {
+        let map = map_mut_named(&mut self.ebpf, maps::DATA_FLOWS)?;
+        get(map, maps::DATA_FLOWS, key)
+    }
+
+    /// Writes whose data connection the flow of `key` is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Map`].
+    pub fn put_data_flow(&mut self, key: &FlowKey6, value: &DataFlow) -> Result<(), Error> {
+        self.put(maps::DATA_FLOWS, key, value)
     }
 
     /// Writes a host pair.

@@ -217,7 +217,11 @@ impl WhyView {
             ),
         };
         let notes = &judged.notes;
-        let view = |row: &Option<_>| row.as_ref().map(|row| FlowView::new(row, names, now));
+        let [before, after] = &judged.parents;
+        let view = |row: &Option<_>, parent: &Option<_>| {
+            row.as_ref()
+                .map(|row| FlowView::new(row, names, now).with_parent(parent.as_ref()))
+        };
         Self {
             verdict: Some(verdict),
             reason: Some(reason),
@@ -238,8 +242,8 @@ impl WhyView {
                 from: names.zone(notes.from_zone),
                 to: names.zone(notes.to_zone),
             }),
-            flow: view(&judged.before),
-            flow_after: view(&judged.after),
+            flow: view(&judged.before, before),
+            flow_after: view(&judged.after, after),
             expectation: judged
                 .expectation
                 .as_ref()

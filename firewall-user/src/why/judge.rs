@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use firewall_common::{
     abi::{
-        Config, ExpectKey, Expectation, Explain, FlowKey6, Iface, Rule, config_flags, heartbeat,
-        iface_flags,
+        Config, DataFlow, ExpectKey, Expectation, Explain, FlowKey6, Iface, Rule, config_flags,
+        heartbeat, iface_flags,
     },
     time::Tick,
     verdict::{DropReason, PassReason, Verdict},
@@ -68,10 +68,21 @@ pub struct Judged {
     pub before: Option<FlowRow>,
     /// Its flow after it.
     pub after: Option<FlowRow>,
+    /// Whose data connection the one or the other is.
+    pub parents: [Option<DataFlow>; 2],
     /// The pinhole for it, as it was before.
     pub expectation: Option<(ExpectKey, Expectation)>,
     /// Into how many segments it was cut; the last one that was judged counts.
     pub segments: usize,
+}
+
+/// Whose data connection the flow is.
+fn parent(private: &mut Private, row: Option<&FlowRow>) -> anyhow::Result<Option<DataFlow>> {
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let data = private.data_flow(&row.key)?;
+    Ok(data.filter(|data| data.incarnation == row.state().incarnation()))
 }
 
 impl Judge {
@@ -207,6 +218,7 @@ impl Judge {
         let key = headers.as_ref().and_then(|h| seeds::flow_key(frame, h));
         let expect = headers.as_ref().and_then(seeds::expect_key);
         let before = self.row(private, key)?;
+        let parent_before = parent(private, before.as_ref())?;
         let expectation = match expect {
             Some(key) => private.expectation(&key)?.map(|value| (key, value)),
             None => None,
@@ -215,12 +227,14 @@ impl Judge {
         let verdict = verdict(notes.outcome).with_context(|| {
             format!("the program gave outcome {}, which is none", notes.outcome)
         })?;
+        let after = self.row(private, key)?;
         Ok(Judged {
             verdict,
             notes,
             rule: self.lookup.rule(notes.rule)?,
             before,
-            after: self.row(private, key)?,
+            after,
+            parents: [parent_before, parent(private, after.as_ref())?],
             expectation,
             segments,
         })

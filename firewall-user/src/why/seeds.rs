@@ -106,6 +106,9 @@ fn copy_flow(
         .map_err(|error: maps::Error| Box::new(error))?;
     if let Some(found) = found {
         to.put_flow(key, &found)?;
+        if let Some(data) = from.data_flow(key)? {
+            to.put_data_flow(key, &data)?;
+        }
     }
     Ok(())
 }

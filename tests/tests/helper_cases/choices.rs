@@ -1,12 +1,13 @@
 //! What the operator chooses in `[ftp]`.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use firewall_tests::lab::{
     Family, Lab, Node,
-    fake_server::tls_record,
+    fake_server::{Dialogue, tls_record},
     pinhole::{Attach, Firewall, config},
+    process,
 };
 
 use crate::{
@@ -16,6 +17,8 @@ use crate::{
     },
     world::World,
 };
+
+const SOON: Duration = Duration::from_secs(10);
 
 /// A firewall at the server's end with this in its policy.
 fn choosing(ftp: &str) -> Result<Arc<World>> {
@@ -76,4 +79,28 @@ fn clear_text_after_tls_can_be_refused() -> Result<()> {
     ensure!(stats["ftp_refused"] == counted, "{stats}");
     case.c("NOOP\r\n")?;
     case.s("200 ok\r\n")
+}
+
+/// Implicit FTPS has a port of its own: a rule for it takes the helper, too.
+#[test]
+fn h12_implicit_tls_on_its_own_port() -> Result<()> {
+    let lab = Lab::line()?;
+    let text = config::gateway(Node::FwB, true).replace("dport = [21]", "dport = [990]");
+    let firewall = Firewall::start(&lab, Node::FwB, Some(&text), Attach::default())?;
+    let server = SocketAddr::new(lab.server_ip(Family::V4), 990);
+    let mut talk = Dialogue::silent(&lab, lab.client_ip(Family::V4), server)?;
+    let mut hello = tls_record(&[1; 64]);
+    hello[0] = 22;
+    talk.client_says(&hello)?;
+    process::await_some("the session is known as encrypted", SOON, || {
+        let sessions = firewall.sessions().ok()?;
+        let session = sessions.first()?;
+        (session.encrypted && session.phase == "tls").then_some(())
+    })?;
+    // What looks like lines inside of records opens nothing.
+    talk.client_says(&tls_record(b"\r\nPASV\r\n"))?;
+    talk.server_says(&tls_record(b"\r\n227 (203,0,113,2,195,155)\r\n"))?;
+    let session = firewall.sessions()?.remove(0);
+    ensure!((session.opened, session.refused) == (0, 0), "{session:?}");
+    Ok(())
 }
