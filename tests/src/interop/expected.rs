@@ -14,7 +14,7 @@ use super::{Cell, Column, Security, Verdict, run::Results};
 /// For what must work, on a busy machine; the most that a cell may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For what is expected not to work, which is waited for in vain.
-const HOPELESS: Duration = Duration::from_secs(5);
+const HOPELESS: Duration = Duration::from_secs(7);
 
 /// In a column in which a cell is not run.
 const NOT_RUN: &str = "-";

@@ -16,7 +16,7 @@ use crate::lab::{
 /// Ports for data on either side: what each server is told to offer in passive
 /// mode, and what the system gives to clients, and to inetutils-ftpd, which cannot
 /// be told.
-pub const DATA_PORTS: (u16, u16) = (50000, 50999);
+pub const DATA_PORTS: (u16, u16) = (50000, 59999);
 
 /// Clients that the lab needs.
 pub const CLIENTS: u8 = 10;

@@ -137,6 +137,9 @@ impl Site {
             ns.sysctl("net/ipv4/ip_local_port_range", &ports)?;
         }
         let has_implicit = matches!(server, Kind::Vsftpd | Kind::Proftpd);
+        // Servers connect from port 20: a client's port is free again before its last
+        // connection from there has left TIME_WAIT.
+        lab.ns(Node::Server).sysctl("net/ipv4/tcp_tw_reuse", "1")?;
         Ok(Self {
             clients,
             explicit: FtpServer::start_at(&lab, Node::Server, server, BYTES)?,
