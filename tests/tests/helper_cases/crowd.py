@@ -1,11 +1,12 @@
 """Many FTP control sessions at once: all log in, negotiate, and stay.
 
-argv: serve ADDRESS             answers every line; its 227 names a port that nobody uses
+argv: serve ADDRESS             answers every line; each session's 227 names a port of its own
       join SERVER COUNT FROM... COUNT sessions from each address; prints "negotiated N" once
                                 all have their 227, and at SIGUSR1 says NOOP in each of them
                                 and prints "alive N"
 """
 import asyncio
+import itertools
 import resource
 import signal
 import sys
@@ -19,14 +20,16 @@ async def serve(address):
     answers = {
         b"USER": b"331 password\r\n",
         b"PASS": b"230 welcome\r\n",
-        b"PASV": b"227 Passive (%s,195,155)\r\n" % address.replace(".", ",").encode(),
         b"NOOP": b"200 ok\r\n",
     }
+    host, ports = address.replace(".", ",").encode(), itertools.count(20_000)
 
     async def session(reader, writer):
         writer.write(b"220 ready\r\n")
+        passive = b"227 Passive (%s,%d,%d)\r\n" % (host, *divmod(next(ports), 256))
+        own = {**answers, b"PASV": passive}
         while line := await reader.readline():
-            writer.write(answers.get(line[:4].upper().strip(), b"500 what?\r\n"))
+            writer.write(own.get(line[:4].upper().strip(), b"500 what?\r\n"))
 
     server = await asyncio.start_server(session, address, 21, backlog=4096)
     print("serving", flush=True)
