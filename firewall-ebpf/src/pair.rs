@@ -136,6 +136,10 @@ extern "C" fn pinhole_pair_came_about(work: *mut Work) -> u32 {
 }
 
 /// The hosts of the packet in `work`, if they have a live session.
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key by value would be copied to the stack once more"
+)]
 #[inline(always)]
 fn find(work: &Work) -> Option<*mut Pair> {
     // On the stack: to the verifier of 6.1 what a global function is given is no
