@@ -89,12 +89,13 @@ Examples:
   sudo pinhole stats --all -o json | jq '.drop[] | select(.packets > 0)'
 
 JSON: {shadow, pass, drop, would_drop: [{reason, packets, bytes}],
-events: [{event, count}], rules: [{name, action, packets, bytes}], tables: [{map,
-family, tier, size, present, created, removed, evicted, evicted_stay_s,
-evicted_seen, evicted_ages_s, census_age_s}], collector: {passes, read, deleted,
-cpu_s, pace_per_s, pass_s, pass_read, pass_cpu_s, corrected, age_s}}. Each packet
-is counted once, in shadow mode under \"would drop\" instead of \"dropped\". A rule
-counts first packets of flows.")]
+events: [{event, count}], rules: [{name, action, packets, bytes}],
+ftp_refused: [{reason, count}], tables: [{map, family, tier, size, present, created,
+removed, evicted, evicted_stay_s, evicted_seen, evicted_ages_s, census_age_s}],
+collector: {passes, read, deleted, cpu_s, pace_per_s, pass_s, pass_read, pass_cpu_s,
+corrected, age_s}}. Each packet is counted once, in shadow mode under \"would drop\"
+instead of \"dropped\". A rule counts first packets of flows. What is refused of FTP
+is a line of a control connection.")]
     Stats(StatsArgs),
     /// What shadow mode found
     #[command(subcommand)]

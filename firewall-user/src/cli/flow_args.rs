@@ -27,7 +27,8 @@ Examples:
 
 JSON: [{family, proto, state, tier, original: {src, sport, dst, dport, id,
 packets, bytes}, reply: {packets, bytes}, zone: {from, to}, rule, would_drop,
-parent: {src, sport, dst, dport, via}, flags, started, last_seen, age_s, idle_s, expires_s}]")]
+parent: {client, cport, server, sport, via}, flags, started, last_seen, age_s, idle_s,
+expires_s}]")]
     List {
         /// Which flows.
         #[command(flatten)]

@@ -202,17 +202,6 @@ fn h10_closed_by_221() -> Result<()> {
 }
 
 #[test]
-fn h10_data_connections_are_kept_by_default() -> Result<()> {
-    let mut case = Case::ready()?;
-    case.c("PASV\r\n")?;
-    case.s(case.pasv_reply(50075))?;
-    let data = case.connects(Server, 50075)?;
-    case.hang_up().stays_shut(Server, 50075)?;
-    thread::sleep(Duration::from_secs(3));
-    carries(data)
-}
-
-#[test]
 fn h10_data_connections_are_cut_where_that_is_chosen() -> Result<()> {
     let mut case = Case::strict()?;
     case.c("PASV\r\n")?;
