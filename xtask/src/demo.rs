@@ -1,15 +1,10 @@
 //! `cargo xtask demo`: the story of an FTP listing that hangs, and of the helper that mends it.
 
-use std::{convert::Infallible, os::unix::process::CommandExt};
+use std::convert::Infallible;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::{
-    build, cargo_json,
-    ctx::{Ctx, show},
-    harness::{self, Lab},
-    setup,
-};
+use crate::{ctx::Ctx, harness::Lab, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -18,19 +13,9 @@ pub(crate) struct Args {
     sabotage: Option<String>,
 }
 
-/// Becomes the demo, so that its exit code is the task's, and Ctrl-C finds nobody but the demo,
-/// which takes its namespaces down before it ends.
+/// Becomes the demo.
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
-    let ebpf = setup::ebpf(ctx)?;
-    ctx.authenticate(harness::PURPOSE)?;
-    setup::lab(ctx)?;
-    build::object(ctx, &ebpf)?;
-    let pinhole = build::pinhole(ctx, false)?;
-    let demo = cargo_json::binary(ctx, "demo", false)?;
-    let mut command = Lab::new(ctx, &pinhole).command(ctx, &demo)?;
-    if let Some(step) = &args.sabotage {
-        command.arg("--sabotage").arg(step);
-    }
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot run `{}`", show(&command)))
+    let lab = Lab::set_up(ctx, &setup::ebpf(ctx)?, false)?;
+    let sabotage = args.sabotage.iter().flat_map(|step| ["--sabotage", step]);
+    lab.become_program(ctx, "demo", sabotage)
 }

@@ -1,16 +1,11 @@
 //! `cargo xtask differential`: pinhole's programs against nf_conntrack, packet by packet.
 
-use std::{convert::Infallible, os::unix::process::CommandExt};
+use std::{convert::Infallible, ffi::OsString};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{
-    build, cargo_json,
-    ctx::{Ctx, show},
-    harness::{self, Lab},
-    setup,
-};
+use crate::{build, ctx::Ctx, harness::Lab, setup};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -65,27 +60,23 @@ impl Check {
     }
 }
 
-/// Becomes the comparison, so that its exit code is the task's.
+/// Becomes the comparison.
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
     let ebpf = setup::ebpf(ctx)?;
-    ctx.authenticate(harness::PURPOSE)?;
-    setup::lab(ctx)?;
-    let shipped = build::object(ctx, &ebpf)?;
+    let lab = Lab::set_up(ctx, &ebpf, false)?;
     let object = match args.sabotage {
         Some(check) => build::sabotaged_object(ctx, &ebpf, check)?,
-        None => shipped,
+        None => ctx.object(),
     };
-    let pinhole = build::pinhole(ctx, false)?;
-    let differential = cargo_json::binary(ctx, "differential", false)?;
-    let mut command = Lab::new(ctx, &pinhole).command(ctx, &differential)?;
-    command
-        .arg("--object")
-        .arg(object)
-        .args(["--packets", &args.packets.to_string()])
-        .args(["--seed", &args.seed.to_string()]);
-    if let Some(number) = args.conversation {
-        command.args(["--conversation", &number.to_string()]);
-    }
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot run `{}`", show(&command)))
+    let numbers = [
+        ("--packets", Some(args.packets)),
+        ("--seed", Some(args.seed)),
+        ("--conversation", args.conversation),
+    ];
+    let numbers = numbers
+        .into_iter()
+        .filter_map(|(flag, number)| Some((flag, number?)));
+    let numbers = numbers.flat_map(|(flag, number)| [flag.into(), number.to_string().into()]);
+    let object = [OsString::from("--object"), object.into()];
+    lab.become_program(ctx, "differential", object.into_iter().chain(numbers))
 }

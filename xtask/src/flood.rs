@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    build, cargo_json,
+    cargo_json,
     ctx::Ctx,
     harness::{self, Lab},
     setup,
@@ -27,16 +27,11 @@ pub(crate) struct Args {
 const SUITES: [&str; 2] = ["flood", "collector"];
 
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
-    let ebpf = setup::ebpf(ctx)?;
-    ctx.authenticate(harness::PURPOSE)?;
-    setup::lab(ctx)?;
-    build::object(ctx, &ebpf)?;
-    let pinhole = build::pinhole(ctx, false)?;
     let sizes = [
         ("PINHOLE_FLOOD_PACKETS", args.packets.to_string()),
         ("PINHOLE_COLLECTOR_FLOWS", args.flows.to_string()),
     ];
-    let lab = Lab::new(ctx, &pinhole).with(sizes);
+    let lab = Lab::set_up(ctx, &setup::ebpf(ctx)?, false)?.with(sizes);
     let mut failed = Vec::new();
     for suite in SUITES {
         let mut cargo = ctx.cargo();

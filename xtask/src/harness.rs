@@ -1,14 +1,20 @@
 //! The programs of package firewall-tests, run as root.
 
 use std::{
+    convert::Infallible,
     ffi::{OsStr, OsString},
+    os::unix::process::CommandExt,
     path::Path,
     process::Command,
 };
 
 use anyhow::{Context, Result};
 
-use crate::ctx::{Ctx, show};
+use crate::{
+    build, cargo_json,
+    ctx::{Ctx, show},
+    setup::{self, Ebpf},
+};
 
 /// Completes "root is needed to …".
 pub(crate) const PURPOSE: &str = "make network namespaces and load eBPF programs";
@@ -19,6 +25,29 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
+    /// With everything that programs of the tests package need on a new machine. Asks for the
+    /// right to be root before what takes long.
+    pub(crate) fn set_up(ctx: &Ctx, ebpf: &Ebpf, release: bool) -> Result<Self> {
+        ctx.authenticate(PURPOSE)?;
+        setup::lab(ctx)?;
+        build::object(ctx, ebpf)?;
+        Ok(Self::new(ctx, &build::pinhole(ctx, release)?))
+    }
+
+    /// Becomes the program of this name, so that its exit code is the task's, and Ctrl-C finds
+    /// nobody but the program, which takes its namespaces down before it ends.
+    pub(crate) fn become_program(
+        &self,
+        ctx: &Ctx,
+        name: &str,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<Infallible> {
+        let program = cargo_json::binary(ctx, name, false)?;
+        let mut command = self.command(ctx, &program)?;
+        let error = command.args(arguments).exec();
+        Err(error).with_context(|| format!("cannot run `{}`", show(&command)))
+    }
+
     pub(crate) fn new(ctx: &Ctx, pinhole: &Path) -> Self {
         let mut environment = vec![
             ("PINHOLE_BIN", pinhole.into()),

@@ -1,15 +1,10 @@
 //! `cargo xtask interop`: real FTP servers and clients through firewalls at both ends.
 
-use std::{convert::Infallible, os::unix::process::CommandExt};
+use std::convert::Infallible;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::{
-    build, cargo_json,
-    ctx::{Ctx, show},
-    harness::{self, Lab},
-    setup,
-};
+use crate::{ctx::Ctx, harness::Lab, setup};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -30,22 +25,16 @@ pub(crate) struct Args {
     transcripts: bool,
 }
 
-/// Becomes the matrix, so that its exit code is the task's, and Ctrl-C finds nobody but the
-/// matrix, which takes its namespaces down before it ends.
+/// Becomes the matrix.
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
-    let ebpf = setup::ebpf(ctx)?;
-    ctx.authenticate(harness::PURPOSE)?;
-    setup::lab(ctx)?;
-    build::object(ctx, &ebpf)?;
-    let pinhole = build::pinhole(ctx, false)?;
-    let interop = cargo_json::binary(ctx, "interop", false)?;
-    let mut command = Lab::new(ctx, &pinhole).command(ctx, &interop)?;
-    command.args(&args.words);
-    for (is_given, flag) in [(args.write, "--write"), (args.transcripts, "--transcripts")] {
-        if is_given {
-            command.arg(flag);
-        }
-    }
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot run `{}`", show(&command)))
+    let lab = Lab::set_up(ctx, &setup::ebpf(ctx)?, false)?;
+    let flags = [(args.write, "--write"), (args.transcripts, "--transcripts")];
+    let flags = flags
+        .into_iter()
+        .filter_map(|(is_given, flag)| is_given.then_some(flag));
+    lab.become_program(
+        ctx,
+        "interop",
+        args.words.iter().map(String::as_str).chain(flags),
+    )
 }

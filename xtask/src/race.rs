@@ -1,15 +1,10 @@
 //! `cargo xtask race`: the race between data connections and the FTP helper, measured.
 
-use std::{convert::Infallible, os::unix::process::CommandExt};
+use std::convert::Infallible;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::{
-    build, cargo_json,
-    ctx::{Ctx, show},
-    harness::{self, Lab},
-    setup,
-};
+use crate::{ctx::Ctx, harness::Lab, setup};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -25,20 +20,11 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Becomes the measurement, so that its exit code is the task's.
+/// Becomes the measurement. What is measured is what is shipped.
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
-    let ebpf = setup::ebpf(ctx)?;
-    ctx.authenticate(harness::PURPOSE)?;
-    setup::lab(ctx)?;
-    build::object(ctx, &ebpf)?;
-    // What is measured is what is shipped.
-    let pinhole = build::pinhole(ctx, true)?;
-    let race = cargo_json::binary(ctx, "race", false)?;
-    let mut command = Lab::new(ctx, &pinhole).command(ctx, &race)?;
-    command.args(["--transfers", &args.transfers.to_string()]);
-    if args.json {
-        command.arg("--json");
-    }
-    let error = command.exec();
-    Err(error).with_context(|| format!("cannot run `{}`", show(&command)))
+    let lab = Lab::set_up(ctx, &setup::ebpf(ctx)?, true)?;
+    let transfers = args.transfers.to_string();
+    let json = args.json.then_some("--json");
+    let arguments = ["--transfers", &transfers].into_iter().chain(json);
+    lab.become_program(ctx, "race", arguments)
 }
