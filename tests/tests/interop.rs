@@ -7,11 +7,11 @@ use std::io::Write as _;
 use anyhow::Result;
 use firewall_tests::{
     interop::{
-        Cell, Client, Column, Mode, Program, Security, Variant,
+        Cell, Client, Column, Program, Security, Variant,
         expected::Table,
         run::{self, Plan},
     },
-    lab::{Family, server::Kind},
+    lab::{Family, Mode, server::Kind},
 };
 
 use Family::{V4, V6};

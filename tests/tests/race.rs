@@ -11,14 +11,14 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use firewall_tests::lab::{
-    Family, Guard, Lab, Node,
+    Family, Guard, Lab, Mode, Node,
     fake_server::Dialogue,
     generator::{Aim, Generator, Kind},
     pinhole::{Attach, Firewall, XdpMode, config},
     process,
     race::{
         Field, Way,
-        fleet::{self, Ends, Load, Mode},
+        fleet::{self, Ends, Load},
         hold_nothing,
         tap::{Syns, Tap},
     },

@@ -9,14 +9,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use firewall_tests::lab::{
-    Family, Guard,
+    Family, Guard, Mode,
     pinhole::Attach,
-    race::{
-        Field, Raced, Way,
-        fleet::{Load, Mode},
-        hold_nothing, percentile,
-        tap::Syns,
-    },
+    race::{Field, Raced, Way, fleet::Load, hold_nothing, percentile, tap::Syns},
 };
 use serde::Serialize;
 

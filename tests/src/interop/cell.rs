@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::lab::{Family, server::Kind};
+use crate::lab::{Family, Mode, server::Kind};
 
 /// How a session is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,29 +56,6 @@ impl Security {
             Self::Explicit => !matches!(server, Kind::Inetutils),
             Self::Implicit => matches!(server, Kind::Proftpd | Kind::Vsftpd),
             Self::Ccc => matches!(server, Kind::Proftpd | Kind::PureFtpd),
-        }
-    }
-}
-
-/// Who opens the data connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// The client: PASV or EPSV, whichever it prefers.
-    Passive,
-    /// The server: PORT or EPRT.
-    Active,
-}
-
-impl Mode {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::Passive, Self::Active];
-
-    /// `passive` or `active`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Passive => "passive",
-            Self::Active => "active",
         }
     }
 }

@@ -15,11 +15,11 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Cell, Mode, Program, Security, Variant, Verdict,
+    Cell, Program, Security, Variant, Verdict,
     judge::{self},
 };
 use crate::lab::{
-    Netns,
+    Mode, Netns,
     payload::{self, Payload},
     process,
     server::{PASSWORD, python, unpacked},

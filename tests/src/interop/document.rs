@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Cell, Client, Column, Mode, Security, Verdict, cell::SERVERS, expected::Table};
-use crate::lab::{Family, server::Kind};
+use super::{Cell, Client, Column, Security, Verdict, cell::SERVERS, expected::Table};
+use crate::lab::{Family, Mode, server::Kind};
 
 const INTRODUCTION: &str = "\
 # Interoperability

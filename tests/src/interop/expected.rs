@@ -227,7 +227,7 @@ mod tests {
             // curl with protected data hangs in active mode, whatever is between.
             let cells = Cell::all().into_iter().filter(|cell| {
                 (cell.security, cell.server, cell.client) == (Security::Ccc, server, client)
-                    && (program != Program::Curl || cell.mode == super::super::Mode::Passive)
+                    && (program != Program::Curl || cell.mode == crate::lab::Mode::Passive)
             });
             let mut count = 0;
             for cell in cells {

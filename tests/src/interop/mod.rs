@@ -14,5 +14,5 @@ pub mod guard;
 pub mod judge;
 pub mod run;
 
-pub use cell::{Cell, Client, Column, Mode, Program, Security, Variant};
+pub use cell::{Cell, Client, Column, Program, Security, Variant};
 pub use judge::Verdict;

@@ -20,6 +20,7 @@ pub mod id;
 pub mod kernel;
 pub mod live;
 pub mod matrix;
+mod mode;
 pub mod netns;
 pub mod paced;
 pub mod passage;
@@ -38,6 +39,7 @@ pub mod tun_wire;
 pub mod vlan;
 pub mod wire;
 
+pub use mode::Mode;
 pub use netns::Netns;
 pub use place::{Guard, Place};
 pub use topology::{Family, Lab, Node};

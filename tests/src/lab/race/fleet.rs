@@ -20,35 +20,12 @@ use nix::{
 };
 
 use super::CONTROL;
-use crate::lab::Netns;
+use crate::lab::{Mode, Netns};
 
 /// Far more than a SYN needs that is sent again, and again.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of a transfer.
 const LEN: usize = 1024;
-
-/// Who opens the data connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// The client, the moment it has read 227 or 229.
-    Passive,
-    /// The server, the moment it has read PORT or EPRT: before its 200.
-    Active,
-}
-
-impl Mode {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::Passive, Self::Active];
-
-    /// `passive` or `active`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Passive => "passive",
-            Self::Active => "active",
-        }
-    }
-}
 
 /// Where both ends are.
 #[derive(Clone, Copy, Debug)]

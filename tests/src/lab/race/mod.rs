@@ -19,11 +19,11 @@ use firewall_common::{
 use firewall_user::bpf::words;
 
 use self::{
-    fleet::{Ends, Load, Mode, Opened},
+    fleet::{Ends, Load, Opened},
     tap::{Seen, Syns, Tap, What},
 };
 use super::{
-    Family, Guard, Lab, Netns, Node, Place,
+    Family, Guard, Lab, Mode, Netns, Node, Place,
     pinhole::{Attach, Firewall, config},
     place::Guarded,
     tun_wire::{self, TunWire},
