@@ -14,7 +14,7 @@ mod quoted;
 mod state;
 mod step;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod window;
 
 pub use cells::{Cells, Counter, FlowCells, Word};

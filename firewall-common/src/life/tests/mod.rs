@@ -13,7 +13,7 @@ use crate::{
     explore::Cpu,
     tcp::{self, Arrived, Segment, State, Stepped, What, generic as states},
     timeout::Timeouts,
-    wire::{Headers, OnWire, proto},
+    wire::{Headers, OnWire},
 };
 
 pub(super) const OUT: Direction = Direction::Original;
@@ -148,22 +148,6 @@ fn step(entry: At<'_>, packet: &Packet, incarnation: u32, now: Tick, out: &mut S
             };
             tcp::step(entry, &arrived, incarnation, now, &timeouts(), out);
         }
-    }
-}
-
-/// A segment of [`LENGTH`] bytes, of which `len` are payload.
-pub(super) fn segment(flags: u8, seq: u32, ack: u32, len: u32) -> Headers {
-    Headers {
-        proto: proto::TCP,
-        tcp_flags: flags,
-        seq,
-        ack,
-        sack: ack,
-        window: 1000,
-        l3_len: 40 + len,
-        l4_offset: 20,
-        payload_offset: 40,
-        ..Headers::ZERO
     }
 }
 

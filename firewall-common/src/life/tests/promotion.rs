@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     explore,
-    tcp::{FlowCells, opened},
+    tcp::{FlowCells, opened, tests::segment},
     wire::tcp_flags::{ACK, FIN, RST, SYN},
 };
 

@@ -23,7 +23,7 @@ pub(super) const START: Tick = Tick(1000);
 const INCARNATION: u32 = 7;
 
 /// Headers of a segment of `len` bytes of payload.
-pub(super) fn segment(flags: u8, seq: u32, ack: u32, len: u32) -> Headers {
+pub(crate) fn segment(flags: u8, seq: u32, ack: u32, len: u32) -> Headers {
     Headers {
         proto: proto::TCP,
         tcp_flags: flags,
