@@ -218,13 +218,7 @@ fn sessions_and_their_pinholes_are_listed() -> Result<()> {
     sessions.insert(parent, session, 0)?;
     let mut pinholes = pins.open::<ExpectKey, Expectation>(maps::EXPECTATIONS)?;
     for (dport, expires_in_s) in [(50_001, 60), (50_002, -2)] {
-        let key = ExpectKey {
-            src: addr(2),
-            dst: addr(1),
-            dport,
-            proto: 6,
-            reserved: 0,
-        };
+        let key = ExpectKey::tcp(addr(2), addr(1), dport);
         let expectation = Expectation {
             parent,
             parent_incarnation: 7,

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::FlowKey6;
-use crate::pod;
+use crate::{pod, wire::proto};
 
 /// Which connection is expected. The source port is not known in advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -21,6 +21,20 @@ pub struct ExpectKey {
     pub reserved: u8,
 }
 pod!(ExpectKey, 36);
+
+impl ExpectKey {
+    /// A TCP connection from `src` to `dst`, addresses and port as in the fields.
+    #[must_use]
+    pub const fn tcp(src: [u32; 4], dst: [u32; 4], dport: u16) -> Self {
+        Self {
+            src,
+            dst,
+            dport,
+            proto: proto::TCP,
+            reserved: 0,
+        }
+    }
+}
 
 /// An expected connection. Serves one; dies with its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

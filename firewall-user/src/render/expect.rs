@@ -183,13 +183,7 @@ mod tests {
             }
             _ => (v4(1), v4(2)),
         };
-        let key = ExpectKey {
-            src,
-            dst,
-            dport: 50_053,
-            proto: 6,
-            reserved: 0,
-        };
+        let key = ExpectKey::tcp(src, dst, 50_053);
         let expectation = Expectation {
             state: state.word(),
             created_ns: NOW.monotonic_ns - 2_000_000_000,

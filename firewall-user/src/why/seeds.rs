@@ -34,13 +34,7 @@ pub fn flow_key(frame: &[u8], h: &Headers) -> Option<FlowKey6> {
 #[must_use]
 pub const fn expect_key(h: &Headers) -> Option<ExpectKey> {
     match h.proto {
-        proto::TCP => Some(ExpectKey {
-            src: h.src,
-            dst: h.dst,
-            dport: h.dport,
-            proto: h.proto,
-            reserved: 0,
-        }),
+        proto::TCP => Some(ExpectKey::tcp(h.src, h.dst, h.dport)),
         _ => None,
     }
 }

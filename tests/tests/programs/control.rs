@@ -139,13 +139,7 @@ pub(crate) fn with_pinhole(rig: &mut Rig, port: u16) -> ExpectKey {
 /// A pinhole for a data connection of the control flow that there is.
 fn expectation(rig: &mut Rig) -> (ExpectKey, Expectation) {
     let (parent, flow) = rig.flow4(maps::FLOWS4);
-    let key = ExpectKey {
-        src: FTP.mapped(),
-        dst: HOST_END.mapped(),
-        dport: 0,
-        proto: 6,
-        reserved: 0,
-    };
+    let key = ExpectKey::tcp(FTP.mapped(), HOST_END.mapped(), 0);
     let expectation = Expectation {
         parent: parent.widen(),
         parent_incarnation: FlowState(flow.state).incarnation(),

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use firewall_common::{
     abi::{ClosedBy, ExpectKey, ExpectState, ExpectVia, Expectation, FlowKey6, Session, maps},
     time::{Tick, ticks_from_secs},
-    wire::proto,
 };
 
 use super::{Agent, checked};
@@ -134,11 +133,5 @@ impl<T: Tables> Agent<T> {
 
 /// The key of the connection that was negotiated.
 pub(super) fn expect_key(opening: &Opening) -> ExpectKey {
-    ExpectKey {
-        src: words(opening.src),
-        dst: words(opening.dst),
-        dport: opening.port.get(),
-        proto: proto::TCP,
-        reserved: 0,
-    }
+    ExpectKey::tcp(words(opening.src), words(opening.dst), opening.port.get())
 }

@@ -8,7 +8,6 @@ use firewall_common::{
         event_flags,
     },
     time::Tick,
-    wire::proto,
 };
 use log::debug;
 
@@ -30,13 +29,7 @@ impl<T: Tables> Agent<T> {
     pub(super) fn syn(&mut self, record: &Record<'_>, now_ns: u64) {
         let header = &record.header;
         let (src, sport, dst, dport) = header.key.endpoints(record.heading());
-        let expected = ExpectKey {
-            src,
-            dst,
-            dport,
-            proto: proto::TCP,
-            reserved: 0,
-        };
+        let expected = ExpectKey::tcp(src, dst, dport);
         let ends = (
             SocketAddr::new(address(src), sport),
             SocketAddr::new(address(dst), dport),
@@ -90,13 +83,7 @@ impl<T: Tables> Agent<T> {
     pub(super) fn passed(&mut self, record: &Record<'_>) {
         let header = &record.header;
         let (src, _, dst, dport) = header.key.endpoints(record.heading());
-        let expected = ExpectKey {
-            src,
-            dst,
-            dport,
-            proto: proto::TCP,
-            reserved: 0,
-        };
+        let expected = ExpectKey::tcp(src, dst, dport);
         let at_ns = header.at_ns;
         let pair = PairKey::new(src, dst);
         let owner = (header.flags & event_flags::EXPECTED != 0)

@@ -12,10 +12,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData};
-use firewall_common::{
-    abi::{Config, ExpectKey, Expectation, config_flags, maps},
-    wire::proto,
-};
+use firewall_common::abi::{Config, ExpectKey, Expectation, config_flags, maps};
 use firewall_user::bpf::words;
 
 use self::{
@@ -138,13 +135,7 @@ impl Field {
 
     /// When the pinholes for a connection were written.
     fn written(&self, from: IpAddr, to: SocketAddr) -> [Option<u64>; 2] {
-        let key = ExpectKey {
-            src: words(from),
-            dst: words(to.ip()),
-            dport: to.port(),
-            proto: proto::TCP,
-            reserved: 0,
-        };
+        let key = ExpectKey::tcp(words(from), words(to.ip()), to.port());
         let mut written = [None; 2];
         for (slot, map) in written.iter_mut().zip(&self.expectations) {
             *slot = map.get(&key, 0).ok().map(|entry| entry.created_ns);
