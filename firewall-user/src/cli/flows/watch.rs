@@ -1,9 +1,6 @@
 //! `flows watch`.
 
-use std::{
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::bail;
 use firewall_common::abi::{Config, DataFlow, FlowEventKind, TableId, flow_flags};
@@ -21,7 +18,7 @@ use crate::{
     },
     cli::{args::Output, flow_args::WatchArgs},
     filter::Filter,
-    render::{EvictedView, FlowEventView, Line, LostView, Now},
+    render::{self, EvictedView, FlowEventView, Line, LostView, Now},
 };
 
 /// How often the programs hear that somebody watches.
@@ -68,7 +65,7 @@ async fn watch(instance: &Instance, args: &WatchArgs) -> anyhow::Result<()> {
         let told = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
         let mut lines = teller.lines(&told)?;
         lines += &teller.gaps(watcher.lost()?, late, &evicted)?;
-        if !lines.is_empty() && !print(&lines)? {
+        if !lines.is_empty() && !render::print_to_reader(&lines)? {
             return Ok(());
         }
     }
@@ -166,15 +163,5 @@ impl Teller {
 
     fn line(&self, line: &impl Line) -> anyhow::Result<String> {
         Ok(line.line(self.json, self.timestamp)?)
-    }
-}
-
-/// Writes whole lines at once, and none later; false if nobody reads them.
-fn print(lines: &str) -> anyhow::Result<bool> {
-    let mut out = io::stdout().lock();
-    match out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error.into()),
     }
 }

@@ -1,9 +1,6 @@
 //! `ftp watch`.
 
-use std::{
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::bail;
 use tokio::{
@@ -17,7 +14,7 @@ use crate::{
         journal::{Found, Journal},
     },
     cli::{args::Output, ftp_args::WatchArgs},
-    render::{JournalView, Line, LostView, Now},
+    render::{self, JournalView, Line, LostView, Now},
 };
 
 /// Time between two looks at the journal.
@@ -54,7 +51,7 @@ async fn watch(instance: &Instance, mut journal: Journal, args: &WatchArgs) -> a
             _ = every.tick() => {}
         }
         let lines = lines(journal.take()?, args)?;
-        if !lines.is_empty() && !print(&lines)? {
+        if !lines.is_empty() && !render::print_to_reader(&lines)? {
             return Ok(());
         }
         if !instance.pin_dir().exists() {
@@ -77,14 +74,4 @@ fn lines(found: Found, args: &WatchArgs) -> anyhow::Result<String> {
         }
     }
     Ok(lines)
-}
-
-/// Writes whole lines at once, and none later; false if nobody reads them.
-fn print(lines: &str) -> anyhow::Result<bool> {
-    let mut out = io::stdout().lock();
-    match out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
