@@ -48,18 +48,21 @@ pub(super) fn check(source: &Source<'_>, raw: &RawFtp, tables: &Tables) -> Resul
     let aliases = raw.alias.iter().map(|raw| alias(source, raw));
     Ok(Ftp {
         expectation_timeout: raw.expectation_timeout,
-        max_expectations_per_session: number(source, per_session, 1, 64, || {
-            ("session", "use 1 to 64; clients need 1".into())
-        })?,
+        max_expectations_per_session: number(
+            source,
+            per_session,
+            1,
+            64,
+            "expectations per session",
+            "use 1 to 64; clients need 1",
+        )?,
         max_expectations_per_client: number(
             source,
             per_client,
             (max / CLIENT_SHARE).max(CLIENT_ALWAYS),
             max.max(CLIENT_ALWAYS),
-            || {
-                let help = format!("use 1 to {max}, the size of [tables] expectations");
-                ("client", help)
-            },
+            "expectations per client",
+            &format!("use 1 to {max}, the size of [tables] expectations"),
         )?,
         active: match raw.active {
             raw::Active::AtCommand => ActiveOpen::AtCommand,
@@ -83,27 +86,22 @@ pub(super) fn check(source: &Source<'_>, raw: &RawFtp, tables: &Tables) -> Resul
     })
 }
 
-/// A number of expectations from 1 to `max`. `words` says of what, and what to do.
+/// A number from 1 to `max`. `what` and `help` say of what, and what to do, where
+/// it is not.
 fn number(
     source: &Source<'_>,
     given: Option<&Spanned<i64>>,
     default: u32,
     max: u32,
-    words: impl FnOnce() -> (&'static str, String),
+    what: &str,
+    help: &str,
 ) -> Result<u32, Error> {
     let Some(given) = given else {
         return Ok(default);
     };
     let number = *given.get_ref();
     let fits = u32::try_from(number).ok().filter(|n| (1..=max).contains(n));
-    fits.ok_or_else(|| {
-        let (of, help) = words();
-        source.error(
-            given.span(),
-            format!("{number} expectations per {of}"),
-            help,
-        )
-    })
+    fits.ok_or_else(|| source.error(given.span(), format!("{number} {what}"), help))
 }
 
 fn alias(source: &Source<'_>, raw: &RawAlias) -> Result<Alias, Error> {
@@ -187,35 +185,21 @@ fn range(source: &Source<'_>, raw: &Spanned<RawRange>) -> Result<SessionRange, E
         servers,
         ports,
         active: raw.active,
-        max: limit(source, raw.max.as_ref(), RANGE_MAX, 1024, "at once")? as usize,
-        per_minute: limit(
+        max: number(
+            source,
+            raw.max.as_ref(),
+            RANGE_MAX,
+            1024,
+            "data connections at once",
+            "use 1 to 1024",
+        )? as usize,
+        per_minute: number(
             source,
             raw.per_minute.as_ref(),
             RANGE_PER_MINUTE,
             60_000,
-            "a minute",
+            "data connections a minute",
+            "use 1 to 60000",
         )? as usize,
-    })
-}
-
-/// A limit of a session range, from 1 to `max`.
-fn limit(
-    source: &Source<'_>,
-    given: Option<&Spanned<i64>>,
-    default: u32,
-    max: u32,
-    of: &str,
-) -> Result<u32, Error> {
-    let Some(given) = given else {
-        return Ok(default);
-    };
-    let number = *given.get_ref();
-    let fits = u32::try_from(number).ok().filter(|n| (1..=max).contains(n));
-    fits.ok_or_else(|| {
-        source.error(
-            given.span(),
-            format!("{number} data connections {of}"),
-            format!("use 1 to {max}"),
-        )
     })
 }
