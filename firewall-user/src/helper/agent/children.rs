@@ -1,6 +1,6 @@
 //! Data connections that are up when their session ends.
 
-use firewall_common::abi::{CtlFlow, FlowKey6};
+use firewall_common::abi::{CtlFlow, DataFlow, FlowKey6};
 use log::{info, warn};
 
 use super::{Agent, Standing};
@@ -25,15 +25,17 @@ impl<T: Tables> Agent<T> {
     /// # Errors
     /// The tie of a data connection cannot be read, or its flow not be deleted.
     pub fn cut_data(&mut self, session: SessionId) -> Result<u32> {
+        self.cut(|data| session_of(data) == session)
+    }
+
+    /// Cuts the data connections with such ties, and returns how many there were.
+    pub(super) fn cut(&mut self, which: impl Fn(&DataFlow) -> bool) -> Result<u32> {
         let mut flows = self.tables.data_flows()?;
-        flows.retain(|(_, data)| (data.parent, data.parent_incarnation) == session);
+        flows.retain(|(_, data)| which(data));
+        let flows: Vec<_> = flows.iter().map(flow_of).collect();
         if flows.is_empty() {
             return Ok(0);
         }
-        let flows: Vec<_> = flows
-            .iter()
-            .map(|(key, data)| CtlFlow::new(*key, data.incarnation))
-            .collect();
         self.tables.delete(&flows)
     }
 
@@ -75,7 +77,7 @@ impl<T: Tables> Agent<T> {
         }
         let mut sessions: Vec<SessionId> = Vec::new();
         for (_, data) in self.tables.data_flows()? {
-            let session = (data.parent, data.parent_incarnation);
+            let session = session_of(&data);
             if !sessions.contains(&session) {
                 sessions.push(session);
             }
@@ -87,4 +89,14 @@ impl<T: Tables> Agent<T> {
         }
         Ok(())
     }
+}
+
+/// Whose data connection is it?
+pub(super) const fn session_of(data: &DataFlow) -> SessionId {
+    (data.parent, data.parent_incarnation)
+}
+
+/// The flow of a tie, in no other incarnation than the one that was tied.
+pub(super) const fn flow_of((key, data): &(FlowKey6, DataFlow)) -> CtlFlow {
+    CtlFlow::new(*key, data.incarnation)
 }

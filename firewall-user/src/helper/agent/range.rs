@@ -3,19 +3,23 @@
 //! The SYN that the rules refuse comes on the ring. If its two hosts have an
 //! encrypted session that a range is for, an expectation for exactly this
 //! connection is written, and the SYN runs again; one that was not held is let in
-//! when it is sent again. So no program knows of ranges, and with no agent
-//! nothing is let in.
+//! when it is sent again. Which ranges there are no program knows; that there are some
+//! it does (`config_flags::RANGES`), and holds such SYNs even when the agent has read
+//! all that was said. With no agent nothing is let in.
 
 use std::net::SocketAddr;
 
 use firewall_common::{
-    abi::{CtlFlow, ExpectKey, ExpectVia, FlowKey6, JournalKind, PairKey, SessionPhase},
+    abi::{DataFlow, ExpectKey, ExpectVia, FlowKey6, JournalKind, PairKey, SessionPhase},
     tcp::State,
     time::NS_PER_SEC,
 };
 use log::{info, warn};
 
-use super::{Agent, SessionId, Standing, audit};
+use super::{
+    Agent, SessionId, Standing, audit,
+    children::{flow_of, session_of},
+};
 use crate::{
     ftp::{DataPort, Opening, Refusal, SessionRange, Side},
     helper::{
@@ -199,36 +203,17 @@ impl<T: Tables> Agent<T> {
 
     /// Cuts what the range of a session let in. Returns how many there were.
     fn cut_ranged(&mut self, session: SessionId) -> Result<u32> {
-        let flows: Vec<_> = self
-            .ranged_flows()?
-            .into_iter()
-            .filter(|(parent, _)| *parent == session)
-            .map(|(_, flow)| flow)
-            .collect();
-        if flows.is_empty() {
-            return Ok(0);
-        }
-        self.tables.delete(&flows)
-    }
-
-    /// Every data connection that a range let in, with its session.
-    fn ranged_flows(&mut self) -> Result<Vec<(SessionId, CtlFlow)>> {
-        let via = [ExpectVia::RangePassive, ExpectVia::RangeActive].map(|via| via as u8);
-        let flows = self.tables.data_flows()?.into_iter();
-        let ranged = flows.filter(|(_, data)| via.contains(&data.via));
-        Ok(ranged
-            .map(|(key, data)| {
-                let session = (data.parent, data.parent_incarnation);
-                (session, CtlFlow::new(key, data.incarnation))
-            })
-            .collect())
+        self.cut(|data| is_ranged(data) && session_of(data) == session)
     }
 
     /// Takes over what an earlier agent let in, and ends what has lost its session
     /// or whose range is no more.
     pub(super) fn resume_ranged(&mut self, now_ns: u64) -> Result<()> {
         let mut orphans = Vec::new();
-        for ((control, incarnation), flow) in self.ranged_flows()? {
+        let mut flows = self.tables.data_flows()?;
+        flows.retain(|(_, data)| is_ranged(data));
+        for flow in &flows {
+            let (control, incarnation) = session_of(&flow.1);
             let ranges = self.settings.ranges;
             let live = self.sessions.get_mut(&control).filter(|live| {
                 let (client, server) = (live.client.ip(), live.server.ip());
@@ -236,8 +221,8 @@ impl<T: Tables> Agent<T> {
                     && ranges.iter().any(|range| range.is_for(client, server))
             });
             match live {
-                Some(live) => live.ranged.up.push((flow.key, now_ns)),
-                None => orphans.push(flow),
+                Some(live) => live.ranged.up.push((flow.0, now_ns)),
+                None => orphans.push(flow_of(flow)),
             }
         }
         if !orphans.is_empty() {
@@ -245,6 +230,12 @@ impl<T: Tables> Agent<T> {
         }
         Ok(())
     }
+}
+
+/// Did a range let it in?
+fn is_ranged(data: &DataFlow) -> bool {
+    let via = ExpectVia::try_from(data.via);
+    matches!(via, Ok(ExpectVia::RangePassive | ExpectVia::RangeActive))
 }
 
 /// Who listens for a data connection to `dst`.
