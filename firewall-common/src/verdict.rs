@@ -90,7 +90,7 @@ outcomes! {
         UnsupportedEthertype = 2, "unsupported-ethertype", "Neither IP, ARP nor link control.";
         MalformedIpv4 = 3, "malformed-ipv4", "The IPv4 header is cut short or contradicts itself.";
         MalformedIpv6 = 4, "malformed-ipv6", "The IPv6 header or an extension header is cut short or contradicts itself.";
-        MalformedTcp = 5, "malformed-tcp", "The TCP header is cut short or its offset is wrong.";
+        MalformedTcp = 5, "malformed-tcp", "The TCP header or an option in it is cut short, or a length or a port in it is wrong.";
         MalformedUdp = 6, "malformed-udp", "The UDP header is cut short or its length is wrong.";
         MalformedIcmp = 7, "malformed-icmp", "The ICMP header is cut short.";
         Fragment = 8, "fragment", "A fragment that cannot be judged, or that would rewrite a header.";
@@ -127,6 +127,7 @@ outcomes! {
         NotIp = 47, "not-ip", "Not IP, on an interface without Ethernet headers.";
         TierFull = 50, "tier-full", "Begins a flow for which the proved tier has no room (table-full = drop).";
         RefusedFlow = 55, "refused-flow", "Belongs to a flow that shadow mode let in although it was refused.";
+        TcpSackOver = 56, "tcp-sack-over", "Acknowledges selectively farther ahead than any window is wide.";
     }
 }
 

@@ -67,7 +67,9 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
     let verdict = match found {
         Some(found) => {
             let refused = found.word.has(flow_flags::WOULD_DROP);
-            if refused && work.flags & config_flags::SHADOW == 0 {
+            if refused && work.headers.options_malformed {
+                None
+            } else if refused && work.flags & config_flags::SHADOW == 0 {
                 refused::judge::<K>(work, heading, found)
             } else {
                 let verdict = step::<P, K>(packet, work, heading, found);
@@ -76,6 +78,10 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
         }
         None => None,
     };
+    // Whatever its flow made of it, and it begins none.
+    if work.headers.options_malformed {
+        return Verdict::Drop(DropReason::MalformedTcp);
+    }
     // The only call: inlined in two places, it would take more of the stack than
     // kernel 6.1 leaves to the functions that it calls.
     match verdict {

@@ -121,12 +121,10 @@ fn judge_ip<P: Packet>(packet: &P, work: &mut Work) -> Verdict {
         // What has no transport header depends on its first fragment: `judge`.
         return Verdict::Pass(PassReason::FragmentTail);
     }
-    if work.headers.proto == proto::TCP
+    // Such a segment is dropped, but its flow has to hear of it: `track`.
+    work.headers.options_malformed = work.headers.proto == proto::TCP
         && work.headers.options_len() != 0
-        && !conntrack::read_options(packet, work)
-    {
-        return Verdict::Drop(DropReason::MalformedTcp);
-    }
+        && !conntrack::read_options(packet, work);
     if let Some(reason) = essential_packet(packet, work) {
         return Verdict::Pass(reason);
     }

@@ -144,6 +144,11 @@ const ADVICE: &[(&[DropReason], &str)] = {
              numbers between the two hooks.",
         ),
         (
+            &[TcpSackOver],
+            "No stack sends such a packet: look who does (`tcpdump -v`), or what rewrites sequence \
+             numbers on the way and forgets those in the SACK option.",
+        ),
+        (
             &[TcpRst],
             "An attempt to cut a connection, or an RST that the network delayed: nothing to do. The \
              real end of the connection sends one that fits.",

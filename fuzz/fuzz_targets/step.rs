@@ -105,6 +105,7 @@ impl World {
         let out = self.step(&arrived);
         let after = self.cells.flow();
         self.keeps_what_is_constant(&before, &after, &out);
+        assert!(!h.options_malformed || out.what == What::Invalid);
         match out.what {
             What::Accepted => accepted(&before, &after, &arrived, &out),
             What::Ignored => self.ignored(&before, &after),
@@ -271,6 +272,7 @@ fn headers(cells: &FlowCells, bytes: &[u8]) -> Headers {
         window: u16::from_le_bytes([bytes[7], bytes[8]]),
         scale: (options & 15).min(flow_flags::NO_SCALE),
         sack_permitted: options & 16 != 0,
+        options_malformed: bytes[0] >> 4 == 15,
         l3_len: 40 + payload,
         l4_offset: 20,
         payload_offset: 40,

@@ -204,6 +204,10 @@ pub fn classify<E: Cells>(
     out.state = [state; 2];
     let next = match transition(state, direction, arrived.segment) {
         Transition::To(next) => next,
+        Transition::Ignore | Transition::Reopen if arrived.headers.options_malformed => {
+            out.refuse(DropReason::MalformedTcp);
+            return false;
+        }
         Transition::Ignore => return ignored(cells, arrived, out),
         Transition::Reopen => {
             if may_reopen(word, last, direction) {
@@ -283,8 +287,12 @@ pub fn plan<E: Cells>(
     timeouts: &Timeouts,
     out: &mut Stepped,
 ) {
-    out.next = introduced(out.word, arrived, out);
     out.renew = false;
+    if arrived.headers.options_malformed && !matches!(out.what, What::Invalid) {
+        unread(out);
+        return;
+    }
+    out.next = introduced(out.word, arrived, out);
     match out.what {
         What::Accepted => accepted(cells, arrived, out),
         What::Ignored => {
@@ -301,6 +309,19 @@ pub fn plan<E: Cells>(
             }
         }
     }
+}
+
+/// Drops a segment that fits, but of whose options not all could be read. It does
+/// not come to its receiver, so it has done nothing.
+///
+/// One that does not fit leaves what any such segment leaves, as in the kernel: the
+/// first of its side tells where that is.
+#[inline(always)]
+fn unread(out: &mut Stepped) {
+    out.refuse(DropReason::MalformedTcp);
+    out.checked = false;
+    out.next = out.word;
+    out.last[1] = out.last[0];
 }
 
 /// Fourth part: the swap that decides, and what goes with it.

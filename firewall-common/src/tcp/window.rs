@@ -17,6 +17,10 @@ use crate::{
 /// No window is as wide: the widest is 65535 << 14 (RFC 7323, section 2.3).
 pub(super) const CLAIMED: u32 = 1 << 31;
 
+/// No selective acknowledgement lies as far ahead of the cumulative one: what it
+/// names was within a window, and none is wider (RFC 7323, section 2.3).
+const SACK_REACH: u32 = 1 << 30;
+
 /// An acknowledgement may lag this far behind what it acknowledges, or by the
 /// widest window, whichever is more.
 const MAX_ACK_LAG: u32 = 66_000;
@@ -245,6 +249,12 @@ fn bounds(m: &mut Measured) {
     } else if !after(m.sack, lowest_ack) {
         (m.value, m.bound) = (m.sack, lowest_ack.wrapping_add(1));
         m.fit = Fit::Ignore(PassReason::TcpOldAck);
+    } else if m.sack.wrapping_sub(m.ack) >= SACK_REACH {
+        // Stricter than the kernel: what lies between the two counts as window, and
+        // one of 2^31 is none. It leaves nothing, or the kernel's would be another.
+        (m.value, m.bound) = (m.sack, m.ack.wrapping_add(SACK_REACH - 1));
+        m.fit = Fit::Invalid(DropReason::TcpSackOver);
+        m.first = First::Known;
     }
 }
 

@@ -145,6 +145,9 @@ pub struct Headers {
     pub scale: u8,
     /// Does a SYN allow selective acknowledgements?
     pub sack_permitted: bool,
+    /// Is one of the TCP options cut short, or of a length that cannot be? Known
+    /// once they were read ([`crate::tcp::options::parse`]); false before.
+    pub options_malformed: bool,
     /// ICMP type.
     pub icmp_type: u8,
     /// TTL or hop limit.
@@ -191,6 +194,7 @@ impl Headers {
         tcp_flags: 0,
         scale: NO_SCALE,
         sack_permitted: false,
+        options_malformed: false,
         icmp_type: 0,
         ttl: 0,
         fragment: Fragment::Whole,

@@ -6,7 +6,8 @@ use serde::Serialize;
 /// A comparison that decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Condition {
-    /// The packet's number: `seq`, `ack`, or `end` (the sequence number after it).
+    /// The packet's number: `seq`, `ack`, `sack` (the highest selective
+    /// acknowledgement), or `end` (the sequence number after it).
     pub what: &'static str,
     /// Its value.
     pub value: u32,
@@ -70,6 +71,14 @@ const COMPARED: &[(&str, [&str; 3])] = {
         ("tcp-seq-over", ["seq", ">", ALLOWED]),
         ("tcp-overshot", ["seq", ">", ALLOWED]),
         ("tcp-ack-over", ["ack", ">", SENT]),
+        (
+            "tcp-sack-over",
+            [
+                "sack",
+                ">",
+                "the farthest that a window reaches from the ack",
+            ],
+        ),
         ("tcp-handshake", ["ack", "!=", SENT]),
         (
             "tcp-rst",

@@ -8,7 +8,7 @@ use firewall_common::{
     key::Direction,
     tcp::{Segment as Kind, State},
     verdict::{DropReason, PassReason, Verdict},
-    wire::tcp_flags::{ACK, FIN, RST, SYN},
+    wire::tcp_flags::{FIN, RST, SYN},
 };
 
 use super::{
@@ -54,7 +54,7 @@ pub const CLASSES: &[Class] = &[
     },
     Class {
         name: "sack-beyond-windows",
-        matches: follows_wide_sack,
+        matches: |_, last| is_wide_sack(last.step),
     },
     Class {
         name: "second-introduction",
@@ -231,29 +231,10 @@ fn is_window(step: &Step) -> bool {
     )
 }
 
-/// The kernel adds to a window what lies between an acknowledgement and the
-/// highest selective one. Nothing checks the former against the latter, so one
-/// segment can make a window wider than any (65535 << 14); here it stays below 2^31.
-fn follows_wide_sack(steps: &[Step], last: &Last<'_>) -> bool {
-    let is_wide = |step: &Step| {
-        let segment = &step.segment;
-        let span = highest_edge(segment).map_or(0, |edge| edge.wrapping_sub(segment.ack));
-        step.passes && segment.has(ACK) && span >= 1 << 30
-    };
-    is_window(last.step) && steps.iter().any(is_wide)
-}
-
-/// The highest right edge in a SACK option at the front of the options or behind
-/// two bytes of padding, which is where the generator puts it.
-fn highest_edge(segment: &Segment) -> Option<u32> {
-    let bytes = segment.options.bytes();
-    let at = (0..bytes.len().saturating_sub(1))
-        .find(|at| bytes[*at] == 5 && [10, 18, 26, 34].contains(&bytes[at + 1]))?;
-    let blocks = bytes.get(at + 2..at + usize::from(bytes[at + 1]))?;
-    let edges = blocks.chunks_exact(8).map(|b| [b[4], b[5], b[6], b[7]]);
-    edges
-        .map(u32::from_be_bytes)
-        .reduce(|a, b| if after(b, a) { b } else { a })
+/// The kernel adds to a window what lies between an acknowledgement and the highest
+/// selective one, and does not hold the former against anything.
+fn is_wide_sack(step: &Step) -> bool {
+    step.reason == Some(Verdict::Drop(DropReason::TcpSackOver))
 }
 
 /// A SYN-ACK that is refused has, in the kernel, introduced its side all the same:

@@ -84,6 +84,18 @@ fn way(reply: bool) -> Direction {
     if reply { BACK } else { OUT }
 }
 
+/// A segment that `from` could send: its numbers lie within a few of the flow's.
+fn near_the_ends(track: &Track, from: Direction, h: Headers) -> Headers {
+    let near = |end: u32, any: u32| end.wrapping_add(any % 8).wrapping_sub(4);
+    let ack = near(track.side(from.flip()).end, h.ack);
+    Headers {
+        seq: near(track.side(from).end, h.seq),
+        ack,
+        sack: ack,
+        ..h
+    }
+}
+
 /// The control of the next property: for both sides he could. So it takes zones,
 /// and two ends in one zone are as safe from those inside it as with nf_conntrack.
 #[test]
@@ -205,6 +217,30 @@ proptest! {
         }
     }
 
+    /// It is dropped, and leaves nothing but what it would leave if it did not fit.
+    #[test]
+    fn a_segment_with_malformed_options_never_passes(
+        syn in outsider(),
+        segments in prop::collection::vec((outsider(), any::<bool>()), 1..40),
+    ) {
+        let mut track = Track::new(&Headers { tcp_flags: SYN, ..syn.1 });
+        for ((reply, h), options_malformed) in segments {
+            let mut h = near_the_ends(&track, way(reply), h);
+            let mut twin = Track { cells: track.cells.clone(), now: track.now };
+            let before = track.flow();
+            let read = twin.step(way(reply), &h);
+            if !options_malformed {
+                track = twin;
+                continue;
+            }
+            h.options_malformed = true;
+            let out = track.step(way(reply), &h);
+            prop_assert_eq!(out.what, What::Invalid);
+            let left = if read.what == What::Invalid { twin.flow() } else { before };
+            prop_assert_eq!(track.flow(), left);
+        }
+    }
+
     #[test]
     fn every_segment_has_a_result(
         syn in outsider(),
@@ -214,9 +250,7 @@ proptest! {
         let mut track = Track::new(&Headers { tcp_flags: SYN, ..syn.1 });
         for (reply, mut h) in segments {
             if near {
-                h.seq = track.side(way(reply)).end.wrapping_add(h.seq % 8).wrapping_sub(4);
-                h.ack = track.side(way(reply).flip()).end.wrapping_add(h.ack % 8).wrapping_sub(4);
-                h.sack = h.ack;
+                h = near_the_ends(&track, way(reply), h);
             }
             let before = track.flow();
             let out = track.step(way(reply), &h);

@@ -249,3 +249,107 @@ fn a_segment_in_fragments_can_be_acknowledged() {
     );
     track.accepts(OUT, &segment(ACK, 1801, 5001, 100));
 }
+
+#[test]
+fn a_segment_with_malformed_options_does_nothing() {
+    let track = Track::established();
+    for h in [
+        segment(ACK, 1001, 5001, 100),
+        segment(FIN | ACK, 1001, 5001, 0),
+        segment(RST, 1001, 0, 0),
+        segment(SYN, 9000, 0, 0),
+    ] {
+        let twin = || Track {
+            cells: track.cells.clone(),
+            now: track.now.plus(5),
+        };
+        let mut read = twin();
+        assert_ne!(read.step(OUT, &h).what, What::Invalid);
+        assert_ne!(read.flow(), track.flow(), "{h:?}");
+        let mut malformed = twin();
+        let out = malformed.step(OUT, &without_options(h));
+        assert_eq!(
+            (out.what, out.drop),
+            (What::Invalid, DropReason::MalformedTcp)
+        );
+        assert_eq!(malformed.flow(), track.flow(), "{h:?}");
+    }
+}
+
+#[test]
+fn a_malformed_syn_reopens_nothing() {
+    let mut track = Track::established();
+    track.accepts(OUT, &segment(RST, 1001, 0, 0));
+    let syn = segment(SYN, 9000, 0, 0);
+    let out = track.step(OUT, &without_options(syn));
+    assert_eq!(
+        (out.what, out.drop),
+        (What::Invalid, DropReason::MalformedTcp)
+    );
+    assert_eq!(track.step(OUT, &syn).what, What::Reopen);
+}
+
+/// As in the kernel: the first segment of a side tells where that is, even one that
+/// is dropped because it does not fit.
+#[test]
+fn a_malformed_segment_that_does_not_fit_introduces_its_side() {
+    let mut track = Track::new(&segment(SYN, 1000, 0, 0));
+    let early = track.step(BACK, &segment(ACK, 0, 1001, 0));
+    assert_eq!(early.what, What::Ignored);
+    track.step(OUT, &segment(RST | ACK, 1001, 77, 86));
+    assert_eq!(track.state(), State::Close);
+    assert_eq!(track.side(BACK).maxwin, 0, "nothing is known");
+    // It acknowledges what was never sent.
+    let out = track.step(BACK, &without_options(segment(ACK, 300, 5000, 0)));
+    assert_eq!(out.what, What::Invalid);
+    assert_eq!((track.side(BACK).end, track.side(BACK).maxwin), (300, 1000));
+    let out = track.step(OUT, &segment(ACK, 1001, 90_000, 0));
+    assert_eq!(
+        (out.what, out.drop),
+        (What::Invalid, DropReason::TcpAckOver)
+    );
+}
+
+/// Not all of its options could be read.
+fn without_options(h: Headers) -> Headers {
+    Headers {
+        options_malformed: true,
+        ..h
+    }
+}
+
+/// RFC 7323, section 2.3: no window is wider than 2^30, so nobody can have received
+/// what lies farther behind what he is waiting for.
+#[test]
+fn a_selective_acknowledgement_reaches_no_farther_than_a_window() {
+    for (reach, fits) in [((1 << 30) - 1, true), (1 << 30, false)] {
+        let mut track = Track::established();
+        let before = track.flow();
+        let h = Headers {
+            ack: 5001_u32.wrapping_sub(reach),
+            sack: 5001,
+            ..segment(ACK, 1001, 0, 0)
+        };
+        // Both ends permit it.
+        let word = before
+            .state()
+            .with(flow_flags::SACK_ORIGINAL | flow_flags::SACK_REPLY);
+        track.cells = FlowCells::new(&Flow {
+            state: word.0,
+            ..before
+        });
+        let out = track.step(OUT, &h);
+        assert_eq!(out.what == What::Accepted, fits, "{reach:#x}");
+        let widest = track.side(OUT).maxwin;
+        if fits {
+            assert_eq!(widest, reach + 1000);
+        } else {
+            assert_eq!(out.drop, DropReason::TcpSackOver);
+            assert_eq!(
+                (out.value, out.bound),
+                (5001, h.ack.wrapping_add((1 << 30) - 1))
+            );
+            assert_eq!(track.flow().tcp, before.tcp);
+        }
+    }
+}
