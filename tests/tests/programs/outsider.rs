@@ -254,13 +254,11 @@ fn options_of_tcp_lead_to_their_end() {
     let (host, peer, ..) = paths()[0];
     let mut rig = Rig::new();
     handshake(&mut rig, host, peer);
-    let with = |options: &[u8]| {
-        let data = Tcp {
-            options: options.to_vec(),
-            ..segment("A", 5001, 1001)
-        };
-        tcp(peer, host, &data)
+    let as_is = |flags, seq, ack, options: &[u8]| Tcp {
+        options: options.to_vec(),
+        ..segment(flags, seq, ack)
     };
+    let with = |options: &[u8]| tcp(peer, host, &as_is("A", 5001, 1001, options));
     let sack = [&[1, 1, 5, 10][..], &[0; 8], &[8, 0, 0, 0]].concat();
     let bad: [&[u8]; 6] = [
         &[8, 0, 0, 0],
@@ -275,6 +273,15 @@ fn options_of_tcp_lead_to_their_end() {
         assert_eq!(outcome, dropped(DropReason::MalformedTcp), "{options:?}");
         assert_eq!(rig.event(Event::TcpOptions), counted);
     }
+    // What is dropped closes nothing, and begins nothing.
+    let reset = tcp(peer, host, &as_is("R", 5001, 0, bad[0]));
+    assert_eq!(rig.ingress(&reset), dropped(DropReason::MalformedTcp));
+    let other = End::V4(HOST, 40_001);
+    let open = |options| tcp(other, peer, &as_is("S", 1000, 0, options));
+    let before = rig.event(Event::FlowCreated);
+    assert_eq!(rig.egress(&open(bad[0])), dropped(DropReason::MalformedTcp));
+    assert_eq!(rig.event(Event::FlowCreated), before);
+    assert_eq!(rig.egress(&open(&[1; 4])), passed(NEW));
     let mut timestamp = [0; 12];
     timestamp[..4].copy_from_slice(&[1, 1, 8, 10]);
     let good: [&[u8]; 5] = [

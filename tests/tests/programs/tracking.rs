@@ -368,18 +368,24 @@ fn data_beyond_the_window_is_dropped_and_the_scale_counts() {
     let far = tcp(peer, host, &segment("A", 5001 + 200_000, 1001));
     assert_eq!(rig.ingress(&far), dropped(DropReason::TcpSeqOver));
     // An edge that was never sent is refused, in a SACK too.
-    let sack = Tcp {
-        options: [
-            &[1, 1, 5, 10][..],
-            &2000_u32.to_be_bytes(),
-            &3000_u32.to_be_bytes(),
-        ]
-        .concat(),
-        ..segment("A", 5001, 1001)
+    let sack = |ack, left: u32, right: u32| {
+        let edges = [left.to_be_bytes(), right.to_be_bytes()].concat();
+        let data = Tcp {
+            options: [&[1, 1, 5, 10][..], &edges].concat(),
+            ..segment("A", 5001, ack)
+        };
+        tcp(peer, host, &data)
     };
     assert_eq!(
-        rig.ingress(&tcp(peer, host, &sack)),
+        rig.ingress(&sack(1001, 2000, 3000)),
         dropped(DropReason::TcpAckOver)
     );
+    // And one that no window reaches.
+    let behind = 1001_u32.wrapping_sub(1 << 30);
+    assert_eq!(
+        rig.ingress(&sack(behind, 1000, 1001)),
+        dropped(DropReason::TcpSackOver)
+    );
+    assert_eq!(rig.ingress(&sack(behind + 1, 1000, 1001)), passed(KNOWN));
     assert_eq!(rig.event(Event::TcpOptions), 0);
 }
