@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use firewall_common::{
-    abi::{ExpectKey, ExpectState, Expectation, Iface, RULE_NONE, config_flags, maps},
+    abi::{ExpectKey, ExpectState, Iface, RULE_NONE, config_flags, maps},
     verdict::{DropReason, PassReason},
 };
 
@@ -75,7 +75,7 @@ fn a_pinhole_that_has_served_is_closed_to_its_taker_too() {
         end(&mut rig);
         let again = rig.ingress(&syn);
         assert_eq!(again, dropped(DropReason::ExpectationTaken), "case {case}");
-        let taken: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
+        let taken = rig.pinhole(&key);
         assert_eq!(ExpectState::from_word(taken.state), ExpectState::Taken(20));
     }
 }

@@ -2,21 +2,24 @@
 
 use firewall_common::{
     abi::{
-        EventKind, ExpectKey, ExpectState, Expectation, FlowState, Pair, PairKey, config_flags,
-        event_flags, flow_flags, maps,
+        EventKind, ExpectKey, ExpectState, Expectation, FlowState, config_flags, event_flags,
+        flow_flags, maps,
     },
     key::FlowKey as _,
     verdict::{DropReason, Event, PassReason},
 };
 
 use crate::{
-    packets::{End, HOST, PEER, THIRD, Tcp, segment, tcp},
+    packets::{End, HOST, PEER, THIRD, Tcp, segment, tcp, tcp_syn},
     rig::{OUTSIDE, Rig, dropped, long_ago, now_ns, passed, tick},
     tracking::handshake,
 };
 
 const HOST_END: End = End::V4(HOST, 40_000);
 const FTP: End = End::V4(PEER, 21);
+/// From where the server opens an active data connection, and to where.
+const FTP_DATA: End = End::V4(PEER, 20);
+const LISTENER: End = End::V4(HOST, 40_100);
 const KNOWN: PassReason = PassReason::Established;
 
 fn line(text: &[u8]) -> Tcp {
@@ -130,9 +133,7 @@ pub(crate) fn with_pinhole(rig: &mut Rig, port: u16) -> ExpectKey {
     handshake(rig, HOST_END, FTP);
     let (mut key, expectation) = expectation(rig);
     key.dport = port;
-    rig.hash(maps::EXPECTATIONS)
-        .insert(key, expectation, 0)
-        .unwrap();
+    rig.expect(key, expectation);
     key
 }
 
@@ -156,30 +157,22 @@ fn expectation(rig: &mut Rig) -> (ExpectKey, Expectation) {
 #[test]
 fn a_pinhole_serves_one_connection() {
     let mut rig = Rig::new();
-    let key = with_pinhole(&mut rig, 40_100);
-    let data = End::V4(HOST, 40_100);
-    let syn = |from: End| tcp(from, data, &segment("S", 1, 0));
+    let key = with_pinhole(&mut rig, LISTENER.port());
+    let syn = |from: End| tcp_syn(from, LISTENER);
     assert_eq!(
         rig.ingress(&syn(End::V4(THIRD, 20))),
         dropped(DropReason::Policy)
     );
     assert_eq!(
-        rig.ingress(&tcp(
-            End::V4(PEER, 20),
-            End::V4(HOST, 40_101),
-            &segment("S", 1, 0)
-        )),
+        rig.ingress(&tcp_syn(FTP_DATA, End::V4(HOST, 40_101))),
         dropped(DropReason::Policy)
     );
-    assert_eq!(
-        rig.ingress(&syn(End::V4(PEER, 20))),
-        passed(PassReason::NewExpected)
-    );
-    let taken: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
+    assert_eq!(rig.ingress(&syn(FTP_DATA)), passed(PassReason::NewExpected));
+    let taken = rig.pinhole(&key);
     assert_eq!(ExpectState::from_word(taken.state), ExpectState::Taken(20));
     assert_eq!(rig.event(Event::ExpectationUsed), 1);
     // Sent again, it is the same connection; from another port it is a second one.
-    assert_eq!(rig.ingress(&syn(End::V4(PEER, 20))), passed(KNOWN));
+    assert_eq!(rig.ingress(&syn(FTP_DATA)), passed(KNOWN));
     let second = rig.ingress(&syn(End::V4(PEER, 21_000)));
     assert_eq!(second, dropped(DropReason::ExpectationTaken));
     let related = rig.flow4(maps::HALF_OPEN4_OUT).1;
@@ -188,11 +181,7 @@ fn a_pinhole_serves_one_connection() {
 
 #[test]
 fn a_pinhole_dies_with_its_parent_even_without_an_agent() {
-    let syn = tcp(
-        End::V4(PEER, 20),
-        End::V4(HOST, 40_100),
-        &segment("S", 1, 0),
-    );
+    let syn = tcp_syn(FTP_DATA, LISTENER);
     let ends: [&dyn Fn(&mut Rig); 4] = [
         &|rig| {
             let fin = tcp(HOST_END, FTP, &segment("FA", 1001, 5001));
@@ -210,7 +199,7 @@ fn a_pinhole_dies_with_its_parent_even_without_an_agent() {
     ];
     for end in ends {
         let mut rig = Rig::new();
-        with_pinhole(&mut rig, 40_100);
+        with_pinhole(&mut rig, LISTENER.port());
         end(&mut rig);
         assert_eq!(rig.ingress(&syn), dropped(DropReason::ExpectationOrphaned));
     }
@@ -218,19 +207,15 @@ fn a_pinhole_dies_with_its_parent_even_without_an_agent() {
 
 #[test]
 fn a_pinhole_is_for_its_zones_and_its_time() {
-    let syn = tcp(
-        End::V4(PEER, 20),
-        End::V4(HOST, 40_100),
-        &segment("S", 1, 0),
-    );
+    let syn = tcp_syn(FTP_DATA, LISTENER);
     let mut rig = Rig::new();
-    let key = with_pinhole(&mut rig, 40_100);
+    let key = with_pinhole(&mut rig, LISTENER.port());
     rig.iface(OUTSIDE + 1);
     assert_eq!(rig.ingress(&syn), dropped(DropReason::ExpectationZone));
     rig.iface(OUTSIDE);
-    let mut old: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
+    let mut old = rig.pinhole(&key);
     old.expires = tick().0.wrapping_sub(2);
-    rig.hash(maps::EXPECTATIONS).insert(key, old, 0).unwrap();
+    rig.expect(key, old);
     assert_eq!(rig.ingress(&syn), dropped(DropReason::Policy));
 }
 
@@ -238,19 +223,10 @@ fn a_pinhole_is_for_its_zones_and_its_time() {
 fn a_syn_between_the_hosts_of_a_session_is_reported_or_held() {
     let mut rig = Rig::new();
     rig.agent_lives();
-    let syn = tcp(
-        End::V4(PEER, 20),
-        End::V4(HOST, 40_100),
-        &segment("S", 1, 0),
-    );
+    let syn = tcp_syn(FTP_DATA, LISTENER);
     assert_eq!(rig.ingress(&syn), dropped(DropReason::Policy));
     assert!(rig.records().is_empty(), "no session between them");
-    let pair = Pair {
-        sessions: 1,
-        ..bytemuck::Zeroable::zeroed()
-    };
-    let key = PairKey::new(HOST_END.mapped(), FTP.mapped());
-    rig.hash(maps::PAIRS).insert(key, pair, 0).unwrap();
+    rig.session(HOST_END, FTP);
     assert_eq!(rig.ingress(&syn), dropped(DropReason::Policy));
     let (head, bytes) = rig.records().remove(0);
     assert_eq!(head.kind, EventKind::SynDropped as u16);
@@ -264,11 +240,7 @@ fn a_syn_between_the_hosts_of_a_session_is_reported_or_held() {
     let (head, bytes) = rig.records().remove(1);
     assert_eq!(head.kind, EventKind::SynHeld as u16);
     assert_eq!(bytes, syn, "the whole frame, to run it again");
-    let third = tcp(
-        End::V4(THIRD, 20),
-        End::V4(HOST, 40_100),
-        &segment("S", 1, 0),
-    );
+    let third = tcp_syn(End::V4(THIRD, 20), LISTENER);
     assert_eq!(
         rig.ingress(&third),
         dropped(DropReason::Policy),
@@ -295,18 +267,13 @@ fn holding() -> Rig {
     rig.agent_lives();
     rig.configure(|config| config.flags |= config_flags::HOLD);
     handshake(&mut rig, HOST_END, FTP);
-    let pair = Pair {
-        sessions: 1,
-        ..bytemuck::Zeroable::zeroed()
-    };
-    let key = PairKey::new(HOST_END.mapped(), FTP.mapped());
-    rig.hash(maps::PAIRS).insert(key, pair, 0).unwrap();
+    rig.session(HOST_END, FTP);
     rig
 }
 
 fn unexpected(port: u16) -> Vec<u8> {
     let from = End::V4(PEER, 2000 + port);
-    tcp(from, End::V4(HOST, 40_100), &segment("S", 1, 0))
+    tcp_syn(from, LISTENER)
 }
 
 /// The budget is for one window of 2^30 ns.
@@ -344,10 +311,8 @@ fn a_connection_that_comes_about_gives_its_hold_back() {
     let mut expected = expectation(&mut rig);
     for dport in 50_000..50_020 {
         expected.0.dport = dport;
-        rig.hash(maps::EXPECTATIONS)
-            .insert(expected.0, expected.1, 0)
-            .unwrap();
-        let syn = tcp(End::V4(PEER, 20), End::V4(HOST, dport), &segment("S", 1, 0));
+        rig.expect(expected.0, expected.1);
+        let syn = tcp_syn(FTP_DATA, End::V4(HOST, dport));
         assert_eq!(rig.ingress(&syn), passed(PassReason::NewExpected));
         let held = hold(&mut rig);
         assert!(held || window() != began, "after port {dport}");
@@ -372,11 +337,7 @@ fn syns_leave_half_of_the_ring_to_control_payload() {
 fn a_syn_on_its_way_out_is_held_too() {
     let mut rig = holding();
     rig.rules(&[]);
-    let syn = tcp(
-        End::V4(HOST, 20),
-        End::V4(PEER, 40_100),
-        &segment("S", 1, 0),
-    );
+    let syn = tcp_syn(End::V4(HOST, 20), End::V4(PEER, 40_100));
     assert_eq!(rig.egress(&syn), dropped(DropReason::Held));
     let (head, bytes) = rig.records().pop().unwrap();
     assert_eq!(head.kind, EventKind::SynHeld as u16);
@@ -389,15 +350,10 @@ fn a_syn_that_passes_between_the_hosts_of_a_session_is_told_once() {
     let mut rig = Rig::new();
     rig.agent_lives();
     let control = tcp(HOST_END, FTP, &segment("S", 1000, 0));
-    let data = tcp(HOST_END, End::V4(PEER, 50_000), &segment("S", 1, 0));
+    let data = tcp_syn(HOST_END, End::V4(PEER, 50_000));
     assert_eq!(rig.egress(&data), passed(PassReason::NewByRule));
     assert!(rig.records().is_empty(), "no session between them");
-    let pair = Pair {
-        sessions: 1,
-        ..bytemuck::Zeroable::zeroed()
-    };
-    let key = PairKey::new(HOST_END.mapped(), FTP.mapped());
-    rig.hash(maps::PAIRS).insert(key, pair, 0).unwrap();
+    rig.session(HOST_END, FTP);
     assert_eq!(rig.egress(&data), passed(KNOWN), "sent again");
     assert_eq!(rig.egress(&control), passed(PassReason::NewByRule));
     assert!(
@@ -407,7 +363,7 @@ fn a_syn_that_passes_between_the_hosts_of_a_session_is_told_once() {
 
     let from = End::V4(HOST, 40_001);
     let began = now_ns() >> 30;
-    let next = tcp(from, End::V4(PEER, 50_001), &segment("S", 1, 0));
+    let next = tcp_syn(from, End::V4(PEER, 50_001));
     assert_eq!(rig.egress(&next), passed(PassReason::NewByRule));
     let (head, bytes) = rig.records().remove(0);
     assert_eq!(head.kind, EventKind::SynPassed as u16);
@@ -417,11 +373,7 @@ fn a_syn_that_passes_between_the_hosts_of_a_session_is_told_once() {
     // With a budget, of which the one above is a part: who floods is told of no more.
     let mut told = 1;
     for port in 2000..2200 {
-        let syn = tcp(
-            End::V4(HOST, port),
-            End::V4(PEER, 50_001),
-            &segment("S", 1, 0),
-        );
+        let syn = tcp_syn(End::V4(HOST, port), End::V4(PEER, 50_001));
         assert_eq!(rig.egress(&syn), passed(PassReason::NewByRule));
         told += rig.records().len() as u64;
     }
@@ -432,19 +384,10 @@ fn a_syn_that_passes_between_the_hosts_of_a_session_is_told_once() {
 #[test]
 fn an_expected_syn_is_told_as_such() {
     let mut rig = Rig::new();
-    with_pinhole(&mut rig, 40_100);
-    let pair = Pair {
-        sessions: 1,
-        ..bytemuck::Zeroable::zeroed()
-    };
-    let key = PairKey::new(HOST_END.mapped(), FTP.mapped());
-    rig.hash(maps::PAIRS).insert(key, pair, 0).unwrap();
+    with_pinhole(&mut rig, LISTENER.port());
+    rig.session(HOST_END, FTP);
     rig.records();
-    let syn = tcp(
-        End::V4(PEER, 20),
-        End::V4(HOST, 40_100),
-        &segment("S", 1, 0),
-    );
+    let syn = tcp_syn(FTP_DATA, LISTENER);
     assert_eq!(rig.ingress(&syn), passed(PassReason::NewExpected));
     let (head, _) = rig.records().remove(0);
     assert_eq!(head.kind, EventKind::SynPassed as u16);

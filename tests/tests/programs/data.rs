@@ -25,14 +25,16 @@ fn ties(rig: &mut Rig) -> Vec<(FlowKey6, DataFlow)> {
 }
 
 /// The data connection of [`with_pinhole`], up to its established state.
-fn connect(rig: &mut Rig) {
-    with_pinhole(rig, PORT);
+fn connected() -> Rig {
+    let mut rig = Rig::new();
+    with_pinhole(&mut rig, PORT);
     let syn = tcp(SERVER, CLIENT, &segment("S", 7000, 0));
     assert_eq!(rig.ingress(&syn), passed(PassReason::NewExpected));
     let syn_ack = tcp(CLIENT, SERVER, &segment("SA", 9000, 7001));
     assert_eq!(rig.egress(&syn_ack), passed(KNOWN));
     let ack = tcp(SERVER, CLIENT, &segment("A", 7001, 9001));
     assert_eq!(rig.ingress(&ack), passed(KNOWN));
+    rig
 }
 
 fn is_control(key: &FlowKey4) -> bool {
@@ -56,17 +58,21 @@ fn control_seen(rig: &mut Rig) -> u32 {
     control.next().unwrap().1.seen
 }
 
-fn data(seq: u32) -> Tcp {
-    Tcp {
+/// The control connection was last renewed at `control`, the data connection a while
+/// ago; data comes, and passes.
+fn data_comes(rig: &mut Rig, control: u32) {
+    set_seen(rig, true, control);
+    set_seen(rig, false, tick().0.wrapping_sub(2));
+    let data = Tcp {
         payload: vec![7; 100],
-        ..segment("PA", seq, 9001)
-    }
+        ..segment("PA", 7001, 9001)
+    };
+    assert_eq!(rig.ingress(&tcp(SERVER, CLIENT, &data)), passed(KNOWN));
 }
 
 #[test]
 fn a_data_connection_knows_its_parent_as_long_as_it_lives() {
-    let mut rig = Rig::new();
-    connect(&mut rig);
+    let mut rig = connected();
     let flows = rig.flows4(maps::FLOWS4);
     let (parent, data): (Vec<_>, Vec<_>) =
         flows.into_values().partition(|(key, _)| is_control(key));
@@ -111,8 +117,7 @@ fn the_tie_goes_however_the_connection_ends() {
         },
     ];
     for end in ends {
-        let mut rig = Rig::new();
-        connect(&mut rig);
+        let mut rig = connected();
         let key = ties(&mut rig)[0].0;
         end(&mut rig, key);
         assert!(ties(&mut rig).is_empty());
@@ -121,16 +126,10 @@ fn the_tie_goes_however_the_connection_ends() {
 
 #[test]
 fn data_keeps_a_silent_control_connection() {
-    let mut rig = Rig::new();
-    connect(&mut rig);
+    let mut rig = connected();
     // Old, but not too old.
     let old = tick().0.wrapping_sub(30_000);
-    set_seen(&mut rig, true, old);
-    set_seen(&mut rig, false, tick().0.wrapping_sub(2));
-    assert_eq!(
-        rig.ingress(&tcp(SERVER, CLIENT, &data(7001))),
-        passed(KNOWN)
-    );
+    data_comes(&mut rig, old);
     let seen = control_seen(&mut rig);
     assert!(tick().0.wrapping_sub(seen) < 1000, "{seen}");
     // The answers to it do as well.
@@ -144,40 +143,22 @@ fn data_keeps_a_silent_control_connection() {
 #[test]
 fn data_revives_nothing() {
     // What is over for its age.
-    let mut rig = Rig::new();
-    connect(&mut rig);
+    let mut rig = connected();
     let ended = long_ago();
-    set_seen(&mut rig, true, ended);
-    set_seen(&mut rig, false, tick().0.wrapping_sub(2));
-    assert_eq!(
-        rig.ingress(&tcp(SERVER, CLIENT, &data(7001))),
-        passed(KNOWN)
-    );
+    data_comes(&mut rig, ended);
     assert_eq!(control_seen(&mut rig), ended);
     // What one side has ended.
-    let mut rig = Rig::new();
-    connect(&mut rig);
+    let mut rig = connected();
     let fin = tcp(FTP, CONTROL, &segment("FA", 5001, 1001));
     assert_eq!(rig.ingress(&fin), passed(KNOWN));
     let old = tick().0.wrapping_sub(100);
-    set_seen(&mut rig, true, old);
-    set_seen(&mut rig, false, tick().0.wrapping_sub(2));
-    assert_eq!(
-        rig.ingress(&tcp(SERVER, CLIENT, &data(7001))),
-        passed(KNOWN)
-    );
+    data_comes(&mut rig, old);
     assert_eq!(control_seen(&mut rig), old);
     // What is another connection by now.
-    let mut rig = Rig::new();
-    connect(&mut rig);
+    let mut rig = connected();
     let (key, mut tie) = ties(&mut rig)[0];
     tie.parent_incarnation ^= 1;
     rig.hash(maps::DATA_FLOWS).insert(key, tie, 0).unwrap();
-    set_seen(&mut rig, true, old);
-    set_seen(&mut rig, false, tick().0.wrapping_sub(2));
-    assert_eq!(
-        rig.ingress(&tcp(SERVER, CLIENT, &data(7001))),
-        passed(KNOWN)
-    );
+    data_comes(&mut rig, old);
     assert_eq!(control_seen(&mut rig), old);
 }

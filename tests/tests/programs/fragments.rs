@@ -6,7 +6,9 @@ use firewall_common::{
 };
 
 use crate::{
-    packets::{End, HOST, HOST6, PEER, PEER6, THIRD, echo, fragment, fragments, segment, tcp, udp},
+    packets::{
+        End, HOST, HOST6, PEER, PEER6, THIRD, echo, fragment, fragments, segment, tcp, tcp_syn, udp,
+    },
     rig::{DATAGRAMS, OUTSIDE, Rig, accept, dropped, passed, tick},
     tracking::handshake,
 };
@@ -268,7 +270,7 @@ fn a_flood_of_first_fragments_takes_no_room_from_flows() {
     const MOST: usize = DATAGRAMS as usize;
     let (host, peer) = (End::V4(HOST, 53), End::V4(PEER, 5300));
     let mut rig = Rig::with_rules(&[accept(OUTSIDE, 0)]);
-    let open = tcp(peer, End::V4(HOST, 80), &segment("S", 1, 0));
+    let open = tcp_syn(peer, End::V4(HOST, 80));
     assert_eq!(rig.ingress(&open), passed(PassReason::NewByRule));
     let mut first = fragments(&udp(peer, host, &[7; 200]), 104, 0).remove(0);
     for id in 0..4 * DATAGRAMS as u16 {

@@ -1,13 +1,14 @@
 //! What stands before the IP header: Ethernet, VLAN tags, or nothing.
 
-use bytemuck::Zeroable;
 use firewall_common::{
-    abi::{EventKind, Pair, PairKey, event_flags, iface_flags, maps},
+    abi::{EventKind, event_flags, iface_flags},
     verdict::{DropReason, PassReason},
 };
 
 use crate::{
-    packets::{End, HOST, HOST6, PEER, PEER6, Tcp, ethertype, segment, tagged_as, tcp, udp},
+    packets::{
+        End, HOST, HOST6, PEER, PEER6, Tcp, ethertype, segment, tagged_as, tcp, tcp_syn, udp,
+    },
     rig::{OUTSIDE, Rig, accept, dropped, passed},
     tracking::handshake,
 };
@@ -58,7 +59,7 @@ fn established() -> Rig {
 fn a_tagged_packet_is_judged_as_what_it_carries() {
     let mut rig = established();
     let stranger = End::V4(PEER, 81);
-    let syn = tcp(stranger, HOST_END, &segment("S", 1, 0));
+    let syn = tcp_syn(stranger, HOST_END);
     for tags in TAGS {
         for (host, peer) in [(HOST_END, PEER_END), (HOST6_END, PEER6_END)] {
             let inwards = tagged(tags, &data(peer, host));
@@ -74,7 +75,7 @@ fn a_tagged_packet_is_judged_as_what_it_carries() {
     // The control: a rule lets the very same packet in.
     let mut open = Rig::with_rules(&[accept(OUTSIDE, 0)]);
     for (tags, port) in TAGS.iter().zip(81..) {
-        let syn = tcp(End::V4(PEER, port), HOST_END, &segment("S", 1, 0));
+        let syn = tcp_syn(End::V4(PEER, port), HOST_END);
         let accepted = open.ingress(&tagged(tags, &syn));
         assert_eq!(accepted, passed(PassReason::NewByRule), "{tags:x?}");
     }
@@ -190,11 +191,8 @@ fn a_syn_held_without_ethernet_says_so() {
     let mut rig = Rig::new();
     rig.agent_lives();
     rig.configure(|config| config.flags |= firewall_common::abi::config_flags::HOLD);
-    let pair = PairKey::new(HOST_END.mapped(), PEER_END.mapped());
-    rig.hash::<PairKey, Pair>(maps::PAIRS)
-        .insert(pair, Pair::zeroed(), 0)
-        .unwrap();
-    let syn = tcp(PEER_END, HOST_END, &segment("S", 1, 0));
+    rig.session(HOST_END, PEER_END);
+    let syn = tcp_syn(PEER_END, HOST_END);
     for (flags, frame, wanted) in [
         (0, &syn[..], 0),
         (

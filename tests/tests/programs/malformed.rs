@@ -4,7 +4,7 @@
 use firewall_common::verdict::{DropReason, PassReason, Verdict};
 
 use crate::{
-    packets::{End, HOST, HOST6, PEER, PEER6, Tcp, echo, segment, tagged, tcp, udp},
+    packets::{End, HOST, HOST6, PEER, PEER6, Tcp, echo, segment, tagged, tcp, tcp_syn, udp},
     rig::{OUTSIDE, Outcome, Rig, accept, dropped, passed, seed},
     tracking::handshake,
 };
@@ -331,8 +331,8 @@ fn nobody_sends_to_oneself() {
         (HOST_END, End::V4(HOST, 80)),
         (End::V6(HOST6, 40_000), End::V6(HOST6, 80)),
     ] {
-        assert_eq!(rig.ingress(&tcp(one, one, &segment("S", 1, 0))), land);
-        assert_eq!(rig.ingress(&tcp(one, other, &segment("S", 1, 0))), land);
+        assert_eq!(rig.ingress(&tcp_syn(one, one)), land);
+        assert_eq!(rig.ingress(&tcp_syn(one, other)), land);
         assert_eq!(rig.ingress(&udp(one, one, b"x")), land);
         assert_eq!(rig.ingress(&echo(one, other, false)), land);
     }
@@ -365,7 +365,7 @@ fn martians_pass_no_rule() {
         );
     }
     for many in [[255; 4], [239, 1, 2, 3]] {
-        let syn = tcp(PEER_END, End::V4(many, 9), &segment("S", 1, 0));
+        let syn = tcp_syn(PEER_END, End::V4(many, 9));
         assert_eq!(rig.ingress(&syn), martian, "{many:?}");
         let datagram = udp(PEER_END, End::V4(many, 9), b"x");
         assert_eq!(rig.ingress(&datagram), passed(PassReason::NewByRule));

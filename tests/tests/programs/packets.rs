@@ -29,6 +29,11 @@ pub(crate) fn segment(flags: &'static str, seq: u32, ack: u32) -> Tcp {
     }
 }
 
+/// A SYN of which the sequence number does not matter.
+pub(crate) fn tcp_syn(src: End, dst: End) -> Vec<u8> {
+    tcp(src, dst, &segment("S", 1, 0))
+}
+
 /// One end of a conversation.
 #[derive(Clone, Copy)]
 pub(crate) enum End {

@@ -1,5 +1,6 @@
 //! The real object, loaded without pins and run through BPF_PROG_RUN.
 
+mod agent;
 mod outcome;
 mod rules;
 mod run;
@@ -195,6 +196,11 @@ impl Rig {
         self.ebpf.as_mut().unwrap()
     }
 
+    fn xdp(&mut self, name: &str) -> &mut Xdp {
+        let program = self.ebpf().program_mut(name).unwrap();
+        program.try_into().unwrap()
+    }
+
     fn map(&mut self, name: &str) -> &mut Map {
         self.ebpf().map_mut(name).unwrap()
     }
@@ -243,22 +249,6 @@ impl Rig {
         self.configure(|config| config.rule_count = [rules.len() as u32; 2]);
     }
 
-    /// An agent that lives for the rest of the test.
-    pub(crate) fn agent_lives(&mut self) {
-        self.agent_beat(now_ns() + 3_600_000_000_000);
-    }
-
-    /// An agent that died.
-    pub(crate) fn agent_died(&mut self) {
-        self.agent_beat(now_ns() - 10_000_000_000);
-    }
-
-    fn agent_beat(&mut self, at_ns: u64) {
-        self.array::<u64>(maps::HEARTBEAT)
-            .set(heartbeat::AT_NS, at_ns, 0)
-            .unwrap();
-    }
-
     pub(crate) fn confirm_deadline(&mut self, at_ns: u64) {
         let control = Control {
             confirm_deadline_ns: at_ns,
@@ -269,13 +259,7 @@ impl Rig {
     /// A frame arrives.
     pub(crate) fn ingress(&mut self, frame: &[u8]) -> Outcome {
         let before = self.stats();
-        let program: &mut Xdp = self
-            .ebpf()
-            .program_mut(programs::INGRESS)
-            .unwrap()
-            .try_into()
-            .unwrap();
-        let code = run(program, frame);
+        let code = run(self.xdp(programs::INGRESS), frame);
         let outcome = self.counted(&before);
         let expected = if outcome.passes() { XDP_PASS } else { XDP_DROP };
         assert_eq!(code, expected, "{outcome:?}");
@@ -285,13 +269,7 @@ impl Rig {
     /// A frame arrives, and whether it passes is all that is asked: a look at
     /// every counter takes far longer.
     pub(crate) fn feed(&mut self, frame: &[u8]) -> bool {
-        let program: &mut Xdp = self
-            .ebpf()
-            .program_mut(programs::INGRESS)
-            .unwrap()
-            .try_into()
-            .unwrap();
-        run(program, frame) == XDP_PASS
+        run(self.xdp(programs::INGRESS), frame) == XDP_PASS
     }
 
     /// The host sends a frame.
@@ -363,6 +341,12 @@ impl Rig {
         }
     }
 
+    /// How many IPv4 flows are half-open.
+    pub(crate) fn half_open4(&mut self) -> usize {
+        let tables = [maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT];
+        tables.map(|table| self.flows4(table).len()).iter().sum()
+    }
+
     /// Removes the half-open IPv4 flows.
     pub(crate) fn forget_half_open4(&mut self) {
         self.empty::<FlowKey4, Flow>(maps::HALF_OPEN4_IN);
@@ -389,13 +373,7 @@ impl Rig {
         request.op = op;
         request.count = flows.len() as u32;
         request.flows[..flows.len()].copy_from_slice(flows);
-        let program: &mut Xdp = self
-            .ebpf()
-            .program_mut(programs::CTL)
-            .unwrap()
-            .try_into()
-            .unwrap();
-        run(program, bytemuck::bytes_of(&request))
+        run(self.xdp(programs::CTL), bytemuck::bytes_of(&request))
     }
 
     pub(crate) fn expire(&mut self, keys: &[FlowKey6]) -> u32 {
@@ -408,13 +386,7 @@ impl Rig {
             op: ctl_op::COUNT,
             ..*counts
         };
-        let program: &mut Xdp = self
-            .ebpf()
-            .program_mut(programs::CTL)
-            .unwrap()
-            .try_into()
-            .unwrap();
-        run(program, bytemuck::bytes_of(&request))
+        run(self.xdp(programs::CTL), bytemuck::bytes_of(&request))
     }
 
     /// Proved flows on record, by tier.

@@ -1,10 +1,7 @@
 //! Shadow mode: everything passes, and what enforcing would drop is counted apart.
 
 use firewall_common::{
-    abi::{
-        EventKind, Flow, FlowState, Pair, PairKey, Rule, action, config_flags, ctl_op, flow_flags,
-        maps,
-    },
+    abi::{EventKind, Flow, FlowState, Rule, action, config_flags, ctl_op, flow_flags, maps},
     key::FlowKey as _,
     tcp::State,
     verdict::{DropReason, Event, PassReason},
@@ -252,12 +249,7 @@ fn a_data_syn_that_would_be_held_passes_and_can_be_admitted() {
     let mut rig = shadow();
     rig.agent_lives();
     rig.configure(|config| config.flags |= config_flags::HOLD);
-    let pair = Pair {
-        sessions: 1,
-        ..bytemuck::Zeroable::zeroed()
-    };
-    let key = PairKey::new(HOST_END.mapped(), PEER_END.mapped());
-    rig.hash(maps::PAIRS).insert(key, pair, 0).unwrap();
+    rig.session(HOST_END, PEER_END);
     let syn = tcp(PEER_END, HOST_END, &segment("S", 1000, 0));
     // Something must wait for the agent.
     set_shadow(&mut rig, false);

@@ -6,7 +6,7 @@ use firewall_common::{
 };
 
 use crate::{
-    packets::{End, HOST, HOST6, PEER, PEER6, ethertype, icmpv6, other, segment, tcp, udp},
+    packets::{End, HOST, HOST6, PEER, PEER6, ethertype, icmpv6, other, tcp_syn, udp},
     rig::{Rig, dropped, now_ns, passed},
 };
 
@@ -75,7 +75,7 @@ fn dhcp_answers_reach_the_client_port_only() {
 #[test]
 fn without_confirmation_everything_passes_after_the_deadline() {
     let mut rig = Rig::new();
-    let syn = tcp(End::V4(PEER, 4000), End::V4(HOST, 80), &segment("S", 1, 0));
+    let syn = tcp_syn(End::V4(PEER, 4000), End::V4(HOST, 80));
     rig.confirm_deadline(now_ns() + 60_000_000_000);
     assert_eq!(
         rig.ingress(&syn),

@@ -11,7 +11,7 @@ use firewall_common::{
 };
 
 use crate::{
-    packets::{End, HOST, PEER, segment, tcp, udp},
+    packets::{End, HOST, PEER, segment, tcp, tcp_syn, udp},
     rig::{OUTSIDE, Rig, accept, accept_port, dropped, long_ago, passed},
     tracking::handshake,
 };
@@ -99,10 +99,10 @@ fn a_full_tier_can_refuse_new_flows_by_name() {
         config.tier_limits[Tier::Tcp4 as usize] = 1;
     });
     let (host, peer) = (End::V4(HOST, 40_001), PEER_END);
-    let syn = tcp(host, peer, &segment("S", 1, 0));
+    let syn = tcp_syn(host, peer);
     assert_eq!(rig.egress(&syn), dropped(DropReason::TierFull));
     // What no rule accepts keeps its own reason, and other classes have room.
-    let from_outside = tcp(peer, host, &segment("S", 1, 0));
+    let from_outside = tcp_syn(peer, host);
     assert_eq!(rig.ingress(&from_outside), dropped(DropReason::Policy));
     let question = udp(End::V4(HOST, 5353), End::V4(PEER, 53), b"?");
     assert_eq!(rig.egress(&question), passed(PassReason::NewByRule));
@@ -126,17 +126,14 @@ fn a_full_tier_can_let_the_rules_alone_decide() {
         config.tier_limits[Tier::Tcp4 as usize] = 1;
     });
     let untracked = passed(PassReason::Untracked);
-    assert_eq!(rig.ingress(&tcp(peer, web, &segment("S", 1, 0))), untracked);
+    assert_eq!(rig.ingress(&tcp_syn(peer, web)), untracked);
     assert_eq!(rig.egress(&tcp(web, peer, &segment("SA", 1, 2))), untracked);
     assert_eq!(rig.ingress(&mid), untracked);
     assert!(rig.flows4(maps::HALF_OPEN4_OUT).is_empty(), "no entry");
     // Replies to what the host begins pass by a rule of their own only, and
     // nothing else gets in either.
     let (host, other) = (End::V4(HOST, 40_001), End::V4(PEER, 81));
-    assert_eq!(
-        rig.egress(&tcp(host, other, &segment("S", 1, 0))),
-        untracked
-    );
+    assert_eq!(rig.egress(&tcp_syn(host, other)), untracked);
     let reply = tcp(other, host, &segment("SA", 1, 2));
     assert_eq!(rig.ingress(&reply), dropped(DropReason::TcpNoFlow));
     let odd = tcp(peer, web, &segment("SF", 1, 0));

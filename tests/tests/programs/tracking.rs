@@ -7,7 +7,9 @@ use firewall_common::{
 };
 
 use crate::{
-    packets::{End, HOST, HOST6, PEER, PEER6, THIRD, Tcp, echo, segment, tagged, tcp, udp},
+    packets::{
+        End, HOST, HOST6, PEER, PEER6, THIRD, Tcp, echo, segment, tagged, tcp, tcp_syn, udp,
+    },
     rig::{OUTSIDE, Rig, accept, dropped, passed},
 };
 
@@ -199,7 +201,7 @@ fn a_syn_from_outside_does_not_reuse_a_closed_tuple_that_no_rule_opens() {
         rig.egress(&tcp(host, peer, &segment("A", 1002, 5002))),
         passed(KNOWN)
     );
-    let syn = tcp(peer, host, &segment("S", 1, 0));
+    let syn = tcp_syn(peer, host);
     assert_eq!(rig.ingress(&syn), dropped(DropReason::Policy));
 }
 

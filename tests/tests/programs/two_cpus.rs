@@ -1,7 +1,7 @@
 //! One flow on two CPUs at once: BPF_PROG_RUN from two pinned threads.
 
 use firewall_common::{
-    abi::{ExpectState, Expectation, Phase, TableId, flow_flags, maps},
+    abi::{ExpectKey, ExpectState, Expectation, Phase, TableId, flow_flags, maps},
     tcp::{State, generic},
     time::ticks_from_secs,
     verdict::{DropReason, Event, PassReason},
@@ -9,7 +9,7 @@ use firewall_common::{
 
 use crate::{
     control::with_pinhole,
-    packets::{End, HOST, PEER, Tcp, segment, tcp, udp},
+    packets::{End, HOST, PEER, Tcp, segment, tcp, tcp_syn, udp},
     rig::{Hook, OUTSIDE, Outcome, Rig, accept, passed, tick},
     tracking::handshake,
 };
@@ -20,6 +20,8 @@ const MANY: u32 = 5_000_000;
 const ROUNDS: u16 = 200;
 /// Flows of the runs in which two CPUs do the same at once.
 const CONTENDED: u16 = 300;
+/// Where a data connection is expected.
+const DATA: End = End::V4(HOST, 40_100);
 
 /// 500 bytes from layer 3 upwards.
 fn data(src: End, dst: End, seq: u32, ack: u32) -> Vec<u8> {
@@ -61,9 +63,7 @@ fn both_directions_of_one_connection_are_counted_exactly() {
     let judged = rig.passed(PassReason::Established) - passed;
     assert_eq!(judged, 2 * u64::from(MANY));
     assert_eq!(rig.table_counter(TableId::Proved4).created, 1);
-    for table in [maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT] {
-        assert!(rig.flows4(table).is_empty(), "{table}");
-    }
+    assert_eq!(rig.half_open4(), 0);
     assert_eq!(rig.event(Event::Contention), 0);
 }
 
@@ -79,9 +79,7 @@ fn both_directions_at_once_from_the_first_packet_make_one_flow() {
         assert_eq!(flows.len(), 1, "round {round}: {flows:?}");
         let (_, flow) = rig.flow4(maps::FLOWS4);
         assert_eq!(flow.state().state(), generic::REPLIED);
-        for table in [maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT] {
-            assert!(rig.flows4(table).is_empty(), "round {round}: {table}");
-        }
+        assert_eq!(rig.half_open4(), 0, "round {round}");
         assert_eq!(rig.event(Event::FlowPromoted), u64::from(round) + 1);
         assert_eq!(rig.tier_counts()[1], 1);
         rig.forget4();
@@ -91,28 +89,37 @@ fn both_directions_at_once_from_the_first_packet_make_one_flow() {
 #[test]
 fn two_connections_at_once_do_not_share_a_pinhole() {
     let mut rig = Rig::new();
-    let key = with_pinhole(&mut rig, 40_100);
-    let to = End::V4(HOST, 40_100);
-    let made: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
-    let free = Expectation {
-        expires: tick().plus(ticks_from_secs(3600)).0,
-        ..made
-    };
+    let (key, free) = lasting_pinhole(&mut rig);
     for round in 0..ROUNDS {
-        rig.hash(maps::EXPECTATIONS).insert(key, free, 0).unwrap();
+        rig.expect(key, free);
         let ports = [20_000 + 2 * round, 20_001 + 2 * round];
-        let syns = ports.map(|port| tcp(End::V4(PEER, port), to, &segment("S", 1, 0)));
+        let syns = ports.map(|port| tcp_syn(End::V4(PEER, port), DATA));
         rig.at_once([(Hook::Ingress, &syns[0]), (Hook::Ingress, &syns[1])], 20);
-        assert_eq!(rig.event(Event::ExpectationUsed), u64::from(round) + 1);
-        let opened = rig.flows4(maps::HALF_OPEN4_OUT);
-        assert_eq!(opened.len(), 1, "round {round}: {opened:?}");
-        let taken: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
+        let taken = is_taken_once(&mut rig, round, &key);
         let taker = ports
             .iter()
-            .find(|port| ExpectState::Taken(**port).word() == taken.state);
-        assert!(taker.is_some(), "round {round}: {:#x}", taken.state);
-        rig.forget_half_open4();
+            .find(|port| ExpectState::Taken(**port).word() == taken);
+        assert!(taker.is_some(), "round {round}: {taken:#x}");
     }
+}
+
+/// A pinhole for [`DATA`] that is there as long as the test.
+fn lasting_pinhole(rig: &mut Rig) -> (ExpectKey, Expectation) {
+    let key = with_pinhole(rig, DATA.port());
+    let free = Expectation {
+        expires: tick().plus(ticks_from_secs(3600)).0,
+        ..rig.pinhole(&key)
+    };
+    (key, free)
+}
+
+/// The pinhole was taken, once a round, and one connection came of it. Returns its state.
+fn is_taken_once(rig: &mut Rig, round: u16, key: &ExpectKey) -> u64 {
+    assert_eq!(rig.event(Event::ExpectationUsed), u64::from(round) + 1);
+    let opened = rig.flows4(maps::HALF_OPEN4_OUT);
+    assert_eq!(opened.len(), 1, "round {round}: {opened:?}");
+    rig.forget_half_open4();
+    rig.pinhole(key).state
 }
 
 /// What has to be true of a flow that two CPUs promoted at once: `counted` packets
@@ -123,9 +130,7 @@ fn is_promoted_once(rig: &mut Rig, round: u16, counted: u32, bytes: u64) {
     assert_eq!(flow.state().phase(), Phase::Live, "round {round}");
     assert_eq!(flow.packets.iter().sum::<u32>(), counted, "round {round}");
     assert_eq!(flow.bytes.iter().sum::<u64>(), bytes, "round {round}");
-    for table in [maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT] {
-        assert!(rig.flows4(table).is_empty(), "round {round}: {table}");
-    }
+    assert_eq!(rig.half_open4(), 0, "round {round}");
     let rounds = u64::from(round) + 1;
     assert_eq!(rig.event(Event::FlowPromoted), rounds);
     assert_eq!(rig.tier_counts().iter().sum::<u64>(), 1, "round {round}");
@@ -173,27 +178,13 @@ fn a_connection_is_promoted_once_and_what_passes_is_counted() {
 #[test]
 fn a_syn_and_its_copies_take_a_pinhole_once() {
     let mut rig = Rig::new();
-    let key = with_pinhole(&mut rig, 40_100);
-    let to = End::V4(HOST, 40_100);
-    let made: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
-    let free = Expectation {
-        expires: tick().plus(ticks_from_secs(3600)).0,
-        ..made
-    };
+    let (key, free) = lasting_pinhole(&mut rig);
     for round in 0..CONTENDED {
-        rig.hash(maps::EXPECTATIONS).insert(key, free, 0).unwrap();
+        rig.expect(key, free);
         let port = 20_000 + round;
-        let syn = tcp(End::V4(PEER, port), to, &segment("S", 1, 0));
+        let syn = tcp_syn(End::V4(PEER, port), DATA);
         rig.at_once([(Hook::Ingress, &syn), (Hook::Ingress, &syn)], 5);
-        assert_eq!(rig.event(Event::ExpectationUsed), u64::from(round) + 1);
-        let opened = rig.flows4(maps::HALF_OPEN4_OUT);
-        assert_eq!(opened.len(), 1, "round {round}: {opened:?}");
-        let taken: Expectation = rig.hash(maps::EXPECTATIONS).get(&key, 0).unwrap();
-        assert_eq!(
-            taken.state,
-            ExpectState::Taken(port).word(),
-            "round {round}"
-        );
-        rig.forget_half_open4();
+        let taken = is_taken_once(&mut rig, round, &key);
+        assert_eq!(taken, ExpectState::Taken(port).word(), "round {round}");
     }
 }
