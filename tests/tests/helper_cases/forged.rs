@@ -109,10 +109,15 @@ impl Heard {
     }
 }
 
-/// Server's and client's end of the control connection.
-fn ends(case: &Case) -> Result<(SocketAddr, SocketAddr)> {
+/// The client has asked where to connect to: the segment in which the server would
+/// tell, as `node` knows it of what it heard before.
+fn reply_due(case: &mut Case, node: Node) -> Result<Heard> {
+    let tap = Tap::on(case.world.lab.ns(node))?;
+    case.c("PASV\r\n")?;
+    case.s("150 wait\r\n")?;
     let client = case.talk().client();
-    Ok((client.peer_addr()?, client.local_addr()?))
+    let last = tap.last(client.peer_addr()?, client.local_addr()?)?;
+    Ok(last.next())
 }
 
 /// The client's own network sends a reply in the server's name, and no filter of
@@ -125,11 +130,7 @@ fn a01_227_spoofed_from_the_clients_side() -> Result<()> {
         let key = format!("net/ipv4/conf/{key}/rp_filter");
         lab.ns(Node::FwA).sysctl(&key, "0")?;
     }
-    let tap = Tap::on(lab.ns(Node::Client))?;
-    case.c("PASV\r\n")?;
-    case.s("150 wait\r\n")?;
-    let (server, client) = ends(&case)?;
-    let mut forged = tap.last(server, client)?.next();
+    let mut forged = reply_due(&mut case, Node::Client)?;
     forged.ethernet.reverse();
     let dropped = || -> Result<u64> { Ok(case.world.fw_a().stats()?.dropped("zone-mismatch")) };
     let before = dropped()?;
@@ -148,11 +149,7 @@ fn a01_227_spoofed_from_the_clients_side() -> Result<()> {
 #[test]
 fn a03_out_of_window_injection() -> Result<()> {
     let mut case = Case::ready()?;
-    let tap = Tap::on(case.world.lab.ns(Node::Net))?;
-    case.c("PASV\r\n")?;
-    case.s("150 wait\r\n")?;
-    let (server, client) = ends(&case)?;
-    let next = tap.last(server, client)?.next();
+    let next = reply_due(&mut case, Node::Net)?;
     let reply = case.pasv_reply(50999);
     let guesses = [
         Heard {
@@ -192,11 +189,7 @@ fn a03_out_of_window_injection() -> Result<()> {
 #[test]
 fn a03_the_same_forgery_within_the_window_would_open() -> Result<()> {
     let mut case = Case::ready()?;
-    let tap = Tap::on(case.world.lab.ns(Node::Net))?;
-    case.c("PASV\r\n")?;
-    case.s("150 wait\r\n")?;
-    let (server, client) = ends(&case)?;
-    let next = tap.last(server, client)?.next();
+    let next = reply_due(&mut case, Node::Net)?;
     let frame = next.frame(&case.pasv_reply(50075))?;
     wire::send(case.world.lab.ns(Node::Net), "a0", &[frame])?;
     let open = || case.pinholes(case.world.fw_a()).unwrap_or_default();
