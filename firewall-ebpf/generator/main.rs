@@ -8,6 +8,8 @@
 #![no_std]
 #![no_main]
 
+mod replay;
+
 use aya_ebpf::{
     bindings::xdp_action,
     btf_maps::Array,

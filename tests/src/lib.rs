@@ -5,6 +5,7 @@
 //! leaves the machine: every packet travels between namespaces that the lab
 //! made, and they are removed with it.
 
+pub mod bench;
 pub mod differential;
 pub mod interop;
 pub mod lab;

@@ -1,6 +1,7 @@
 //! Tasks of the pinhole repository: `cargo xtask --help` lists them.
 
 mod account;
+mod bench;
 mod build;
 mod cargo_json;
 mod check;
@@ -51,6 +52,8 @@ enum Task {
     Flood(flood::Args),
     /// Measure the race between data connections and the FTP helper.
     Race(race::Args),
+    /// Measure pinhole against the kernel's own firewall.
+    Bench(bench::Args),
     /// Boot Debian's kernels in virtual machines and load the programs there.
     Vm(vm::Args),
     /// Check format, lints and documentation.
@@ -79,6 +82,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Fuzz(args) => fuzz::run(&ctx, &args)?,
         Task::Flood(args) => flood::run(&ctx, &args)?,
         Task::Race(args) => match race::run(&ctx, &args)? {},
+        Task::Bench(args) => match bench::run(&ctx, &args)? {},
         Task::Vm(args) => vm::run(&ctx, &args)?,
         Task::Check => check::run(&ctx)?,
     }

@@ -74,10 +74,24 @@ fn prepare() {
         // Fails only if someone else installed a handler: then cleaning up is theirs.
         let _ = ctrlc::set_handler(move || {
             sweep(|pid| pid == own);
+            if let Ok(acts) = ON_INTERRUPT.lock() {
+                acts.iter().for_each(|act| act());
+            }
             std::process::exit(130);
         });
     });
 }
+
+/// Has `act` called, once, when the process is interrupted: for what is not removed by name.
+pub fn on_interrupt(act: fn()) {
+    if let Ok(mut acts) = ON_INTERRUPT.lock()
+        && !acts.iter().any(|&known| std::ptr::fn_addr_eq(known, act))
+    {
+        acts.push(act);
+    }
+}
+
+static ON_INTERRUPT: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
 
 /// Mounts `/sys/fs/bpf` where nobody has. pinhole does that, too, but two at
 /// once on a fresh machine could each mount one over the other's.

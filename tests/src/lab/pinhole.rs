@@ -113,10 +113,27 @@ impl Firewall {
             run_args.extend(["--iface", "eth0"].map(str::to_owned));
         }
         run_args.extend(more.iter().map(|&a| a.to_owned()));
+        let instance = lab.name(node.name());
+        Self::launch(lab.ns(node), lab.dir(), instance, run_args)
+    }
+
+    /// In a namespace that no [`Lab`] made: `instance` is unique on the machine, and
+    /// its files are in `dir`.
+    ///
+    /// # Errors
+    /// As [`Firewall::start`].
+    pub fn start_in(ns: &Netns, dir: &Path, instance: String, config: &str) -> Result<Self> {
+        let path = dir.join(format!("{instance}.toml"));
+        fs::write(&path, config).with_context(|| format!("write {}", path.display()))?;
+        let run_args = vec!["--config".to_owned(), path.to_string_lossy().into_owned()];
+        Self::launch(ns, dir, instance, run_args)
+    }
+
+    fn launch(ns: &Netns, dir: &Path, instance: String, run_args: Vec<String>) -> Result<Self> {
         let mut firewall = Self {
-            ns: lab.ns(node).name().to_owned(),
-            dir: lab.dir().to_owned(),
-            instance: lab.name(node.name()),
+            ns: ns.name().to_owned(),
+            dir: dir.to_owned(),
+            instance,
             run_args,
             agent: None,
         };

@@ -1,0 +1,51 @@
+//! `cargo xtask bench`: pinhole against the kernel's own firewall, measured.
+
+use std::{convert::Infallible, ffi::OsString, path::PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::{ctx::Ctx, harness::Lab, setup};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask bench --quick --json bench.json
+  cargo xtask bench --only fwd_est_1k_vs_nft prog_tcp_est_ns
+  cargo xtask bench --list")]
+pub(crate) struct Args {
+    /// Measure everything three times instead of ten.
+    #[arg(long)]
+    quick: bool,
+
+    /// Measure only these ids.
+    #[arg(long, num_args = 1.., value_name = "ID")]
+    only: Vec<String>,
+
+    /// Name all ids.
+    #[arg(long)]
+    list: bool,
+
+    /// Write the results to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Becomes the measurement. What is measured is what is shipped.
+pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
+    let lab = Lab::set_up(ctx, &setup::ebpf(ctx)?, true)?;
+    let flags = [(args.quick, "--quick"), (args.list, "--list")];
+    let mut arguments: Vec<OsString> = flags
+        .into_iter()
+        .filter(|(is_given, _)| *is_given)
+        .map(|(_, flag)| flag.into())
+        .collect();
+    if let Some(file) = &args.json {
+        // The program runs in another directory.
+        let file = std::path::absolute(file).context("--json")?;
+        arguments.extend(["--json".into(), file.into()]);
+    }
+    if !args.only.is_empty() {
+        arguments.push("--only".into());
+        arguments.extend(args.only.iter().map(OsString::from));
+    }
+    lab.become_program(ctx, "bench", arguments)
+}
