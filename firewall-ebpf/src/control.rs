@@ -185,8 +185,9 @@ pub(crate) fn opened<K: Family>(work: &mut Work, word: FlowState) {
 
 /// A SYN that the rules refuse: if its two hosts have a live FTP session, the
 /// agent hears of it, and may be asked to run it again once it has caught up (in
-/// shadow mode, where it passes, to say then whether it is expected). Returns the
-/// reason for which it is dropped.
+/// shadow mode, where it passes, to say then whether it is expected). It hears of one
+/// to a port that somebody else is expected at, too. Returns the reason for which it
+/// is dropped.
 #[inline(always)]
 pub(crate) fn refused_syn<P: Packet, K: Family>(
     packet: &P,
@@ -212,10 +213,10 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
     event.seq = h.seq;
     event.ack = h.ack;
     event.len = if hold { frame } else { 0 };
-    event.kind = if hold {
-        EventKind::SynHeld
-    } else {
-        EventKind::SynDropped
+    event.kind = match share {
+        Share::Hold => EventKind::SynHeld,
+        Share::Stray => EventKind::SynStray,
+        Share::Report | Share::Nothing => EventKind::SynDropped,
     } as u16;
     event.flags = flags_of::<P>(h, heading, Direction::Original);
     if h.l3_offset == 0 {

@@ -8,8 +8,8 @@ use firewall_common::abi::{
     Census, CollectorState, Config, Control, Counter, DataFlow, EVENTS_BYTES, ExpectKey,
     Expectation, FLOW_EVENTS_BYTES, FRAGMENTS_LEN, Flow, FlowKey4, FlowKey6, FragmentKey,
     Fragments, Iface, JOURNAL_LEN, JournalEntry, MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey,
-    REFUSALS_LEN, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN, TableCounter, Watch,
-    heartbeat,
+    REFUSALS_LEN, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN, TableCounter, Target,
+    Watch, heartbeat,
 };
 use firewall_common::verdict::STATS_LEN;
 
@@ -40,6 +40,8 @@ pub(crate) static HALF_OPEN6_IN: LruHashMap<FlowKey6, Flow, HALF_OPEN> = LruHash
 pub(crate) static HALF_OPEN6_OUT: LruHashMap<FlowKey6, Flow, HALF_OPEN> = LruHashMap::new();
 #[btf_map]
 pub(crate) static EXPECTATIONS: HashMap<ExpectKey, Expectation, FTP> = HashMap::new();
+#[btf_map]
+pub(crate) static TARGETS: HashMap<Target, u64, FTP> = HashMap::new();
 #[btf_map]
 pub(crate) static DATA_FLOWS: LruHashMap<FlowKey6, DataFlow, FTP> = LruHashMap::new();
 #[btf_map]

@@ -3,17 +3,21 @@
 //! Global functions: the verifier looks at each once, however many ways lead to
 //! its call.
 
-use firewall_common::abi::{Pair, PairKey, PairWindow};
+use firewall_common::abi::{Pair, PairKey, PairWindow, Target};
 
 use crate::{
     atomic::Shared,
     control::{agent_lives, ring_fill},
-    maps::{CONFIG, PAIRS},
+    maps::{CONFIG, PAIRS, TARGETS},
     work::Work,
 };
 
 /// SYNs reported of one host pair within a second, those not counted that are held.
 const REPORTS_PER_SECOND: u32 = 64;
+
+/// SYNs of other hosts reported of one port within a second: who finds the port may
+/// be anybody, and one is enough to tell.
+const STRAYS_PER_SECOND: u32 = 4;
 
 /// Lost swaps after which a budget is left alone.
 const TRIES: usize = 8;
@@ -27,6 +31,8 @@ pub(crate) enum Share {
     Report,
     /// The agent gets it whole, to run it again.
     Hold,
+    /// The agent hears of it: it goes to a port that somebody else is expected at.
+    Stray,
 }
 
 /// Takes what a refused SYN may have of the ring; held it can be if `may_hold`.
@@ -35,7 +41,8 @@ pub(crate) fn refused(work: &mut Work, may_hold: bool) -> Share {
     match pinhole_pair_refused(work, may_hold as u32) {
         0 => Share::Nothing,
         1 => Share::Report,
-        _ => Share::Hold,
+        2 => Share::Hold,
+        _ => Share::Stray,
     }
 }
 
@@ -60,13 +67,17 @@ extern "C" fn pinhole_pair_refused(work: *mut Work, may_hold: u32) -> u32 {
     let (Some(work), Some(config)) = (unsafe { work.as_ref() }, CONFIG.get(0)) else {
         return Share::Nothing as u32;
     };
-    let Some(pair) = find(work) else {
-        return Share::Nothing as u32;
-    };
     // Control payload keeps at least the other part of the ring.
     if !agent_lives(work) || ring_fill() >= config.hold_ring_limit as u64 {
         return Share::Nothing as u32;
     }
+    let Some(pair) = find(work) else {
+        return if is_stray(work) {
+            Share::Stray as u32
+        } else {
+            Share::Nothing as u32
+        };
+    };
     // SAFETY: a map value is valid for the whole run; only user space writes this
     // field, with the whole element. Each session can have one SYN under way.
     let sessions = unsafe { (*pair).sessions };
@@ -78,7 +89,7 @@ extern "C" fn pinhole_pair_refused(work: *mut Work, may_hold: u32) -> u32 {
     let window = unsafe { Shared::new(window) };
     if may_hold != 0 && hold(window, work.now_ns, limit) {
         Share::Hold as u32
-    } else if report(window, work.now_ns) {
+    } else if report(window, work.now_ns, REPORTS_PER_SECOND) {
         Share::Report as u32
     } else {
         Share::Nothing as u32
@@ -108,7 +119,8 @@ extern "C" fn pinhole_pair_passed(work: *mut Work, expected: u32) -> u32 {
     // SAFETY: a map value is valid for the whole run.
     let window = unsafe { &raw mut (*pair).passed };
     // SAFETY: as in `pinhole_pair_refused`.
-    report(unsafe { Shared::new(window) }, work.now_ns) as u32
+    let window = unsafe { Shared::new(window) };
+    report(window, work.now_ns, REPORTS_PER_SECOND) as u32
 }
 
 #[unsafe(no_mangle)]
@@ -148,6 +160,30 @@ fn find(work: &Work) -> Option<*mut Pair> {
     PAIRS.get_ptr_mut(&key)
 }
 
+/// Does the SYN in `work` go to a port that somebody is expected at, and may it be
+/// told? It is none of the port's host's sessions'.
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "as in `find`"
+)]
+#[inline(always)]
+fn is_stray(work: &Work) -> bool {
+    let h = &work.headers;
+    let target = Target {
+        dst: h.dst,
+        dport: h.dport,
+        proto: h.proto,
+        reserved: 0,
+    };
+    let Some(window) = TARGETS.get_ptr_mut(&target) else {
+        return false;
+    };
+    // SAFETY: a map value is valid for the whole run: eight bytes, aligned, changed
+    // by `Shared` only once user space has written it.
+    let window = unsafe { Shared::new(window) };
+    report(window, work.now_ns, STRAYS_PER_SECOND)
+}
+
 /// Takes a hold from the pair's budget; false when it is used up.
 #[inline(always)]
 fn hold(window: Shared<u64>, now_ns: u64, limit: u32) -> bool {
@@ -164,13 +200,13 @@ fn hold(window: Shared<u64>, now_ns: u64, limit: u32) -> bool {
     false
 }
 
-/// Takes a report from the pair's budget of this second; false when it is used up.
+/// Takes a report from the budget of this second; false when it is used up.
 #[inline(always)]
-fn report(window: Shared<u64>, now_ns: u64) -> bool {
+fn report(window: Shared<u64>, now_ns: u64, limit: u32) -> bool {
     for _ in 0..TRIES {
         let word = window.load();
         let now = PairWindow::at(word, now_ns);
-        if now.reported() >= REPORTS_PER_SECOND {
+        if now.reported() >= limit {
             return false;
         }
         if window.swap(word, now.with_report().0).is_ok() {

@@ -44,7 +44,12 @@ fn words(firewall: &Firewall, lab: &Lab) -> Result<String> {
     let host = lab.client_ip(Family::V4).to_string();
     let output = firewall.cli(&["ftp", "explain", &host])?;
     ensure!(output.success(), "{}", output.stderr);
-    Ok(output.stdout)
+    // Wherever its lines end.
+    Ok(output
+        .stdout
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" "))
 }
 
 #[test]
@@ -173,6 +178,41 @@ fn a_port_that_nobody_tried_was_never_seen() -> Result<()> {
     ensure!(told["data"][0]["syns"] == 0, "{told}");
     let text = words(firewall, &lab)?;
     ensure!(text.contains("never seen here"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_data_syn_of_another_host_is_told() -> Result<()> {
+    let lab = Lab::line()?;
+    let _server = FtpServer::start_at(&lab, Node::Server, server::Kind::Vsftpd, 1000)?;
+    let guarded = Guard::Pinhole(Attach::default()).put(&lab, Place::ClientEnd, true)?;
+    let firewall = &guarded.pinholes[0];
+    let mut session = Session::login(&lab, Family::V4)?;
+    let listener = session.eprt(&lab)?;
+    let at = listener.local_addr()?;
+    let third = lab.ns(Node::Stranger);
+    let tried = third.connect(at, Duration::from_millis(700))?;
+    ensure!(tried.is_err(), "it came through: {tried:?}");
+    let told = explained(firewall, &lab, "dropped-here")?;
+    ensure!(remedies(&told) == ["other-address"], "{told}");
+    let dropped = told["data"].as_array().and_then(|all| all.last());
+    let dropped = dropped.context("no data connection")?;
+    let address = |name: &str| dropped[name].as_str().map(str::to_owned);
+    let of = |ip: std::net::IpAddr| Some(ip.to_string());
+    ensure!(
+        address("src") == of(lab.stranger_ip(Family::V4)),
+        "{dropped}"
+    );
+    ensure!(
+        address("in_place_of") == of(lab.server_ip(Family::V4)),
+        "{dropped}"
+    );
+    let text = words(firewall, &lab)?;
+    ensure!(text.contains("this is another host"), "{text}");
+    // Whoever was expected can still come.
+    let server = lab.ns(Node::Server);
+    let came = server.connect_from(lab.server_ip(Family::V4), at, HANGS)?;
+    ensure!(came.is_ok(), "{came:?}");
     Ok(())
 }
 

@@ -26,6 +26,9 @@ pub enum EventKind {
     /// A TCP SYN between two hosts with a live FTP session began a flow, and no
     /// control connection. `key` is that flow's.
     SynPassed = 7,
+    /// A TCP SYN to a port that somebody is expected at, from a host that has no FTP
+    /// session with the port's, was dropped for `reason`. `key` is that SYN's own key.
+    SynStray = 8,
 }
 
 impl TryFrom<u16> for EventKind {
@@ -40,6 +43,7 @@ impl TryFrom<u16> for EventKind {
             5 => Self::SynDropped,
             6 => Self::SynHeld,
             7 => Self::SynPassed,
+            8 => Self::SynStray,
             other => return Err(other),
         })
     }

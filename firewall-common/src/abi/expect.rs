@@ -34,7 +34,33 @@ impl ExpectKey {
             reserved: 0,
         }
     }
+
+    /// Where the connection goes, whoever begins it.
+    #[must_use]
+    pub const fn target(&self) -> Target {
+        Target {
+            dst: self.dst,
+            dport: self.dport,
+            proto: self.proto,
+            reserved: 0,
+        }
+    }
 }
+
+/// A port that somebody is expected at: an [`ExpectKey`] without who will connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct Target {
+    /// Address, network byte order, IPv4 in mapped form.
+    pub dst: [u32; 4],
+    /// Host byte order.
+    pub dport: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Keeps the size a multiple of four.
+    pub reserved: u8,
+}
+pod!(Target, 20);
 
 /// An expected connection. Serves one; dies with its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

@@ -62,6 +62,9 @@ pub mod maps {
     pub const HALF_OPEN6_OUT: &str = "HALF_OPEN6_OUT";
     /// `HASH<ExpectKey, Expectation>`.
     pub const EXPECTATIONS: &str = "EXPECTATIONS";
+    /// `HASH<Target, u64>`: ports that somebody is expected at, with the budget of SYNs
+    /// from others that are reported ([`super::PairWindow`]).
+    pub const TARGETS: &str = "TARGETS";
     /// `LRU_HASH<FlowKey6, DataFlow>`: data connections that took an expectation, by
     /// their own key, and whose they are.
     pub const DATA_FLOWS: &str = "DATA_FLOWS";

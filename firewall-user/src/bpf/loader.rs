@@ -17,7 +17,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The maps that are pinned. What is left belongs to the programs that are loaded:
 /// scratch space, the programs' log, and datagrams that are under way.
-const MAPS: [&str; 28] = [
+const MAPS: [&str; 29] = [
     maps::ABI,
     maps::CONFIG,
     maps::CONTROL,
@@ -29,6 +29,7 @@ const MAPS: [&str; 28] = [
     maps::HALF_OPEN6_IN,
     maps::HALF_OPEN6_OUT,
     maps::EXPECTATIONS,
+    maps::TARGETS,
     maps::DATA_FLOWS,
     maps::SESSIONS,
     maps::PAIRS,
@@ -231,6 +232,7 @@ fn sizes(instance: &Instance, tables: &Tables) -> (BTreeMap<&'static str, u32>, 
         (maps::HALF_OPEN6_IN, tables.half_open),
         (maps::HALF_OPEN6_OUT, tables.half_open),
         (maps::EXPECTATIONS, tables.expectations),
+        (maps::TARGETS, tables.expectations),
         (maps::DATA_FLOWS, data_flows(tables)),
         (maps::SESSIONS, tables.sessions),
         (maps::PAIRS, tables.sessions),

@@ -8,7 +8,7 @@ use std::{
 use aya::maps::MapInfo;
 use firewall_common::abi::{
     DataFlow, EVENTS_BYTES, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair, PairKey,
-    Session, hash_bytes, maps,
+    Session, Target, hash_bytes, maps,
 };
 
 use super::{Instance, loader};
@@ -16,7 +16,7 @@ use crate::config::Tables;
 
 /// The maps whose sizes the policy decides, and the ring: all others together
 /// take less than a megabyte on most machines.
-const MAPS: [&str; 11] = [
+const MAPS: [&str; 12] = [
     maps::FLOWS4,
     maps::FLOWS6,
     maps::HALF_OPEN4_IN,
@@ -24,6 +24,7 @@ const MAPS: [&str; 11] = [
     maps::HALF_OPEN6_IN,
     maps::HALF_OPEN6_OUT,
     maps::EXPECTATIONS,
+    maps::TARGETS,
     maps::DATA_FLOWS,
     maps::SESSIONS,
     maps::PAIRS,
@@ -43,6 +44,7 @@ pub fn planned(tables: &Tables) -> u64 {
         size_of::<ExpectKey>(),
         size_of::<Expectation>(),
     );
+    let targets = hash_bytes(tables.expectations, size_of::<Target>(), size_of::<u64>());
     let data_flows = hash_bytes(
         loader::data_flows(tables),
         size_of::<FlowKey6>(),
@@ -54,6 +56,7 @@ pub fn planned(tables: &Tables) -> u64 {
     both(tables.flows)
         + 2 * both(tables.half_open)
         + expectations
+        + targets
         + data_flows
         + sessions
         + pairs

@@ -127,6 +127,7 @@ impl Private {
         }
         for name in [
             maps::EXPECTATIONS,
+            maps::TARGETS,
             maps::DATA_FLOWS,
             maps::SESSIONS,
             maps::PAIRS,

@@ -57,9 +57,10 @@ Examples:
   sudo pinhole ftp explain 192.0.2.7 -o json | jq '.[].data[] | {outcome, dport}'
 
 JSON: [{client, cport, server, sport, phase, began, live, trouble, ccc, story: [{at,
-text}], data: [{outcome, reason, at, src, sport, dst, dport, via, syns, encrypted}],
-remedies: [{remedy, text, config}]}]. outcome is dropped-here, would-be-dropped-here,
-passed-no-reply, passed-reset, never-seen, connected, waiting or withdrawn.")]
+text}], data: [{outcome, reason, at, src, sport, in_place_of, dst, dport, via, syns,
+encrypted}], remedies: [{remedy, text, config}]}]. outcome is dropped-here,
+would-be-dropped-here, passed-no-reply, passed-reset, never-seen, connected, waiting or
+withdrawn; in_place_of is who was expected, if another host came.")]
     Explain(ExplainArgs),
 }
 

@@ -7,7 +7,10 @@ pub mod remedies;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use firewall_common::{
     abi::{ClosedBy, ExpectVia, FlowKey6, JournalKind, Session, SessionPhase},
@@ -81,6 +84,8 @@ pub struct Data {
     pub dst: SocketAddr,
     /// Who listens.
     pub listener: Side,
+    /// Who was expected to connect, if `src` is another host.
+    pub in_place_of: Option<IpAddr>,
     /// What announced it; `None` if the helper could read nothing, or if a rule let it in.
     pub via: Option<ExpectVia>,
     /// The line that announced it.
@@ -145,11 +150,11 @@ impl Account {
             || matches!(self.phase, SessionPhase::Blind | SessionPhase::Poisoned)
     }
 
-    /// Data connections that failed while nobody could read the session.
+    /// Data connections of its two hosts that failed while nobody could read the session.
     pub fn blind(&self) -> impl Iterator<Item = &Data> {
-        self.data
-            .iter()
-            .filter(|data| data.encrypted && data.fate.is_trouble())
+        let blind =
+            |data: &&Data| data.encrypted && data.fate.is_trouble() && data.in_place_of.is_none();
+        self.data.iter().filter(blind)
     }
 
     fn begun(told: &Told) -> Self {
@@ -222,18 +227,24 @@ impl Account {
 
     fn new_data(&self, told: &Told, fate: Fate, syns: u32) -> Option<Data> {
         let (src, dst) = told.connection?;
-        let listener = if dst.ip() == self.server.ip() {
-            Side::Server
+        let (listener, opener) = if dst.ip() == self.server.ip() {
+            (Side::Server, self.client.ip())
         } else {
-            Side::Client
+            (Side::Client, self.server.ip())
         };
+        let in_place_of = (src.ip() != opener).then_some(opener);
+        // Another host's SYN comes to a port that was announced to the opener.
+        let to_it = |data: &&Data| data.dst == dst && data.via.is_some();
+        let announced = in_place_of.and_then(|_| self.data.iter().rev().find(to_it));
+        let (via, line) = announced.map_or((told.via, &told.line), |data| (data.via, &data.line));
         Some(Data {
             at_ns: told.at_ns,
             src,
             dst,
             listener,
-            via: told.via,
-            line: told.line.clone(),
+            in_place_of,
+            via,
+            line: line.clone(),
             syns,
             encrypted: self.is_encrypted(),
             fate,
@@ -366,6 +377,7 @@ impl Account {
                 src: SocketAddr::new(from, drop.sport),
                 dst: SocketAddr::new(to, drop.dport),
                 listener: if passive { Side::Server } else { Side::Client },
+                in_place_of: None,
                 via: None,
                 line: None,
                 syns: 1,

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remedy {
     /// Stable name: `ccc`, `fixed-range`, `session-range`, `ask-the-server`, `beyond`,
-    /// `alias`, `reconnect`, `client-mode` or `rule`.
+    /// `alias`, `reconnect`, `client-mode` or `other-address`.
     pub name: &'static str,
     /// In words.
     pub text: String,
@@ -231,7 +231,11 @@ fn readable(account: &Account) -> Vec<Remedy> {
              and nothing more is opened for it.",
         ));
     }
-    let never = |data: &&Data| data.fate == Fate::NeverSeen;
+    let mut strays = account.data.iter().rev();
+    let stray = strays.find_map(|data| Some((data, data.in_place_of?)));
+    out.extend(stray.map(|(data, expected)| other_address(data, expected)));
+    let came_otherwise = |data: &Data| stray.is_some_and(|(stray, _)| stray.dst == data.dst);
+    let never = |data: &&Data| data.fate == Fate::NeverSeen && !came_otherwise(data);
     if let Some(data) = account.data.iter().rev().find(never) {
         let (who, other) = match data.listener {
             Side::Server => ("client", "active"),
@@ -248,6 +252,31 @@ fn readable(account: &Account) -> Vec<Remedy> {
         ));
     }
     out
+}
+
+/// Another host came to a port than was told of it.
+fn other_address(data: &Data, expected: IpAddr) -> Remedy {
+    let (came, dst) = (data.src.ip(), data.dst);
+    let advice = match data.listener {
+        Side::Client => {
+            "If that is the same server by another address of its own, or behind a NAT, have it \
+             connect from the address that its clients reach it by, or use passive mode."
+        }
+        Side::Server => {
+            "If that is the same client behind a NAT or proxy that spreads its connections over \
+             several addresses, have all of them leave by one. If it is another server (a \
+             transfer from server to server, FXP), no helper opens that."
+        }
+    };
+    Remedy::new(
+        "other-address",
+        format!(
+            "Port {} of {} was opened for {expected} alone, and {came} came. {advice} If you do \
+             not know {came}, somebody tries ports, and there is nothing to do.",
+            dst.port(),
+            dst.ip()
+        ),
+    )
 }
 
 /// A 227 or PORT that names another address than its sender's.

@@ -189,6 +189,31 @@ fn three_outcomes_are_kept_apart() {
 }
 
 #[test]
+fn a_syn_of_another_host_is_told_from_one_that_never_came() {
+    let mut log = Log::begun();
+    log.phase(2, SessionPhase::Ready);
+    log.opened(3, "227 a", 50_001);
+    let third = Some((end("198.51.100.9", 40_000), end(SERVER, 50_001)));
+    log.data(4, JournalKind::Dropped, third);
+    let account = log.account();
+    let fates: Vec<_> = account.data.iter().map(|d| d.fate.name()).collect();
+    assert_eq!(fates, ["never-seen", "dropped-here"]);
+    let stray = &account.data[1];
+    assert_eq!(stray.in_place_of, Some(end(CLIENT, 0).ip()));
+    assert_eq!(stray.via, Some(ExpectVia::Pasv));
+    let advised = advised(&account);
+    assert_eq!(names_of(&advised), ["other-address"]);
+    assert!(advised[0].text.contains("198.51.100.9 came"));
+    // Its own data connection, too, but to another port: both are said.
+    log.opened(5, "227 b", 50_002);
+    let both = log.account();
+    assert_eq!(
+        names_of(&remedies(&both, &[], &Names::default())),
+        ["other-address", "client-mode"]
+    );
+}
+
+#[test]
 fn a_session_without_trouble_has_no_remedies() {
     let mut log = Log::begun();
     log.phase(2, SessionPhase::Ready).opened(3, "227 a", 50_001);

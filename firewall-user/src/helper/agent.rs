@@ -168,6 +168,7 @@ impl<T: Tables> Agent<T> {
             EventKind::Rst => self.ended(&record, "RST", now_ns),
             EventKind::SynDropped | EventKind::SynHeld => self.syn(&record, now_ns),
             EventKind::SynPassed => self.passed(&record),
+            EventKind::SynStray => self.stray(&record),
         }
         Ok(())
     }

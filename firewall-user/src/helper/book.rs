@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use firewall_common::{
-    abi::{ExpectKey, FlowKey6},
+    abi::{ExpectKey, FlowKey6, Target},
     time::Tick,
 };
 
@@ -16,6 +16,8 @@ use super::crowd::Crowd;
 #[derive(Debug, Default)]
 pub(super) struct Book {
     entries: HashMap<ExpectKey, Entry>,
+    /// Who was expected last at each port.
+    targets: HashMap<Target, ExpectKey>,
     clients: Crowd,
 }
 
@@ -54,6 +56,7 @@ impl Book {
             via,
         };
         self.clients.enter(client);
+        self.targets.insert(key.target(), key);
         if let Some(old) = self.entries.insert(key, entry) {
             self.clients.leave(old.client);
         }
@@ -75,6 +78,11 @@ impl Book {
         (!now.is_after(entry.expires)).then_some(entry.owner)
     }
 
+    /// Whose connection is expected at `target`, of whomever?
+    pub(super) fn owner_of_target(&self, target: &Target, now: Tick) -> Option<FlowKey6> {
+        self.owner(self.targets.get(target)?, now)
+    }
+
     /// How it was negotiated, as the ABI numbers it; 0 if nobody did.
     pub(super) fn via(&self, key: &ExpectKey) -> u8 {
         self.entries.get(key).map_or(0, |entry| entry.via)
@@ -87,6 +95,9 @@ impl Book {
             return false;
         };
         self.entries.remove(key);
+        if self.targets.get(&key.target()) == Some(key) {
+            self.targets.remove(&key.target());
+        }
         self.clients.leave(client);
         true
     }

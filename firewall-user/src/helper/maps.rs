@@ -4,8 +4,9 @@ use aya::maps::{Array, HashMap, MapData, MapError};
 use bytemuck::Zeroable as _;
 use firewall_common::abi::{
     Config, CtlFlow, DataFlow, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, FlowState,
-    JOURNAL_LEN, JournalEntry, Pair, PairKey, Phase, Session, heartbeat, maps, programs,
+    JOURNAL_LEN, JournalEntry, Pair, PairKey, Phase, Session, Target, heartbeat, maps, programs,
 };
+use log::warn;
 
 use super::tables::{FlowView, Result, TableError, Tables};
 use crate::bpf::{
@@ -19,6 +20,7 @@ use crate::bpf::{
 /// The maps that the agent uses.
 pub struct MapTables {
     expectations: HashMap<MapData, ExpectKey, Expectation>,
+    targets: HashMap<MapData, Target, u64>,
     sessions: HashMap<MapData, FlowKey6, Session>,
     pairs: HashMap<MapData, PairKey, Pair>,
     data_flows: HashMap<MapData, FlowKey6, DataFlow>,
@@ -50,6 +52,7 @@ impl MapTables {
     ) -> std::result::Result<Self, loader::Error> {
         Ok(Self {
             expectations: pinned(instance, maps::EXPECTATIONS)?,
+            targets: pinned(instance, maps::TARGETS)?,
             sessions: pinned(instance, maps::SESSIONS)?,
             pairs: pinned(instance, maps::PAIRS)?,
             data_flows: pinned(instance, maps::DATA_FLOWS)?,
@@ -108,11 +111,19 @@ impl Tables for MapTables {
             ..*value
         };
         let done = self.expectations.insert(key, value, 0);
-        done.map_err(|e| error(maps::EXPECTATIONS, &e))
+        done.map_err(|e| error(maps::EXPECTATIONS, &e))?;
+        // Afterwards, and of no matter to the connection: who else comes is told.
+        if let Err(e) = self.targets.insert(key.target(), 0, 0) {
+            warn!("{}", error(maps::TARGETS, &e));
+        }
+        Ok(())
     }
 
     fn unexpect(&mut self, key: &ExpectKey) -> Result<()> {
-        optional(maps::EXPECTATIONS, self.expectations.remove(key)).map(|_| ())
+        optional(maps::EXPECTATIONS, self.expectations.remove(key))?;
+        // Two clients of a server can be told of one port in turn: the end of the first
+        // expectation is then that of the other's target, too. That costs a report.
+        optional(maps::TARGETS, self.targets.remove(&key.target())).map(|_| ())
     }
 
     fn expectations(&mut self) -> Result<Vec<(ExpectKey, Expectation)>> {

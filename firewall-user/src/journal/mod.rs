@@ -203,6 +203,13 @@ impl Told {
         measured.then(|| Duration::from_nanos(self.lasted_ns))
     }
 
+    /// Does another host connect than the session's client or server?
+    fn is_of_another_host(&self) -> bool {
+        let own = [self.client.ip(), self.server.ip()];
+        self.connection
+            .is_some_and(|(src, _)| !own.contains(&src.ip()))
+    }
+
     /// In words, without the session and without the time.
     #[must_use]
     pub fn text(&self) -> String {
@@ -243,14 +250,21 @@ impl Told {
                 let of = if way.is_empty() { "" } else { " " };
                 format!("{way}{of}refused, {reason} ({help})")
             }
-            JournalKind::Dropped => format!(
-                "data connection {way} was dropped ({reason}); the session is {}",
-                self.phase.name()
-            ),
-            JournalKind::WouldDrop => format!(
-                "data connection {way} would be dropped ({reason}); the session is {}",
-                self.phase.name()
-            ),
+            JournalKind::Dropped | JournalKind::WouldDrop => {
+                let dropped = match self.kind {
+                    JournalKind::Dropped => "was dropped",
+                    _ => "would be dropped",
+                };
+                let whose = if self.is_of_another_host() {
+                    " of another host"
+                } else {
+                    ""
+                };
+                format!(
+                    "data connection {way}{whose} {dropped} ({reason}); the session is {}",
+                    self.phase.name()
+                )
+            }
             JournalKind::Phase => match self.entered() {
                 Some(SessionPhase::Tls) => {
                     "encrypted from here on, the helper reads nothing".into()

@@ -66,6 +66,8 @@ pub struct DataFateView {
     pub src: IpAddr,
     /// From which port; `null` if no SYN came.
     pub sport: Option<u16>,
+    /// Who was expected in its place; `null` if `src` was.
+    pub in_place_of: Option<IpAddr>,
     /// To whom.
     pub dst: IpAddr,
     /// To which port.
@@ -82,7 +84,7 @@ pub struct DataFateView {
 #[derive(Clone, Debug, Serialize)]
 pub struct RemedyView {
     /// `ccc`, `session-range`, `fixed-range`, `ask-the-server`, `beyond`, `alias`,
-    /// `reconnect` or `client-mode`.
+    /// `reconnect`, `client-mode` or `other-address`.
     pub remedy: &'static str,
     /// In words.
     pub text: String,
@@ -262,6 +264,9 @@ fn told(account: &Account, data: &Data) -> String {
         (None, _) if data.encrypted => ": nobody can read which port was announced".into(),
         (None, _) => ": no line announced this port".into(),
     };
+    let stray = data.in_place_of.map_or(String::new(), |expected| {
+        format!(": the port was opened for {expected}, and this is another host")
+    });
     let tries = match data.syns {
         0 | 1 => String::new(),
         n => format!(", {n} tries"),
@@ -272,11 +277,11 @@ fn told(account: &Account, data: &Data) -> String {
     };
     match data.fate {
         Fate::DroppedHere(reason) => format!(
-            "dropped here ({}): SYN {src} > {dst}{after}{tries}{announced}",
+            "dropped here ({}): SYN {src} > {dst}{after}{tries}{announced}{stray}",
             reason.name()
         ),
         Fate::WouldDrop(reason) => format!(
-            "would be dropped here ({}): SYN {src} > {dst}{after}{tries}{announced}",
+            "would be dropped here ({}): SYN {src} > {dst}{after}{tries}{announced}{stray}",
             reason.name()
         ),
         Fate::NoReply(ns) => format!(
@@ -293,7 +298,7 @@ fn told(account: &Account, data: &Data) -> String {
             "never seen here: {src} > {dst}{announced}; the port was open, and no SYN of the {who} \
              came"
         ),
-        Fate::Withdrawn => format!("announced: {src} > {dst}{announced}"),
+        Fate::Withdrawn => format!("not used: {src} > {dst}{announced}"),
     }
 }
 
@@ -312,6 +317,7 @@ fn fate(data: &Data, now: Now) -> DataFateView {
         at: now.wall_of(data.at_ns),
         src: data.src.ip(),
         sport: Some(data.src.port()).filter(|port| *port != 0),
+        in_place_of: data.in_place_of,
         dst: data.dst.ip(),
         dport: data.dst.port(),
         via: data.via.map(ExpectVia::name),

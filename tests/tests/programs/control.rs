@@ -250,6 +250,38 @@ fn a_syn_between_the_hosts_of_a_session_is_reported_or_held() {
 }
 
 #[test]
+fn a_syn_of_another_host_to_an_expected_port_is_reported() {
+    let mut rig = Rig::new();
+    let key = with_pinhole(&mut rig, 40_100);
+    rig.hash(maps::TARGETS)
+        .insert(key.target(), 0_u64, 0)
+        .unwrap();
+    rig.records();
+    let syn = |from, port| tcp(from, End::V4(HOST, port), &segment("S", 1, 0));
+    let stray = syn(End::V4(THIRD, 4000), 40_100);
+    let began = window();
+    assert_eq!(rig.ingress(&stray), dropped(DropReason::Policy));
+    let (head, bytes) = rig.records().remove(0);
+    assert_eq!(head.kind, EventKind::SynStray as u16);
+    assert_eq!(head.reason, DropReason::Policy as u8);
+    assert!(bytes.is_empty());
+    // Four a second, and none of another port, nor while no agent reads it.
+    let elsewhere = syn(End::V4(THIRD, 4000), 40_101);
+    assert_eq!(rig.ingress(&elsewhere), dropped(DropReason::Policy));
+    assert!(rig.records().is_empty());
+    let mut told = 1;
+    for _ in 0..50 {
+        rig.ingress(&stray);
+        told += rig.records().len() as u64;
+    }
+    let windows = window() - began + 1;
+    assert!((4..=4 * windows).contains(&told), "{told} in {windows}");
+    // The one who is expected comes all the same.
+    let expected = syn(End::V4(PEER, 20), 40_100);
+    assert_eq!(rig.ingress(&expected), passed(PassReason::NewExpected));
+}
+
+#[test]
 fn with_session_ranges_the_agent_is_asked_of_every_syn() {
     let mut rig = holding();
     rig.records();

@@ -24,7 +24,8 @@ use firewall_common::{
         Config, Control, Counter, CtlCounts, CtlFlow, CtlRequest, DataFlow, EventHeader, ExpectKey,
         Expectation, Flow, FlowEvent, FlowEventKind, FlowKey4, FlowKey6, FlowState, FragmentKey,
         Fragments, Iface, ORPHAN_BUCKETS, Pair, PairKey, Rule, TABLES_LEN, TIER_COUNTS_LEN,
-        TableCounter, TableId, Watch, ctl_op, essentials, heartbeat, maps, programs, timeout,
+        TableCounter, TableId, Target, Watch, ctl_op, essentials, heartbeat, maps, programs,
+        timeout,
     },
     key::FlowKey as _,
     time::{Tick, ticks_from_secs},
@@ -154,6 +155,7 @@ impl Rig {
             self.array::<u64>(maps::ORPHANS).set(at, 0, 0).unwrap();
         }
         self.empty::<ExpectKey, Expectation>(maps::EXPECTATIONS);
+        self.empty::<Target, u64>(maps::TARGETS);
         self.empty::<FlowKey6, DataFlow>(maps::DATA_FLOWS);
         self.empty::<PairKey, Pair>(maps::PAIRS);
         self.array(maps::CONFIG)

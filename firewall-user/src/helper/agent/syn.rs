@@ -55,16 +55,7 @@ impl<T: Tables> Agent<T> {
         let Some(key) = self.blamed(&PairKey::new(src, dst)) else {
             return;
         };
-        let kind = if self.settings.shadow {
-            JournalKind::WouldDrop
-        } else {
-            JournalKind::Dropped
-        };
-        let news = News {
-            reason: header.reason,
-            connection: Some(ends),
-            ..News::of(kind)
-        };
+        let news = self.of_drop(header.reason, ends);
         self.with(&key, now_ns, |live, _| {
             let from_client = live.client.ip() == address(src);
             live.remember_drop(DroppedSyn {
@@ -77,6 +68,37 @@ impl<T: Tables> Agent<T> {
             });
         });
         self.note_of(&key, &news, header.at_ns);
+    }
+
+    /// A SYN of another host came to a port that somebody is expected at, and was dropped.
+    pub(super) fn stray(&mut self, record: &Record<'_>) {
+        let header = &record.header;
+        let (src, sport, dst, dport) = header.key.endpoints(record.heading());
+        let target = ExpectKey::tcp(src, dst, dport).target();
+        let now = Tick::from_ns(header.at_ns);
+        let Some(control) = self.book.owner_of_target(&target, now) else {
+            return;
+        };
+        let ends = (
+            SocketAddr::new(address(src), sport),
+            SocketAddr::new(address(dst), dport),
+        );
+        let news = self.of_drop(header.reason, ends);
+        self.note_of(&control, &news, header.at_ns);
+    }
+
+    /// News of a data connection that was dropped, or would be.
+    fn of_drop(&self, reason: u8, ends: (SocketAddr, SocketAddr)) -> News {
+        let kind = if self.settings.shadow {
+            JournalKind::WouldDrop
+        } else {
+            JournalKind::Dropped
+        };
+        News {
+            reason,
+            connection: Some(ends),
+            ..News::of(kind)
+        }
     }
 
     /// A SYN between the hosts of a session began a flow.

@@ -73,6 +73,32 @@ fn a_transfer_is_told_from_its_line_to_its_end() {
 }
 
 #[test]
+fn a_syn_of_another_host_is_told_of_the_session_whose_port_it_tries() {
+    let (mut w, f) = passive();
+    let (_, port) = data_port(&f);
+    let third: SocketAddr = "198.51.100.9:40000".parse().unwrap();
+    syn(&mut w, EventKind::SynStray, third, port, 0);
+    let stray = last(&w);
+    assert_eq!(stray.kind, JournalKind::Dropped);
+    assert_eq!((stray.client, stray.server), (f.client, f.server));
+    assert_eq!(stray.connection, Some((third, port)));
+    assert!(stray.text().contains("of another host"), "{}", stray.text());
+    // It took nothing, and is none of the drops between the session's hosts.
+    assert_eq!(w.expectations().len(), 1);
+    assert_eq!(w.session(&f).dropped, 0);
+    let count = told(&w).len();
+    let elsewhere = SocketAddr::new(port.ip(), port.port() + 1);
+    syn(&mut w, EventKind::SynStray, third, elsewhere, 0);
+    w.now += 61 * NS_PER_SEC;
+    w.tick();
+    assert!(w.expectations().is_empty(), "its time is over");
+    let closed = told(&w).len();
+    assert_eq!(closed, count + 1);
+    syn(&mut w, EventKind::SynStray, third, port, 0);
+    assert_eq!(told(&w).len(), closed);
+}
+
+#[test]
 fn nobody_answers_a_connection_that_passed_here() {
     let (mut w, f) = passive();
     let (src, dst) = data_port(&f);
