@@ -1,8 +1,8 @@
 //! An FTP server whose every byte the test chooses.
 
 use std::{
-    io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
@@ -86,6 +86,19 @@ impl Dialogue {
         [self.client, self.server]
     }
 
+    /// Closes both ends, the client's first. Each has heard of the other's end when
+    /// this returns, so every firewall on the way has.
+    ///
+    /// # Errors
+    /// An end does not arrive: nothing for five seconds.
+    pub fn close(self) -> Result<()> {
+        for (closes, hears) in [(&self.client, &self.server), (&self.server, &self.client)] {
+            closes.shutdown(Shutdown::Write)?;
+            hears_the_end(hears)?;
+        }
+        Ok(())
+    }
+
     /// The client's socket.
     #[must_use]
     pub const fn client(&self) -> &TcpStream {
@@ -110,6 +123,24 @@ impl Dialogue {
             port & 0xff
         );
         Ok((listener, reply))
+    }
+}
+
+/// Reads until the other end has closed or reset the connection: what it sent for
+/// that has then come through every firewall on the way. A segment that is sent
+/// meanwhile on another connection may still overtake it.
+///
+/// # Errors
+/// Nothing arrives within the socket's time-out.
+pub fn hears_the_end(mut stream: &TcpStream) -> Result<()> {
+    let mut rest = [0; 4096];
+    loop {
+        match stream.read(&mut rest) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error).context("the connection's end does not arrive"),
+        }
     }
 }
 

@@ -174,12 +174,12 @@ fn a09_negotiates_closes_and_tries_the_port() -> Result<()> {
     let mut case = Case::ready()?;
     case.c("PASV\r\n")?;
     case.s(case.pasv_reply(50075))?;
-    let ended = case.hang_up();
+    let ended = case.hang_up()?;
     ended.stays_shut(Server, 50075)?;
     let mut case = Case::ready()?;
     case.c(case.port(50076))?;
     case.s("200 ok\r\n")?;
-    let ended = case.hang_up();
+    let ended = case.hang_up()?;
     ended.stays_shut(Client, 50076)
 }
 

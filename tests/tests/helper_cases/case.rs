@@ -90,7 +90,7 @@ impl Case {
             world,
             client,
             server,
-        } = self.hang_up();
+        } = self.hang_up()?;
         Self::between(world, client, server)?.greeted()
     }
 
@@ -114,18 +114,10 @@ impl Case {
     }
 
     /// Ends the dialogue, both ends; what it negotiated can be tried after that.
-    pub(crate) fn hang_up(self) -> Ended {
-        let Self {
-            world,
-            client,
-            server,
-            ..
-        } = self;
-        Ended {
-            world,
-            client,
-            server,
-        }
+    pub(crate) fn hang_up(self) -> Result<Ended> {
+        let ended = ends(&self);
+        self.talk.close()?;
+        Ok(ended)
     }
 
     /// Gives both ends of the control connection out of hand: the client's, the server's.
@@ -188,7 +180,7 @@ impl Case {
     }
 
     /// As [`Ended::connects`].
-    pub(crate) fn connects(&self, listener: Listener, port: u16) -> Result<[TcpStream; 2]> {
+    pub(crate) fn connects(&self, listener: Listener, port: u16) -> Result<Data> {
         ends(self).connects(listener, port)
     }
 
@@ -270,15 +262,54 @@ fn ends(case: &Case) -> Ended {
     }
 }
 
-/// Bytes go both ways through a data connection.
-pub(crate) fn carries([mut near, mut far]: [TcpStream; 2]) -> Result<()> {
-    let mut got = [0; 11];
-    near.write_all(b"all is well")?;
-    far.read_exact(&mut got)?;
-    far.write_all(&got)?;
-    near.read_exact(&mut got)?;
-    ensure!(&got == b"all is well");
-    Ok(())
+/// A data connection that stays. It outlives its session, and whoever else holds the
+/// world: without wires and firewalls nothing would go through it.
+#[derive(Debug)]
+pub(crate) struct Data {
+    world: Arc<World>,
+    /// Who connected.
+    near: TcpStream,
+    /// Who accepted.
+    far: TcpStream,
+}
+
+impl Data {
+    /// Bytes go both ways through it.
+    pub(crate) fn carries(&self) -> Result<()> {
+        const SAID: &[u8; 11] = b"all is well";
+        let mut got = [0; SAID.len()];
+        for (mut from, mut to) in [(&self.near, &self.far), (&self.far, &self.near)] {
+            from.write_all(SAID)?;
+            to.read_exact(&mut got)?;
+            ensure!(&got == SAID, "other bytes arrived");
+        }
+        Ok(())
+    }
+
+    /// No byte goes through it: it is waited for one for a second.
+    pub(crate) fn is_dead(&self) -> Result<()> {
+        self.far.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let kind = self.carries().err().and_then(|error| {
+            let error = error.downcast::<io::Error>().ok()?;
+            Some(error.kind())
+        });
+        ensure!(
+            kind == Some(ErrorKind::WouldBlock),
+            "it carries on: {kind:?}"
+        );
+        Ok(())
+    }
+
+    /// Does any firewall still track it?
+    pub(crate) fn is_tracked(&self) -> Result<bool> {
+        let ends = (self.near.local_addr()?, self.near.peer_addr()?);
+        for firewall in self.world.firewalls() {
+            if firewall.flows()?.iter().any(|f| f.ends() == Some(ends)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// Two hosts that have had a session, or have one.
@@ -321,15 +352,16 @@ impl Ended {
         Ok(all.iter().map(|e| e.dport).collect())
     }
 
-    /// A data connection that stays: who connected, and who accepted.
-    pub(crate) fn connects(&self, listener: Listener, port: u16) -> Result<[TcpStream; 2]> {
+    /// A data connection that stays.
+    pub(crate) fn connects(&self, listener: Listener, port: u16) -> Result<Data> {
         let (open, near) = self.attempt(listener, port, SOON)?;
         let near = near.with_context(|| format!("data connection to port {port}"))?;
         let (far, _) = open.accept()?;
         for end in [&near, &far] {
             end.set_read_timeout(Some(SOON))?;
         }
-        Ok([near, far])
+        let world = Arc::clone(&self.world);
+        Ok(Data { world, near, far })
     }
 
     /// Tries the port of a socket that listens.

@@ -10,7 +10,7 @@ use firewall_tests::lab::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    case::{Case, Listener::Server, carries},
+    case::{Case, Data, Listener::Server},
     world::World,
 };
 
@@ -66,9 +66,9 @@ fn says(daemon: &Daemon, wanted: &str) -> Result<()> {
 }
 
 /// A data connection that was there before has lost nothing, nor has any session.
-fn nothing_was_lost(crowd: &Crowd, live: &mut Case, data: [std::net::TcpStream; 2]) -> Result<()> {
+fn nothing_was_lost(crowd: &Crowd, live: &mut Case, data: &Data) -> Result<()> {
     crowd.is_alive()?;
-    carries(data)?;
+    data.carries()?;
     live.c("NOOP\r\n")?;
     live.s("200 ok\r\n")
 }
@@ -85,7 +85,7 @@ fn a07_ten_thousand_sessions_beyond_the_caps() -> Result<()> {
     let (sessions, open) = (firewall.sessions()?, firewall.expectations()?);
     ensure!(sessions.len() == CAP, "{} sessions", sessions.len());
     ensure!(open.len() <= CAP, "{} pinholes", open.len());
-    nothing_was_lost(&crowd, &mut live, data)?;
+    nothing_was_lost(&crowd, &mut live, &data)?;
     drop(crowd);
     process::await_some("there is room again", PATIENCE, || {
         (firewall.sessions().ok()?.len() < CAP).then_some(())
@@ -93,7 +93,7 @@ fn a07_ten_thousand_sessions_beyond_the_caps() -> Result<()> {
     Case::ready_over(world, Family::V4)?.still_works(50075)
 }
 
-fn transfer(world: &Arc<World>) -> Result<(Case, [std::net::TcpStream; 2])> {
+fn transfer(world: &Arc<World>) -> Result<(Case, Data)> {
     let mut live = Case::ready_over(Arc::clone(world), Family::V4)?;
     live.c("PASV\r\n")?;
     live.s(live.pasv_reply(50075))?;

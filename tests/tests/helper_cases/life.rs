@@ -1,19 +1,14 @@
 //! H10, H11 and A06: how many pinholes there are, and for how long.
 
-use std::{
-    net::{Shutdown, TcpStream},
-    thread,
-    time::Duration,
-};
+use std::{net::Shutdown, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use firewall_tests::lab::process;
+use firewall_tests::lab::{fake_server::hears_the_end, process};
 use socket2::SockRef;
 
 use crate::case::{
     Case, Ended,
     Listener::{self, Client, Server},
-    carries,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -83,7 +78,7 @@ fn h11_short_lives_and_a_cap_in_all() -> Result<()> {
     let open = firewall.expectations()?;
     ensure!(open.len() <= ROOM, "{open:?}");
     // The data connection that was there before has lost nothing.
-    carries(data)?;
+    data.carries()?;
     thread::sleep(Duration::from_secs(5));
     for case in &cases {
         ensure!(case.pinholes(firewall)?.is_empty());
@@ -140,17 +135,24 @@ fn ends_with(end: End) -> Result<()> {
         }
         let (ended, [client, server]) = case.part();
         match end {
-            End::Fin(Client) => client.shutdown(Shutdown::Write)?,
-            End::Fin(Server) => server.shutdown(Shutdown::Write)?,
+            End::Fin(Client) => {
+                client.shutdown(Shutdown::Write)?;
+                hears_the_end(&server)?;
+            }
+            End::Fin(Server) => {
+                server.shutdown(Shutdown::Write)?;
+                hears_the_end(&client)?;
+            }
             // Only who reads it knows; a FIN or RST ends it in the programs.
             End::Bye => goes(&ended)?,
             End::Rst(who) => {
-                let (goes, _stays) = match who {
+                let (goes, stays) = match who {
                     Client => (client, server),
                     Server => (server, client),
                 };
                 SockRef::from(&goes).set_linger(Some(Duration::ZERO))?;
                 drop(goes);
+                hears_the_end(&stays)?;
                 is_shut(&ended, listener)?;
                 continue;
             }
@@ -202,19 +204,28 @@ fn h10_closed_by_221() -> Result<()> {
 }
 
 #[test]
+fn h10_data_connections_are_kept_by_default() -> Result<()> {
+    let mut case = Case::ready()?;
+    case.c("PASV\r\n")?;
+    case.s(case.pasv_reply(50075))?;
+    let data = case.connects(Server, 50075)?;
+    case.hang_up()?.stays_shut(Server, 50075)?;
+    // Longer than the grace of those that are cut.
+    thread::sleep(Duration::from_secs(3));
+    data.carries()
+}
+
+#[test]
 fn h10_data_connections_are_cut_where_that_is_chosen() -> Result<()> {
     let mut case = Case::strict()?;
     case.c("PASV\r\n")?;
     case.s(case.pasv_reply(50075))?;
     let data = case.connects(Server, 50075)?;
-    let again = data.each_ref().map(TcpStream::try_clone);
-    let [near, far] = again;
-    carries([near?, far?]).context("while the session lives")?;
-    case.hang_up().stays_shut(Server, 50075)?;
-    thread::sleep(Duration::from_secs(3));
-    for end in &data {
-        end.set_read_timeout(Some(Duration::from_secs(1)))?;
-    }
-    ensure!(carries(data).is_err(), "it still carries data");
-    Ok(())
+    data.carries().context("while the session lives")?;
+    ensure!(data.is_tracked()?);
+    case.hang_up()?.stays_shut(Server, 50075)?;
+    process::await_some("it is cut", SOON, || {
+        (!data.is_tracked().ok()?).then_some(())
+    })?;
+    data.is_dead()
 }
