@@ -23,10 +23,7 @@ const LISTENER: End = End::V4(HOST, 40_100);
 const KNOWN: PassReason = PassReason::Established;
 
 fn line(text: &[u8]) -> Tcp {
-    Tcp {
-        payload: text.to_vec(),
-        ..segment("PA", 1001, 5001)
-    }
+    segment("PA", 1001, 5001).carrying(text)
 }
 
 #[test]
@@ -34,10 +31,7 @@ fn control_payload_is_queued_in_the_order_seen() {
     let mut rig = Rig::new();
     rig.agent_lives();
     handshake(&mut rig, HOST_END, FTP);
-    let greeting = Tcp {
-        payload: b"220 hello\r\n".to_vec(),
-        ..segment("PA", 5001, 1001)
-    };
+    let greeting = segment("PA", 5001, 1001).carrying(b"220 hello\r\n");
     assert_eq!(rig.ingress(&tcp(FTP, HOST_END, &greeting)), passed(KNOWN));
     let long = vec![b'x'; 1400];
     assert_eq!(rig.egress(&tcp(HOST_END, FTP, &line(&long))), passed(KNOWN));
@@ -90,10 +84,7 @@ fn a_payload_that_finds_no_room_is_dropped_as_a_packet() {
     let reply = tcp(
         FTP,
         HOST_END,
-        &Tcp {
-            payload: vec![b'y'; 1400],
-            ..segment("PA", 5001, 1001)
-        },
+        &segment("PA", 5001, 1001).carrying([b'y'; 1400]),
     );
     assert_eq!(rig.ingress(&reply), dropped(DropReason::RingFull));
     // What carries nothing to read goes on.

@@ -8,7 +8,7 @@ use firewall_common::{
 
 use crate::{
     control::with_pinhole,
-    packets::{End, HOST, PEER, Tcp, segment, tcp},
+    packets::{End, HOST, PEER, segment, tcp},
     rig::{Rig, long_ago, passed, tick},
 };
 
@@ -63,10 +63,7 @@ fn control_seen(rig: &mut Rig) -> u32 {
 fn data_comes(rig: &mut Rig, control: u32) {
     set_seen(rig, true, control);
     set_seen(rig, false, tick().0.wrapping_sub(2));
-    let data = Tcp {
-        payload: vec![7; 100],
-        ..segment("PA", 7001, 9001)
-    };
+    let data = segment("PA", 7001, 9001).carrying([7; 100]);
     assert_eq!(rig.ingress(&tcp(SERVER, CLIENT, &data)), passed(KNOWN));
 }
 

@@ -6,9 +6,7 @@ use firewall_common::{
 };
 
 use crate::{
-    packets::{
-        End, HOST, HOST6, PEER, PEER6, Tcp, ethertype, segment, tagged_as, tcp, tcp_syn, udp,
-    },
+    packets::{End, HOST, HOST6, PEER, PEER6, ethertype, segment, tagged_as, tcp, tcp_syn, udp},
     rig::{OUTSIDE, Rig, accept, dropped, passed},
     tracking::handshake,
 };
@@ -37,14 +35,7 @@ fn tagged(tags: &[u16], frame: &[u8]) -> Vec<u8> {
 }
 
 fn data(src: End, dst: End) -> Vec<u8> {
-    tcp(
-        src,
-        dst,
-        &Tcp {
-            payload: vec![1; 32],
-            ..segment("A", 5001, 1001)
-        },
-    )
+    tcp(src, dst, &segment("A", 5001, 1001).carrying([1; 32]))
 }
 
 /// A rig with an established flow of each family.

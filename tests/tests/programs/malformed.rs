@@ -4,7 +4,7 @@
 use firewall_common::verdict::{DropReason, PassReason, Verdict};
 
 use crate::{
-    packets::{End, HOST, HOST6, PEER, PEER6, Tcp, echo, segment, tagged, tcp, tcp_syn, udp},
+    packets::{End, HOST, HOST6, PEER, PEER6, echo, segment, tagged, tcp, tcp_syn, udp},
     rig::{OUTSIDE, Outcome, Rig, accept, dropped, passed, seed},
     tracking::handshake,
 };
@@ -16,14 +16,7 @@ const L4: usize = IP + 20;
 const L4_V6: usize = IP + 40;
 
 fn data(src: End, dst: End) -> Vec<u8> {
-    tcp(
-        src,
-        dst,
-        &Tcp {
-            payload: vec![1; 32],
-            ..segment("A", 5001, 1001)
-        },
-    )
+    tcp(src, dst, &segment("A", 5001, 1001).carrying([1; 32]))
 }
 
 /// A rig with established flows of each protocol, and packets of theirs.

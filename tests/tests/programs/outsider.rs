@@ -42,10 +42,7 @@ fn paths() -> [(End, End, End, u8); 2] {
 }
 
 fn data(seq: u32, ack: u32, len: usize) -> Tcp {
-    Tcp {
-        payload: vec![7; len],
-        ..segment("A", seq, ack)
-    }
+    segment("A", seq, ack).carrying(vec![7; len])
 }
 
 /// RFC 5927, section 4.1: who does not see a connection cannot name what it has

@@ -18,6 +18,16 @@ pub(crate) struct Tcp {
     pub(crate) payload: Vec<u8>,
 }
 
+impl Tcp {
+    /// The same with a payload.
+    pub(crate) fn carrying(self, payload: impl Into<Vec<u8>>) -> Self {
+        Self {
+            payload: payload.into(),
+            ..self
+        }
+    }
+}
+
 pub(crate) fn segment(flags: &'static str, seq: u32, ack: u32) -> Tcp {
     Tcp {
         flags,

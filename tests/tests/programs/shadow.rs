@@ -8,7 +8,7 @@ use firewall_common::{
 };
 
 use crate::{
-    packets::{End, HOST, PEER, Tcp, echo, ethertype, frag_needed, segment, tcp, udp},
+    packets::{End, HOST, PEER, echo, ethertype, frag_needed, segment, tcp, udp},
     rig::{OUTSIDE, Outcome, Rig, accept, dropped, passed, would_drop},
     tracking::handshake,
 };
@@ -38,10 +38,7 @@ fn connect(rig: &mut Rig) {
 
 fn data(rig: &mut Rig) -> [Outcome; 2] {
     let (ours, theirs) = ([1001, 5001], [5001, 1001]);
-    let line = |[seq, ack]: [u32; 2]| Tcp {
-        payload: b"hello".to_vec(),
-        ..segment("PA", seq, ack)
-    };
+    let line = |[seq, ack]: [u32; 2]| segment("PA", seq, ack).carrying(b"hello");
     [
         rig.ingress(&tcp(PEER_END, HOST_END, &line(ours))),
         rig.egress(&tcp(HOST_END, PEER_END, &line(theirs))),
@@ -274,10 +271,7 @@ fn control_payload_without_room_passes_and_blinds_its_session() {
     set_shadow(&mut rig, true);
     let ftp = End::V4(PEER, 21);
     handshake(&mut rig, HOST_END, ftp);
-    let line = Tcp {
-        payload: vec![b'x'; 1400],
-        ..segment("PA", 1001, 5001)
-    };
+    let line = segment("PA", 1001, 5001).carrying([b'x'; 1400]);
     let line = tcp(HOST_END, ftp, &line);
     let full = (0..10_000).find(|_| rig.egress(&line) == would_drop(DropReason::RingFull));
     assert!(full.is_some(), "the ring has an end");

@@ -38,10 +38,7 @@ fn a_connection_of_the_host_gets_its_replies() {
     for (host, peer) in ends() {
         let mut rig = Rig::new();
         handshake(&mut rig, host, peer);
-        let data = Tcp {
-            payload: vec![7; 100],
-            ..segment("PA", 5001, 1001)
-        };
+        let data = segment("PA", 5001, 1001).carrying([7; 100]);
         assert_eq!(rig.ingress(&tcp(peer, host, &data)), passed(KNOWN));
         assert_eq!(
             rig.ingress(&tagged(&tcp(peer, host, &data), 100)),

@@ -9,7 +9,7 @@ use firewall_common::{
 
 use crate::{
     control::with_pinhole,
-    packets::{End, HOST, PEER, Tcp, segment, tcp, tcp_syn, udp},
+    packets::{End, HOST, PEER, segment, tcp, tcp_syn, udp},
     rig::{Hook, OUTSIDE, Outcome, Rig, accept, passed, tick},
     tracking::handshake,
 };
@@ -25,15 +25,7 @@ const DATA: End = End::V4(HOST, 40_100);
 
 /// 500 bytes from layer 3 upwards.
 fn data(src: End, dst: End, seq: u32, ack: u32) -> Vec<u8> {
-    let payload = vec![7; 460];
-    tcp(
-        src,
-        dst,
-        &Tcp {
-            payload,
-            ..segment("PA", seq, ack)
-        },
-    )
+    tcp(src, dst, &segment("PA", seq, ack).carrying([7; 460]))
 }
 
 fn begun() -> Outcome {
