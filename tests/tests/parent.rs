@@ -37,9 +37,7 @@ impl Transfer {
         let firewall = Firewall::start(&lab, Node::FwB, Some(&text), Attach::default())?;
         let mut dialogue = Dialogue::begin(&lab, Family::V4)?;
         dialogue.login()?;
-        let (listener, reply) = dialogue.passive(&lab)?;
-        dialogue.client_says(b"PASV\r\n")?;
-        dialogue.server_says(reply.as_bytes())?;
+        let listener = dialogue.negotiate(&lab)?;
         let at = listener.local_addr()?;
         let client = lab.ns(Node::Client).connect(at, SOON)??;
         let (server, _) = listener.accept()?;
@@ -203,9 +201,7 @@ fn a_silent_sessions_pinhole_goes_when_its_time_is_over() -> Result<()> {
     let firewall = Firewall::start(&lab, Node::FwB, Some(&text), Attach::default())?;
     let mut dialogue = Dialogue::begin(&lab, Family::V4)?;
     dialogue.login()?;
-    let (listener, reply) = dialogue.passive(&lab)?;
-    dialogue.client_says(b"PASV\r\n")?;
-    dialogue.server_says(reply.as_bytes())?;
+    let listener = dialogue.negotiate(&lab)?;
     process::await_some("the pinhole opens", SHORT, || {
         (firewall.expectations().ok()?.len() == 1).then_some(())
     })?;

@@ -216,9 +216,7 @@ fn a_flood_between_the_hosts_of_a_session_delays_no_other_session() -> Result<()
         "control payload was dropped"
     );
     // The flooded session goes on as well.
-    dialogue.client_says(b"PASV\r\n")?;
-    let (listener, announcement) = dialogue.passive(&lab)?;
-    dialogue.server_says(announcement.as_bytes())?;
+    let listener = dialogue.negotiate(&lab)?;
     let connection = lab.ns(Node::Client).connect(listener.local_addr()?, SOON)?;
     connection.context("the flooded session's data connection")?;
     Ok(())

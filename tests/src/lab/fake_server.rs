@@ -80,6 +80,17 @@ impl Dialogue {
         carry(&mut self.server, &mut self.client, bytes).context("from the server")
     }
 
+    /// The client says PASV, and the server where it listens; gives that socket.
+    ///
+    /// # Errors
+    /// Those of [`Dialogue::passive`] and of [`Dialogue::client_says`].
+    pub fn negotiate(&mut self, lab: &Lab) -> Result<TcpListener> {
+        let (listener, reply) = self.passive(lab)?;
+        self.client_says(b"PASV\r\n")?;
+        self.server_says(reply.as_bytes())?;
+        Ok(listener)
+    }
+
     /// Both sockets: the client's, the server's.
     #[must_use]
     pub fn into_ends(self) -> [TcpStream; 2] {
