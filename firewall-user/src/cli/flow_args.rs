@@ -29,14 +29,7 @@ JSON: [{family, proto, state, tier, original: {src, sport, dst, dport, id,
 packets, bytes}, reply: {packets, bytes}, zone: {from, to}, rule, would_drop,
 parent: {client, cport, server, sport, via}, flags, started, last_seen, age_s, idle_s,
 expires_s}]")]
-    List {
-        /// Which flows.
-        #[command(flatten)]
-        filter: FilterArgs,
-        /// How.
-        #[command(flatten)]
-        list: ListArgs,
-    },
+    List(ListedArgs),
     /// Show one flow; exit code 1 if there is none
     ///
     /// Either direction of the flow names it.
@@ -54,14 +47,7 @@ Examples:
   sudo pinhole flows count -p tcp --status half-open
 
 JSON: {count}")]
-    Count {
-        /// Which flows.
-        #[command(flatten)]
-        filter: FilterArgs,
-        /// How.
-        #[command(flatten)]
-        list: ListArgs,
-    },
+    Count(ListedArgs),
     /// Watch flows begin, change and end, until Ctrl-C
     ///
     /// One watcher at a time. Lines are as `conntrack -E` writes them: NEW for an
@@ -250,6 +236,17 @@ pub struct DeleteArgs {
     /// Do it even if it cuts all connections, or your own
     #[arg(long)]
     pub yes: bool,
+    /// How.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// Arguments of `flows list` and `flows count`.
+#[derive(Clone, Debug, Args)]
+pub struct ListedArgs {
+    /// Which flows.
+    #[command(flatten)]
+    pub filter: FilterArgs,
     /// How.
     #[command(flatten)]
     pub list: ListArgs,

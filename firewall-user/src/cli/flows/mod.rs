@@ -15,7 +15,7 @@ use firewall_common::{
 
 use super::{
     args::Output,
-    flow_args::{FilterArgs, FlowsCommand, GetArgs},
+    flow_args::{FlowsCommand, GetArgs, ListedArgs},
 };
 use crate::{
     bpf::{Instance, maps::Pinned, words},
@@ -28,9 +28,9 @@ use crate::{
 /// Nothing attached, wrong filters, or the maps cannot be read.
 pub(super) fn run(instance: &Instance, command: &FlowsCommand) -> anyhow::Result<ExitCode> {
     match command {
-        FlowsCommand::List { filter, list: args } => list(instance, filter, args.output)?,
+        FlowsCommand::List(args) => list(instance, args)?,
         FlowsCommand::Get(args) => get(instance, args)?,
-        FlowsCommand::Count { filter, list: args } => count(instance, filter, args.output)?,
+        FlowsCommand::Count(args) => count(instance, args)?,
         FlowsCommand::Watch(args) => watch::run(instance, args)?,
         FlowsCommand::Delete(args) => delete::delete(instance, args)?,
         FlowsCommand::Flush(args) => delete::flush(instance, args)?,
@@ -38,9 +38,9 @@ pub(super) fn run(instance: &Instance, command: &FlowsCommand) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-fn list(instance: &Instance, filter: &FilterArgs, output: Output) -> anyhow::Result<()> {
+fn list(instance: &Instance, args: &ListedArgs) -> anyhow::Result<()> {
     let pinned = Pinned::open(instance)?;
-    let filter = filter.resolve(&pinned)?;
+    let filter = args.filter.resolve(&pinned)?;
     let (flows, names) = (
         pinned.flows_where(|row| filter.matches(row))?,
         pinned.names()?,
@@ -48,15 +48,18 @@ fn list(instance: &Instance, filter: &FilterArgs, output: Output) -> anyhow::Res
     let now = Now::read();
     let parents = pinned.parents(&flows)?;
     let view = |row| FlowView::new(row, &names, now).with_parent(parents.of(row));
-    render::list(&flows.iter().map(view).collect::<Vec<_>>(), output)
+    render::list(
+        &flows.iter().map(view).collect::<Vec<_>>(),
+        args.list.output,
+    )
 }
 
-fn count(instance: &Instance, filter: &FilterArgs, output: Output) -> anyhow::Result<()> {
+fn count(instance: &Instance, args: &ListedArgs) -> anyhow::Result<()> {
     let pinned = Pinned::open(instance)?;
-    let filter = filter.resolve(&pinned)?;
+    let filter = args.filter.resolve(&pinned)?;
     let mut count: u64 = 0;
     pinned.each_flow(|row| count += u64::from(filter.matches(row)))?;
-    match output {
+    match args.list.output {
         Output::Json => render::json(&serde_json::json!({ "count": count })),
         Output::Table => render::print(&format!("{count}\n")),
     }
