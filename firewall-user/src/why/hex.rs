@@ -108,13 +108,7 @@ mod tests {
     fn the_first_header_is_told_by_its_shape() {
         let detail = Detail {
             flags: 2,
-            seq: 0,
-            ack: 0,
-            window: 0,
-            payload: 0,
-            icmp_type: 0,
-            icmp_code: 0,
-            id: 0,
+            ..Detail::default()
         };
         for (src, dst, kind) in [
             ("192.0.2.1:1", "192.0.2.2:2", [0x08, 0x00]),

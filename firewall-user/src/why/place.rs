@@ -279,13 +279,7 @@ mod tests {
     fn packet(src: &str, dst: &str, macs: Option<[[u8; 6]; 2]>) -> Packet {
         let detail = Detail {
             flags: 2,
-            seq: 0,
-            ack: 0,
-            window: 0,
-            payload: 0,
-            icmp_type: 0,
-            icmp_code: 0,
-            id: 0,
+            ..Detail::default()
         };
         let tuple = Tuple::parse("tcp", &format!("{src}:1"), &format!("{dst}:2")).unwrap();
         let mut packet = Packet::ip(&tuple.packet(&detail));

@@ -43,7 +43,7 @@ pub struct Tuple {
 }
 
 /// What the transport header says beside the ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Detail {
     /// TCP flags, as in byte 13 of the header.
     pub flags: u8,
