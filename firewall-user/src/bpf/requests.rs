@@ -12,7 +12,7 @@ use super::{Instance, causes, hooks::os_error, loader::Loaded};
 /// `struct xdp_md` of `linux/bpf.h`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct XdpMd {
+pub struct XdpMd {
     data: u32,
     data_end: u32,
     data_meta: u32,
@@ -23,7 +23,8 @@ pub(super) struct XdpMd {
 
 impl XdpMd {
     /// The context of a frame of `len` bytes that comes in through `ifindex`.
-    pub(super) fn arriving(ifindex: u32, len: usize) -> Self {
+    #[must_use]
+    pub fn arriving(ifindex: u32, len: usize) -> Self {
         Self {
             data_end: len as u32,
             ingress_ifindex: ifindex,

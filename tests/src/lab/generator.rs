@@ -12,7 +12,7 @@ use aya::{
     maps::Array,
     programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
 };
-use bytemuck::{Pod, Zeroable};
+use firewall_user::bpf::requests::XdpMd;
 use serde_json::Value;
 
 use super::{Netns, process};
@@ -47,18 +47,6 @@ pub struct Aim<'a> {
     pub ports: [u16; 2],
     /// Whom all packets claim to come from; `None` for a new source each.
     pub source: Option<Ipv4Addr>,
-}
-
-/// `struct xdp_md` of `linux/bpf.h`.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct XdpMd {
-    data: u32,
-    data_end: u32,
-    data_meta: u32,
-    ingress_ifindex: u32,
-    rx_queue_index: u32,
-    egress_ifindex: u32,
 }
 
 /// A loaded generator program.
@@ -109,11 +97,7 @@ impl<'a> Generator<'a> {
             .program("generate")
             .context("generate")?
             .try_into()?;
-        let context = XdpMd {
-            data_end: self.frame.len() as u32,
-            ingress_ifindex: self.ifindex,
-            ..XdpMd::zeroed()
-        };
+        let context = XdpMd::arriving(self.ifindex, self.frame.len());
         let frame = self.frame;
         self.from.within(|| {
             let began = Instant::now();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use firewall_common::abi::{FlowState, JournalKind, flow_flags};
 
 use super::{
-    syn::{data_port, passive, syn},
+    syn::{data_port, passive, passive_in, syn},
     *,
 };
 use crate::{helper::agent::tests::fake::key, journal::Told};
@@ -207,11 +207,7 @@ fn features_and_encryption_are_told() {
 
 #[test]
 fn in_shadow_mode_a_connection_that_was_admitted_is_told_as_used() {
-    let mut w = World::with(|settings| settings.shadow = true);
-    let mut f = Flow::new(CLIENT, 41822, SERVER);
-    w.log_in(&mut f);
-    w.client(&mut f, "PASV\r\n");
-    w.server(&mut f, "227 (192,0,2,7,195,155)\r\n");
+    let (mut w, f) = passive_in(World::with(|settings| settings.shadow = true));
     let (src, dst) = data_port(&f);
     syn(&mut w, EventKind::SynHeld, src, dst, 0);
     let dropped = last(&w);

@@ -66,7 +66,10 @@ pub(super) fn data_port(flow: &Flow) -> (SocketAddr, SocketAddr) {
 }
 
 pub(super) fn passive() -> (World, Flow) {
-    let mut w = World::new();
+    passive_in(World::new())
+}
+
+pub(super) fn passive_in(mut w: World) -> (World, Flow) {
     let mut f = Flow::new(CLIENT, 41822, SERVER);
     w.log_in(&mut f);
     w.client(&mut f, "PASV\r\n");
@@ -250,11 +253,7 @@ fn in_shadow_mode_nothing_runs_again_and_what_is_expected_is_admitted() {
 
 #[test]
 fn in_shadow_mode_a_pinhole_waits_for_a_flow_that_needs_it() {
-    let mut w = World::with(|settings| settings.shadow = true);
-    let mut f = Flow::new(CLIENT, 41822, SERVER);
-    w.log_in(&mut f);
-    w.client(&mut f, "PASV\r\n");
-    w.server(&mut f, "227 (192,0,2,7,195,155)\r\n");
+    let (mut w, f) = passive_in(World::with(|settings| settings.shadow = true));
     let (src, dst) = data_port(&f);
     syn(&mut w, EventKind::SynHeld, src, dst, 0);
     assert_eq!(w.agent.tables.expectations.len(), 1);
