@@ -79,10 +79,6 @@ fn serve(
         cells.sort_by_key(|cell| Reverse(patience(cell, column)));
         cells
     };
-    if plan.iter().all(|(cell, _)| cell.server != server) {
-        return Ok(());
-    }
-    let site = Site::new(server)?;
     for stage in Stage::ALL {
         let queues: Vec<_> = stage
             .columns()
@@ -92,6 +88,8 @@ fn serve(
         if queues.iter().all(|(_, _, cells)| lock(cells).is_empty()) {
             continue;
         }
+        // Each with a fresh server: what the last firewalls cut off still occupies it.
+        let site = Site::new(server)?;
         let _guarded = stage.guard(&site.lab)?;
         thread::scope(|scope| {
             let mut running = Vec::new();
