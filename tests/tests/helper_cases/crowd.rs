@@ -1,10 +1,11 @@
 //! A07: ten thousand sessions at once that negotiate and never connect.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, io::Write as _, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use firewall_tests::lab::{
     Family, Node,
+    pinhole::Firewall,
     process::{self, Daemon},
 };
 use nix::sys::signal::Signal;
@@ -19,6 +20,8 @@ const EACH: usize = 250;
 const ALL: usize = CLIENTS as usize * EACH;
 /// Host number of the first client; each has its own.
 const FIRST: u8 = 200;
+/// USER, PASS, PASV and NOOP.
+const COMMANDS: usize = 4 * ALL;
 /// On a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -65,6 +68,31 @@ fn says(daemon: &Daemon, wanted: &str) -> Result<()> {
     .with_context(|| daemon.log())
 }
 
+/// Resident memory in kB and processor time in ticks of 10 ms of the agent.
+fn cost(firewall: &Firewall) -> Result<(u64, u64)> {
+    let status = firewall.json(&["status"])?;
+    let pid = status["agent"]["pid"].as_u64().context("no agent")?;
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let rss = text.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let rss = rss.and_then(|l| l.split_whitespace().next());
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Behind the name, fields 14 and 15 (proc(5)) are at 11 and 12.
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .collect();
+    let field = |at: usize| {
+        fields
+            .get(at)
+            .context("cut short")?
+            .parse::<u64>()
+            .context("a count")
+    };
+    Ok((rss.context("no VmRSS")?.parse()?, field(11)? + field(12)?))
+}
+
 /// A data connection that was there before has lost nothing, nor has any session.
 fn nothing_was_lost(crowd: &Crowd, live: &mut Case, data: &Data) -> Result<()> {
     crowd.is_alive()?;
@@ -91,6 +119,40 @@ fn a07_ten_thousand_sessions_beyond_the_caps() -> Result<()> {
         (firewall.sessions().ok()?.len() < CAP).then_some(())
     })?;
     Case::ready_over(world, Family::V4)?.still_works(50075)
+}
+
+/// With tables that are large enough, each of them is followed and has its pinhole.
+#[test]
+fn a07_ten_thousand_sessions_with_room_for_all() -> Result<()> {
+    let world = World::alone(
+        "[tables]\nsessions = 16384\nexpectations = 16384\n[ftp]\nexpectation-timeout = 600\n",
+    )?;
+    let (mut live, data) = transfer(&world)?;
+    let firewall = &world.firewalls()[0];
+    let before = cost(firewall)?;
+    let crowd = Crowd::joins(&world)?;
+    let count = || -> Result<(usize, usize)> {
+        Ok((firewall.sessions()?.len(), firewall.expectations()?.len()))
+    };
+    let mut seen = (0, 0);
+    process::await_some("all are followed", PATIENCE, || {
+        // The one that was used is listed, too.
+        seen = count().ok()?;
+        (seen == (ALL + 1, ALL + 1)).then_some(())
+    })
+    .with_context(|| format!("{seen:?} sessions and pinholes"))?;
+    nothing_was_lost(&crowd, &mut live, &data)?;
+    let after = cost(firewall)?;
+    let (memory, ticks) = (after.0.saturating_sub(before.0), after.1 - before.1);
+    // Past the test harness's capture: these are for whoever wants to know.
+    let _ = writeln!(
+        std::io::stderr(),
+        "{ALL} sessions, each with a pinhole: {} bytes of the agent's memory a session, \
+         {} µs of processor time a command (with its reply, in this build)",
+        memory * 1024 / ALL as u64,
+        ticks * 10_000 / COMMANDS as u64
+    );
+    Ok(())
 }
 
 fn transfer(world: &Arc<World>) -> Result<(Case, Data)> {
