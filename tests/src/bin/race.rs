@@ -167,7 +167,7 @@ fn kind(args: &Args, fields: &[(Whose, Field)], mode: Mode, at_once: usize) -> R
             };
             progress(mode, at_once, turn, *whose);
             let before = held(field)?;
-            let raced = field.race(load).with_context(|| whose.name())?;
+            let raced = field.race(load).with_context(|| trouble(*whose, field))?;
             sum.add(&raced, held(field)? - before);
         }
     }
@@ -175,6 +175,26 @@ fn kind(args: &Args, fields: &[(Whose, Field)], mode: Mode, at_once: usize) -> R
     Ok(rows
         .map(|((whose, _), sum)| sum.row(mode, at_once, *whose))
         .collect())
+}
+
+/// Whose transfer failed, and what its firewalls say that tells why.
+fn trouble(whose: Whose, field: &Field) -> String {
+    let mut text = whose.name().to_owned();
+    for (firewall, end) in field.firewalls().iter().zip(["client's", "server's"]) {
+        let Ok(stats) = firewall.stats() else {
+            text += &format!("; the {end} says nothing");
+            continue;
+        };
+        text += &format!(
+            "; the {end} end: {} control segments unread because the agent gave no sign of \
+             life, dropped:",
+            stats.passed("blind"),
+        );
+        for count in stats.drop.iter().filter(|count| count.packets != 0) {
+            text += &format!(" {} {}", count.packets, count.reason);
+        }
+    }
+    text
 }
 
 fn held(field: &Field) -> Result<u64> {
