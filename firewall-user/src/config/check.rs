@@ -16,6 +16,7 @@ use super::{
     PolicyRule, Tables, Timeouts, Zone,
     compile::combinations,
     error::{Error, Source},
+    ranges,
     raw::{Action, Raw, RawEssentials, RawRule, RawTables, RawTimeouts, RawZone, TableFull},
     value::{PortRange, Several},
 };
@@ -241,6 +242,13 @@ fn rule_name(
             "it is the rule of `run --admit-ssh`: choose another name",
         ));
     }
+    if ranges::is_reserved(text) {
+        return Err(source.error(
+            name.span(),
+            format!("the rule name `{text}` is reserved"),
+            "it is that of an [[ftp.fixed-range]]: choose another name",
+        ));
+    }
     if text.is_empty() || text.len() > 31 || !text.bytes().all(plain) {
         return Err(source.error(
             name.span(),
@@ -251,7 +259,8 @@ fn rule_name(
     Ok(text.to_owned())
 }
 
-fn zone_number(
+/// The zone of this name; without one it is any.
+pub(super) fn zone_number(
     source: &Source<'_>,
     name: Option<&Spanned<String>>,
     zones: &[Zone],

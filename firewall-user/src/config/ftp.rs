@@ -8,10 +8,11 @@ use toml::Spanned;
 use super::{
     Tables,
     error::{Error, Source},
-    raw::{self, RawAlias, RawFtp, RawRange},
-    value::{Prefix, Seconds, Several},
+    ranges,
+    raw::{self, RawAlias, RawFtp},
+    value::{Prefix, Seconds},
 };
-use crate::ftp::{ActiveOpen, Alias, Ccc, DataPort, SessionRange};
+use crate::ftp::{ActiveOpen, Alias, Ccc, SessionRange};
 
 /// Of all expectations, a client may have one in this many.
 const CLIENT_SHARE: u32 = 8;
@@ -81,14 +82,14 @@ pub(super) fn check(source: &Source<'_>, raw: &RawFtp, tables: &Tables) -> Resul
         ranges: raw
             .session_range
             .iter()
-            .map(|raw| range(source, raw))
+            .map(|raw| ranges::of_session(source, raw))
             .collect::<Result<_, _>>()?,
     })
 }
 
 /// A number from 1 to `max`. `what` and `help` say of what, and what to do, where
 /// it is not.
-fn number(
+pub(super) fn number(
     source: &Source<'_>,
     given: Option<&Spanned<i64>>,
     default: u32,
@@ -142,64 +143,4 @@ fn host(source: &Source<'_>, prefix: &Spanned<Prefix>) -> Result<IpAddr, Error> 
         format!("a server announces one address, not {net}"),
         "write one address, and an [[ftp.alias]] for each server and address",
     ))
-}
-
-/// Data connections of a session at once, unless the file says: clients open one,
-/// mirroring ones a few.
-const RANGE_MAX: u32 = 8;
-/// New data connections of a session within a minute, unless the file says.
-const RANGE_PER_MINUTE: u32 = 120;
-
-fn range(source: &Source<'_>, raw: &Spanned<RawRange>) -> Result<SessionRange, Error> {
-    let raw = raw.get_ref();
-    let nets = |nets: &Several<Prefix>| -> Vec<IpNet> {
-        nets.clone()
-            .into_vec()
-            .into_iter()
-            .map(Prefix::net)
-            .collect()
-    };
-    let (clients, servers) = (nets(&raw.clients), nets(raw.servers.get_ref()));
-    let is_v4 = |net: &IpNet| net.addr().is_ipv4();
-    let alone = servers
-        .iter()
-        .find(|server| !clients.iter().any(|client| is_v4(client) == is_v4(server)));
-    if let Some(server) = alone {
-        return Err(source.error(
-            raw.servers.span(),
-            format!("no client of the family of {server}"),
-            "give clients and servers of one family, or of both",
-        ));
-    }
-    let ports = raw.ports.get_ref().bounds();
-    if ports[0] < DataPort::MIN {
-        return Err(source.error(
-            raw.ports.span(),
-            format!("port {} belongs to a service of the system", ports[0]),
-            "use ports of 1024 or above: the range that the server is told to use \
-             (PassivePorts, pasv_min_port)",
-        ));
-    }
-    Ok(SessionRange {
-        clients,
-        servers,
-        ports,
-        active: raw.active,
-        max: number(
-            source,
-            raw.max.as_ref(),
-            RANGE_MAX,
-            1024,
-            "data connections at once",
-            "use 1 to 1024",
-        )? as usize,
-        per_minute: number(
-            source,
-            raw.per_minute.as_ref(),
-            RANGE_PER_MINUTE,
-            60_000,
-            "data connections a minute",
-            "use 1 to 60000",
-        )? as usize,
-    })
 }

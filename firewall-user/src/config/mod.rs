@@ -8,6 +8,7 @@ mod check;
 mod compile;
 mod error;
 mod ftp;
+mod ranges;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -175,8 +176,11 @@ impl Policy {
         let raw: Raw = toml::from_str(text).map_err(|error| source.parse_error(&error))?;
         let zones = check::zones(&source, &raw)?;
         let tables = check::tables(&source, &raw.tables, cpus)?;
+        // Before the rules: what an operator opens by name, no rule after it closes.
+        let mut rules = ranges::fixed(&source, &raw.ftp.fixed_range, &zones)?;
+        rules.extend(check::rules(&source, raw.rules, &zones)?);
         Ok(Self {
-            rules: check::rules(&source, raw.rules, &zones)?,
+            rules,
             zones,
             essentials: check::essential_bits(&raw.essentials),
             timeouts: check::timeouts(&raw.timeouts),

@@ -161,7 +161,8 @@ pub(super) struct RawFtp {
     pub(super) data_after_control: DataAfterControl,
     pub(super) cut_after: Seconds,
     pub(super) alias: Vec<RawAlias>,
-    pub(super) session_range: Vec<Spanned<RawRange>>,
+    pub(super) session_range: Vec<Spanned<RawSessionRange>>,
+    pub(super) fixed_range: Vec<Spanned<RawFixedRange>>,
 }
 
 impl Default for RawFtp {
@@ -176,6 +177,7 @@ impl Default for RawFtp {
             cut_after: Seconds::of(10),
             alias: Vec::new(),
             session_range: Vec::new(),
+            fixed_range: Vec::new(),
         }
     }
 }
@@ -217,7 +219,7 @@ pub(super) struct RawAlias {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct RawRange {
+pub(super) struct RawSessionRange {
     pub(super) clients: Several<Prefix>,
     pub(super) servers: Spanned<Several<Prefix>>,
     pub(super) ports: Spanned<PortRange>,
@@ -225,4 +227,16 @@ pub(super) struct RawRange {
     pub(super) active: bool,
     pub(super) max: Option<Spanned<i64>>,
     pub(super) per_minute: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawFixedRange {
+    pub(super) clients: Several<Prefix>,
+    pub(super) servers: Spanned<Several<Prefix>>,
+    pub(super) ports: Spanned<PortRange>,
+    #[serde(default)]
+    pub(super) active: bool,
+    pub(super) client_zone: Option<Spanned<String>>,
+    pub(super) server_zone: Option<Spanned<String>>,
 }

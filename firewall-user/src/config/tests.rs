@@ -3,7 +3,7 @@
 mod decide;
 
 use firewall_common::{
-    abi::{config_flags, essentials, rule_flags, table_full, timeout},
+    abi::{ZONE_ANY, config_flags, essentials, rule_flags, table_full, timeout},
     time::ticks_from_secs,
 };
 
@@ -392,6 +392,76 @@ fn a_session_range_that_cannot_be_meant_is_shown() {
     );
     let incomplete = format!("{OUTSIDE}[[ftp.session-range]]\nclients = \"10.0.0.2\"\n");
     refused(&incomplete, "[[ftp.session-range]]", "missing field");
+}
+
+#[test]
+fn a_fixed_range_is_a_rule_before_the_others() {
+    let range = "{ clients = \"10.0.0.2\", servers = \"192.0.2.7\", ports = \"50000-50100\"";
+    let policy = |more: &str| {
+        let drop = "[[rule]]\nname = \"none\"\naction = \"drop\"\n";
+        parse(&format!(
+            "{OUTSIDE}{drop}[ftp]\nfixed-range = [{range}{more} }}]\n"
+        ))
+    };
+    let plain = policy("").unwrap();
+    let names = |policy: &Policy| {
+        policy
+            .rules
+            .iter()
+            .map(|r| r.name.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&plain), ["fixed-range-1", "none"]);
+    let rule = &plain.rules[0];
+    assert!(rule.accept && rule.proto == Proto::TCP && !rule.helper);
+    assert_eq!((rule.from, rule.to), (ZONE_ANY, ZONE_ANY));
+    assert_eq!(rule.dport[0].bounds(), [50_000, 50_100]);
+    let zones = ", active = true, client-zone = \"outside\", server-zone = \"host\"";
+    let both = policy(zones).unwrap();
+    assert_eq!(names(&both)[..2], ["fixed-range-1", "fixed-range-1-active"]);
+    let [passive, active] = &both.rules[..2] else {
+        panic!("two rules");
+    };
+    assert_eq!((passive.from, passive.to), (1, ZONE_HOST));
+    assert_eq!((active.from, active.to), (ZONE_HOST, 1));
+    assert_eq!((&active.src, &active.dst), (&passive.dst, &passive.src));
+    assert_eq!(active.dport, passive.dport);
+}
+
+#[test]
+fn a_fixed_range_that_cannot_be_meant_is_shown() {
+    let range = |servers: &str, ports: &str, more: &str| {
+        format!(
+            "{OUTSIDE}[[ftp.fixed-range]]\nclients = \"10.0.0.2\"\nservers = \"{servers}\"\n\
+             ports = \"{ports}\"\n{more}\n"
+        )
+    };
+    refused(
+        &range("::7", "50000", ""),
+        "\"::7\"",
+        "no client of the family",
+    );
+    refused(
+        &range("192.0.2.7", "20-21", ""),
+        "\"20-21\"",
+        "1024 or above",
+    );
+    let zone = "client-zone = \"inside\"";
+    refused(
+        &range("192.0.2.7", "50000", zone),
+        "\"inside\"",
+        "unknown zone",
+    );
+    refused(
+        &range("192.0.2.7", "50000", "max = 3"),
+        "max",
+        "unknown field",
+    );
+    for name in ["fixed-range-1", "fixed-range-20-active"] {
+        let rule = format!("name = \"{name}\"\naction = \"accept\"");
+        rule_refused(&rule, &format!("\"{name}\""), "is reserved");
+    }
+    with_rule("name = \"fixed-range-acme\"\naction = \"accept\"").unwrap();
 }
 
 #[test]

@@ -129,19 +129,11 @@ fn ccc(account: &Account) -> Remedy {
 /// The fixed range and the session range, and whom to ask.
 fn ranges(account: &Account, listener: Side, seen: Seen, names: &Names) -> Vec<Remedy> {
     let (client, server) = (account.client.ip(), account.server.ip());
-    let (src, dst) = match listener {
-        Side::Server => (client, server),
-        Side::Client => (server, client),
-    };
     let zones = account.zones.map_or(String::new(), |(client, server)| {
-        let (from, to) = match listener {
-            Side::Server => (client, server),
-            Side::Client => (server, client),
-        };
         format!(
-            "from = \"{}\"\nto = \"{}\"\n",
-            names.zone(from),
-            names.zone(to)
+            "client-zone = \"{}\"\nserver-zone = \"{}\"\n",
+            names.zone(client),
+            names.zone(server)
         )
     });
     let ports = seen.text();
@@ -161,25 +153,20 @@ fn ranges(account: &Account, listener: Side, seen: Seen, names: &Names) -> Vec<R
              :50000-50100), or passive mode; {ports} is what was seen so far."
         ),
     };
+    let hosts =
+        format!("clients = \"{client}\"\nservers = \"{server}\"\nports = \"{ports}\"\n{active}");
     vec![
         Remedy::new(
             "session-range",
             "Let data connections in while an encrypted session of these two hosts lives, and only \
              then; they end with it. Add to the policy:",
         )
-        .with(format!(
-            "[[ftp.session-range]]\nclients = \"{client}\"\nservers = \"{server}\"\n\
-             ports = \"{ports}\"\n{active}"
-        )),
+        .with(format!("[[ftp.session-range]]\n{hosts}")),
         Remedy::new(
             "fixed-range",
-            "Or open the range between these two hosts for good, with a rule before others \
-             that drop:",
+            "Or open the range between these two hosts for good, whether they have a session or not:",
         )
-        .with(format!(
-            "[[rule]]\nname = \"ftps-data\"\n{zones}proto = \"tcp\"\nsrc = \"{src}\"\n\
-             dst = \"{dst}\"\ndport = \"{ports}\"\naction = \"accept\"\n"
-        )),
+        .with(format!("[[ftp.fixed-range]]\n{hosts}{zones}")),
         Remedy::new("ask-the-server", ask),
     ]
 }

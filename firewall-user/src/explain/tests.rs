@@ -151,6 +151,7 @@ fn an_encrypted_session_has_its_drops_and_its_remedies() {
     let policy = format!("[zones.outside]\ninterfaces = [\"eth0\"]\n{pasted}");
     let policy = crate::config::Policy::parse("pasted", &policy, 2).unwrap();
     assert_eq!(policy.ftp.ranges[0].ports, [50_053, 50_077]);
+    assert_eq!(policy.rules[0].name, "fixed-range-1");
     assert_eq!(policy.rules[0].dport[0].bounds(), [50_053, 50_077]);
 }
 

@@ -61,21 +61,20 @@ pub(crate) fn tell(n: &mut Narrator) -> Result<()> {
     );
 
     n.act("Remedy two: a fixed range between these two hosts, for good");
-    let rule = format!(
-        "[[rule]]\nname = \"ftps-data\"\nproto = \"tcp\"\nsrc = \"{}\"\ndst = \"{}\"\n\
-         dport = \"{PORTS}\"\naction = \"accept\"\n",
+    let range = format!(
+        "[ftp]\nfixed-range = [{{ clients = \"{}\", servers = \"{}\", ports = \"{PORTS}\" }}]\n",
         lab.client_ip(Family::V4),
         lab.server_ip(Family::V4)
     );
-    n.show("cat >> policy.toml    # at both ends", &rule);
-    with_policy(&mut guarded, &rule)?;
+    n.show("cat >> policy.toml    # at both ends", &range);
+    with_policy(&mut guarded, &range)?;
     let listed = lists(&lab, &[])?;
     n.step("curl --ssl-reqd lists", listed.done, listed.seen());
 
     n.act("Remedy three: a session range, open while the session lives and no longer");
     let range = session_range(&lab);
     n.show(
-        "cat >> policy.toml    # at both ends, in place of the rule",
+        "cat >> policy.toml    # at both ends, in place of that",
         &range,
     );
     with_policy(&mut guarded, &range)?;
