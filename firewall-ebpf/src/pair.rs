@@ -162,10 +162,7 @@ fn find(work: &Work) -> Option<*mut Pair> {
 
 /// Does the SYN in `work` go to a port that somebody is expected at, and may it be
 /// told? It is none of the port's host's sessions'.
-#[expect(
-    clippy::needless_borrows_for_generic_args,
-    reason = "as in `find`"
-)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "as in `find`")]
 #[inline(always)]
 fn is_stray(work: &Work) -> bool {
     let h = &work.headers;
