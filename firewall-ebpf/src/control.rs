@@ -18,7 +18,7 @@ use crate::{
     maps::{CONFIG, EVENTS, HEARTBEAT},
     packet::{Packet, bounded},
     pair::{self, Share},
-    stats,
+    share, stats,
     work::Work,
 };
 
@@ -94,7 +94,12 @@ pub(crate) fn payload<P: Packet, K: Family>(
     event.reason = 0;
     event.tcp_flags = h.tcp_flags;
     event.reserved = 0;
-    match queue(packet, &work.event, offset) {
+    let queued = if share::take(work) {
+        queue(packet, &work.event, offset)
+    } else {
+        Queued::Full
+    };
+    match queued {
         Queued::Yes => {
             stats::event(Event::ControlQueued);
             established
@@ -180,7 +185,9 @@ pub(crate) fn opened<K: Family>(work: &mut Work, word: FlowState) {
     event.reserved = 0;
     // Without this record the agent adopts the session at its first payload,
     // and is then more careful with it.
-    let _ = submit_bare(&work.event);
+    if share::take(work) {
+        let _ = submit_bare(&work.event);
+    }
 }
 
 /// A SYN that the rules refuse: if its two hosts have a live FTP session, the
@@ -276,6 +283,18 @@ pub(crate) fn ring_fill() -> u64 {
     const BPF_RB_AVAIL_DATA: u64 = 0;
     // SAFETY: the map is a ring buffer.
     unsafe { bpf_ringbuf_query(ring(), BPF_RB_AVAIL_DATA) }
+}
+
+/// How far the agent and the programs have come on the ring, in bytes since it was made.
+#[inline(always)]
+pub(crate) fn ring_positions() -> (u64, u64) {
+    const BPF_RB_CONS_POS: u64 = 2;
+    const BPF_RB_PROD_POS: u64 = 3;
+    // SAFETY: the map is a ring buffer. The agent's first: it is never ahead.
+    let read = unsafe { bpf_ringbuf_query(ring(), BPF_RB_CONS_POS) };
+    // SAFETY: as above.
+    let written = unsafe { bpf_ringbuf_query(ring(), BPF_RB_PROD_POS) };
+    (read, written)
 }
 
 #[inline(always)]

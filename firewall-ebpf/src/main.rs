@@ -19,6 +19,7 @@ mod packet;
 mod pair;
 mod pipeline;
 mod policy;
+mod share;
 mod stats;
 mod watch;
 mod work;

@@ -8,8 +8,8 @@ use firewall_common::abi::{
     Census, CollectorState, Config, Control, Counter, DataFlow, EVENTS_BYTES, ExpectKey,
     Expectation, FLOW_EVENTS_BYTES, FRAGMENTS_LEN, Flow, FlowKey4, FlowKey6, FragmentKey,
     Fragments, Iface, JOURNAL_LEN, JournalEntry, MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey,
-    REFUSALS_LEN, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN, TableCounter, Target,
-    Watch, heartbeat,
+    REFUSALS_LEN, RING_SHARES_LEN, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN,
+    TableCounter, Target, Watch, heartbeat,
 };
 use firewall_common::verdict::STATS_LEN;
 
@@ -74,6 +74,8 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Fragments, FRAGMENTS_LEN> =
 pub(crate) static ORPHANS: Array<u64, ORPHAN_BUCKETS> = Array::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<u8, EVENTS_BYTES> = RingBuf::new();
+#[btf_map]
+pub(crate) static RING_SHARES: Array<u64, RING_SHARES_LEN> = Array::new();
 #[btf_map]
 static JOURNAL: Array<JournalEntry, JOURNAL_LEN> = Array::new();
 #[btf_map]

@@ -100,6 +100,34 @@ fn a_payload_that_finds_no_room_is_dropped_as_a_packet() {
 }
 
 #[test]
+fn two_hosts_cannot_fill_the_ring() {
+    let mut rig = Rig::new();
+    rig.agent_lives();
+    let other = End::V4(THIRD, 21);
+    let second = End::V4(HOST, 40_001);
+    handshake(&mut rig, HOST_END, FTP);
+    handshake(&mut rig, second, FTP);
+    handshake(&mut rig, HOST_END, other);
+    let big = line(&[b'x'; 1400]);
+    let flood = tcp(HOST_END, FTP, &big);
+    let full = (0..10_000).find(|_| rig.egress(&flood) == dropped(DropReason::RingFull));
+    assert!(full.is_some(), "their part has an end");
+    // Another connection of theirs has no part of its own, but others have theirs.
+    assert_eq!(
+        rig.egress(&tcp(second, FTP, &big)),
+        dropped(DropReason::RingFull)
+    );
+    assert_eq!(rig.egress(&tcp(HOST_END, other, &big)), passed(KNOWN));
+    let records = rig.records();
+    let queued = records
+        .iter()
+        .filter(|(head, _)| head.kind == EventKind::Payload as u16);
+    assert_eq!(queued.count(), full.unwrap() + 1);
+    // The agent has read all of it.
+    assert_eq!(rig.egress(&flood), passed(KNOWN));
+}
+
+#[test]
 fn without_an_agent_payload_passes_and_the_flow_is_blind_for_good() {
     let mut rig = Rig::new();
     rig.agent_lives();
