@@ -45,8 +45,10 @@ pub enum Command {
     Feat,
     /// NOOP, or an empty line: some servers leave both unanswered.
     Idle,
-    /// An HTTP method.
+    /// An HTTP method, or a request line with whatever method.
     Http,
+    /// A header line, of HTTP, mail or the like: no verb of FTP has a colon.
+    Header,
     /// Text that looks like a 227, 228 or 229.
     ReplyLike,
     /// Another command of FTP.
@@ -104,6 +106,8 @@ impl Command {
             () if is("227") || is("228") || is("229") => Self::ReplyLike,
             () if HTTP_METHODS.iter().any(|method| is(method)) => Self::Http,
             () if KNOWN.iter().any(|known| is(known)) => Self::Known,
+            () if verb.contains(&b':') => Self::Header,
+            () if is_request_line(line) => Self::Http,
             () => Self::Other,
         }
     }
@@ -114,6 +118,19 @@ fn split_verb(line: &[u8]) -> (&[u8], &[u8]) {
     let end = line.iter().position(|b| *b == b' ').unwrap_or(line.len());
     let (verb, argument) = line.split_at(end);
     (verb, argument.trim_ascii())
+}
+
+/// Does a line end in the name of a protocol and its version, as a request of HTTP
+/// (RFC 9112, section 3), RTSP or SIP does? Whoever can have a browser send a request
+/// chooses the method.
+fn is_request_line(line: &[u8]) -> bool {
+    let last = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
+    ["HTTP/", "RTSP/", "SIP/"].iter().any(|name| {
+        let version = last.strip_prefix(name.as_bytes());
+        version
+            .and_then(<[u8]>::first)
+            .is_some_and(u8::is_ascii_digit)
+    })
 }
 
 /// RFC 4217, section 2: `TLS-C` is `TLS`, and `TLS-P` is the older `SSL`.
@@ -400,7 +417,9 @@ mod tests {
             ("PASVX", Command::Other),
             ("XCRC PORT 10,0,0,1,195,155", Command::Known),
             ("list -a", Command::Known),
-            ("Host: example.org", Command::Other),
+            ("Host: example.org", Command::Header),
+            ("PROPFIND / HTTP/1.1", Command::Http),
+            ("FOO HTTP/", Command::Other),
             (" PASV", Command::Other),
             ("POST / HTTP/1.1", Command::Http),
             (

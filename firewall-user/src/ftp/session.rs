@@ -261,6 +261,7 @@ impl Session {
             | Command::Quit
             | Command::Host
             | Command::Http
+            | Command::Header
             | Command::Known
             | Command::Other => Pending::Plain,
         };
@@ -284,6 +285,7 @@ impl Session {
     fn foreign(&self, command: Command) -> Option<Refusal> {
         match command {
             Command::Http => Some(Refusal::HttpVerb),
+            Command::Header => Some(Refusal::NotFtp),
             // The HTTP request line, say, can be among what was not seen; its
             // headers and body are no commands.
             Command::Other if self.phase == SessionPhase::Adopted => Some(Refusal::NotFtp),

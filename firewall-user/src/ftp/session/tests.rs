@@ -698,3 +698,28 @@ fn a_server_that_closes_with_421_closes() {
     let mut s = Scenario::ready();
     assert_eq!(s.run("S 421 idle"), ["close", "closed"]);
 }
+
+#[test]
+fn no_http_method_gets_around_the_poison() {
+    // A page can have a browser send any token for a method.
+    for request in [
+        "C FOO / HTTP/1.1",
+        "C PROPFIND /x HTTP/1.1",
+        "C Host: files.example",
+        "C LIST / HTTP/1.1\nC Host: files.example",
+        "C REGISTER sip:a SIP/2.0",
+        "C X-Forwarded:y",
+    ] {
+        let mut s = Scenario::greeting();
+        s.run("S 220 hi");
+        s.run(request);
+        assert_eq!(s.0.phase(), SessionPhase::Poisoned, "{request}");
+        let body = s.run("C PORT 10,0,0,2,195,155\nS 200 ok\nS 200 ok\nS 200 ok");
+        assert!(body.is_empty(), "{request}: {body:?}");
+    }
+    // What an FTP client may say.
+    let mut s = Scenario::ready();
+    s.run("C RETR a HTTP/1.1\nS 550 no\nC XCRC a:b\nS 500 no\nC FOO HTTP\nS 500 no");
+    s.run("C SITE UTIME x: y\nS 200 ok\nC OPTS UTF8 ON\nS 200 ok");
+    assert_eq!(s.0.phase(), SessionPhase::Ready);
+}
