@@ -21,7 +21,10 @@ impl Excerpt {
     /// Of a line of `side`, without its end.
     #[must_use]
     pub fn of(side: Side, line: &[u8]) -> Self {
-        let verb = line.split(|b| *b == b' ').next().unwrap_or_default();
+        // Servers are not strict in what ends a verb.
+        let start = line.trim_ascii_start();
+        let end = start.iter().position(|b| !b.is_ascii_alphabetic());
+        let verb = start.get(..end.unwrap_or(start.len())).unwrap_or_default();
         let is = |secret: &&str| verb.eq_ignore_ascii_case(secret.as_bytes());
         match SECRET.into_iter().find(is) {
             Some(secret) if side == Side::Client => Self::text(&format!("{secret} ***")),
@@ -62,7 +65,8 @@ impl fmt::Display for Excerpt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.bytes.utf8_chunks() {
             for c in chunk.valid().chars() {
-                if c.is_control() || c == '\\' {
+                // It stands between quotes.
+                if c.is_control() || matches!(c, '\\' | '"') {
                     write!(f, "{}", c.escape_default())?;
                 } else if is_invisible(c) {
                     write!(f, "{}", c.escape_unicode())?;
@@ -78,13 +82,12 @@ impl fmt::Display for Excerpt {
     }
 }
 
-/// Characters that turn the direction of what follows, or that have no width: a
-/// terminal would show something else than what was said.
-const fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-    )
+/// Characters that turn the direction of what follows, that have no width, or that
+/// change another one: a terminal would show something else than what was said.
+fn is_invisible(c: char) -> bool {
+    // Fillers, which Unicode has among the letters.
+    let filler = matches!(c, '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}');
+    filler || (c != '\'' && c.escape_debug().len() > 1)
 }
 
 #[cfg(test)]
@@ -99,12 +102,40 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_hidden_and_nobody_speaks_in_our_name() {
+        let shown = |text: &str| Excerpt::of(Side::Server, text.as_bytes()).to_string();
+        // A bidirectional mark, a soft hyphen, a filler, a tag, a variation selector.
+        for hidden in [
+            '\u{61c}',
+            '\u{ad}',
+            '\u{3164}',
+            '\u{e0041}',
+            '\u{fe0f}',
+            '\u{180e}',
+        ] {
+            assert_eq!(
+                shown(&format!("a{hidden}b")),
+                format!("a\\u{{{:x}}}b", u32::from(hidden))
+            );
+        }
+        assert_eq!(shown("550 ü 文 é"), "550 ü 文 é");
+        assert_eq!(shown(r#"550 x" (allowed)"#), r#"550 x\" (allowed)"#);
+    }
+
+    #[test]
     fn a_long_line_is_cut_and_a_password_is_not_told() {
         let long = vec![b'a'; 5000];
         let cut = Excerpt::of(Side::Server, &long);
         assert_eq!((cut.bytes().len(), cut.is_cut()), (JOURNAL_LINE, true));
         assert!(cut.to_string().ends_with("a…"));
-        for line in ["PASS hunter2", "pass hunter2", "ACCT hunter2"] {
+        for line in [
+            "PASS hunter2",
+            "pass hunter2",
+            "ACCT hunter2",
+            "PASS\thunter2",
+            " PASS hunter2",
+            "PASS\rhunter2",
+        ] {
             let shown = Excerpt::of(Side::Client, line.as_bytes()).to_string();
             assert!(!shown.contains("hunter2"), "{shown}");
         }
