@@ -191,6 +191,7 @@ impl Conversation {
         };
         while let Some((at, event)) = reader.next_at(bytes) {
             let phase = self.session.phase();
+            let listed = self.session.lists_ccc();
             let session = &mut self.session;
             let (text, acted) = (event.text(), out.len());
             match (side, event) {
@@ -202,7 +203,13 @@ impl Conversation {
             }
             // An action can have been taken back.
             let did = acted.min(out.len())..out.len();
-            self.remarks.line(side, text, did);
+            let complete = self.session.reply_begin().is_none();
+            self.remarks.line(side, text, did, complete);
+            if let Some(ccc) = self.session.lists_ccc()
+                && listed != Some(ccc)
+            {
+                self.remarks.features(ccc);
+            }
             if self.session.phase() != phase && !self.session.reads_lines() {
                 return self.leave_lines(side);
             }

@@ -20,61 +20,33 @@ pub enum Remark {
     },
 }
 
-/// How far the answer to FEAT has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Feat {
-    /// Nobody asked.
-    #[default]
-    Idle,
-    /// FEAT was sent.
-    Asked,
-    /// Between `211-` and `211 `; was CCC there?
-    Listing(bool),
-}
-
 /// Collects remarks, at most [`Remarks::MAX`] between two times that they are taken.
 #[derive(Debug, Default)]
 pub(super) struct Remarks {
-    feat: Feat,
     made: Vec<Remark>,
 }
 
 impl Remarks {
     const MAX: usize = 256;
 
-    /// A line of `side` was read, and brought about the actions `did`.
-    pub(super) fn line(&mut self, side: Side, line: &[u8], did: Range<usize>) {
+    /// A line of `side` was read, and brought about the actions `did`; no reply is
+    /// under way after it if it is `complete`.
+    pub(super) fn line(&mut self, side: Side, line: &[u8], did: Range<usize>, complete: bool) {
         if !did.is_empty() {
             self.make(Remark::Line(did, Excerpt::of(side, line)));
         }
-        match side {
-            Side::Client if line.trim_ascii().eq_ignore_ascii_case(b"FEAT") => {
-                self.feat = Feat::Asked;
-            }
-            Side::Client => {}
-            Side::Server => self.reply(line),
-        }
-    }
-
-    fn reply(&mut self, line: &[u8]) {
-        self.feat = match (self.feat, line.get(..4)) {
-            (Feat::Asked, Some(b"211-")) => Feat::Listing(false),
-            (Feat::Listing(ccc), Some(b"211 ")) => {
-                self.make(Remark::Features { ccc });
-                Feat::Idle
-            }
-            (Feat::Listing(_), _) if line.trim_ascii().eq_ignore_ascii_case(b"CCC") => {
-                Feat::Listing(true)
-            }
-            (feat, _) => feat,
-        };
         let failed = matches!(
             line,
             [b'4', b'2', b'5' | b'6', b' ', ..] | [b'5', b'0'..=b'9', b'0'..=b'9', b' ', ..]
         );
-        if failed && !matches!(self.feat, Feat::Listing(_)) {
+        if side == Side::Server && complete && failed {
             self.make(Remark::Failed(Excerpt::of(Side::Server, line)));
         }
+    }
+
+    /// The server listed its features.
+    pub(super) fn features(&mut self, ccc: bool) {
+        self.make(Remark::Features { ccc });
     }
 
     fn make(&mut self, remark: Remark) {
@@ -96,25 +68,9 @@ mod tests {
     fn said(lines: &[(Side, &str)]) -> Vec<Remark> {
         let mut remarks = Remarks::default();
         for (side, line) in lines {
-            remarks.line(*side, line.as_bytes(), 0..0);
+            remarks.line(*side, line.as_bytes(), 0..0, true);
         }
         remarks.take()
-    }
-
-    #[test]
-    fn ccc_counts_only_within_the_list_that_was_asked_for() {
-        use Side::{Client, Server};
-        let listed = [
-            (Client, "FEAT"),
-            (Server, "211-Features:"),
-            (Server, " AUTH TLS"),
-            (Server, " CCC"),
-            (Server, "211 End"),
-        ];
-        assert_eq!(said(&listed), [Remark::Features { ccc: true }]);
-        let without = [listed[0], listed[1], listed[2], listed[4]];
-        assert_eq!(said(&without), [Remark::Features { ccc: false }]);
-        assert_eq!(said(listed.get(1..).unwrap()), []);
     }
 
     #[test]
@@ -125,6 +81,9 @@ mod tests {
             assert_eq!(said(&[(Server, line)]), failed(line));
             assert_eq!(said(&[(Client, line)]), []);
         }
+        let mut within = Remarks::default();
+        within.line(Server, b"550 of a longer one", 0..0, false);
+        assert_eq!(within.take(), []);
         for line in ["550-part", "226 done", "450 busy", "5500 no"] {
             assert_eq!(said(&[(Server, line)]), []);
         }

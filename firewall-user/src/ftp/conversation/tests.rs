@@ -508,3 +508,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_server_lists_is_told_of_its_answer_to_feat_alone() {
+    let told = |script: &[(char, &'static [u8])]| {
+        let mut c = new();
+        run(&mut c, &LOG_IN, 1000);
+        c.take_remarks();
+        run(&mut c, script, 1000);
+        let mut remarks = c.take_remarks();
+        remarks.retain(|remark| matches!(remark, Remark::Features { .. }));
+        remarks
+    };
+    let status: &[u8] = b"211-Status\r\n CCC\r\n211 End\r\n";
+    let refused: [(char, &[u8]); 4] = [
+        ('C', b"FEAT\r\n"),
+        ('S', b"502 no\r\n"),
+        ('C', b"STAT\r\n"),
+        ('S', status),
+    ];
+    assert_eq!(told(&refused), []);
+    let pipelined: [(char, &[u8]); 3] = [
+        ('C', b"STAT\r\nFEAT\r\n"),
+        ('S', status),
+        ('S', b"211-Features\r\n UTF8\r\n211 End\r\n"),
+    ];
+    assert_eq!(told(&pipelined), [Remark::Features { ccc: false }]);
+}
