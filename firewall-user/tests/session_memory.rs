@@ -91,11 +91,14 @@ impl Tables for Elsewhere {
     fn admit(&mut self, _: &FlowKey6) -> Result<bool> {
         Ok(false)
     }
-    fn count_refusal(&mut self, _: u8) -> Result<()> {
+    fn count_refusals(&mut self, _: u8, _: u64) -> Result<()> {
         Ok(())
     }
     fn tie(&mut self, _: &FlowKey6, _: &DataFlow) -> Result<()> {
         Ok(())
+    }
+    fn data_flow(&mut self, _: &FlowKey6) -> Result<Option<DataFlow>> {
+        Ok(None)
     }
     fn data_flows(&mut self) -> Result<Vec<(FlowKey6, DataFlow)>> {
         Ok(Vec::new())

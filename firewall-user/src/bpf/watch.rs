@@ -34,8 +34,8 @@ const DIRECTORY: &str = "watch";
 /// For how long the programs write events without hearing from the watcher.
 const LEASE_NS: u64 = 3 * NS_PER_SEC;
 
-/// Records taken between two looks at anything else.
-const BATCH: usize = 1024;
+/// Time for which records are taken before anything else is looked at.
+const TURN_NS: u64 = NS_PER_SEC / 100;
 
 /// Why flows cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +182,7 @@ impl Watcher {
     ///
     /// [`Error::Ring`].
     pub async fn take(&mut self, each: impl FnMut(&[u8])) -> Result<(), Error> {
-        Ok(self.ring.take(BATCH, each).await?)
+        Ok(self.ring.take(TURN_NS, each).await?)
     }
 
     /// Events lost since this was asked last, because the ring was full.

@@ -12,7 +12,12 @@ mod roster;
 mod silence;
 mod syn;
 
-use std::{collections::HashMap, future::Future, pin::pin, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    pin::pin,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
@@ -27,12 +32,13 @@ use log::{debug, warn};
 use tokio::time::MissedTickBehavior;
 
 use self::openings::{Unopened, expect_key};
+use self::range::Leftovers;
 pub(super) use self::range::Ranged;
 use super::{
     book::Book,
     crowd::Crowd,
     live::Live,
-    reassembly::BUDGET,
+    memory::Memory,
     ring::{Events, Record, RecordError},
     seldom::Seldom,
     tables::{FlowView, Result, Tables},
@@ -56,8 +62,10 @@ const STALE_NS: u64 = NS_PER_SEC;
 const SWEEP_NS: u64 = 10 * NS_PER_SEC;
 /// Time within which one tuple's SYN is run again at most once.
 const REINJECT_NS: u64 = NS_PER_SEC;
-/// Records handled between two looks at the clock.
-const BATCH: usize = 256;
+/// Time for which records are handled before the rest has its turn, the sign of
+/// life for one. A segment of 64 kB can have thousands of lines, and if each of many
+/// does, the programs must not take the agent for dead.
+const TURN_NS: u64 = NS_PER_SEC / 20;
 
 /// What an operator can choose about the helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +107,15 @@ pub struct Agent<T> {
     pairs: HashMap<PairKey, Vec<FlowKey6>>,
     book: Book,
     reinjected: HashMap<Tuple, u64>,
-    /// Bytes that wait for their turn in the streams of all sessions.
-    held: usize,
+    held: Memory,
     out_of_memory: Seldom,
     crowd: Crowd,
     crowded: Seldom,
+    unopened: Seldom,
+    /// Refused lines that are not in the tables yet, by reason.
+    refusals: BTreeMap<u8, u64>,
     cuts: Vec<Cut>,
+    ranged: Leftovers,
     silences: Deadlines,
     trail: Trail,
 }
@@ -125,11 +136,14 @@ impl<T: Tables> Agent<T> {
             pairs: HashMap::new(),
             book: Book::default(),
             reinjected: HashMap::new(),
-            held: 0,
+            held: Memory::default(),
             out_of_memory: Seldom::default(),
             crowd: Crowd::default(),
             crowded: Seldom::default(),
+            unopened: Seldom::default(),
+            refusals: BTreeMap::new(),
             cuts: Vec::new(),
+            ranged: Leftovers::default(),
             silences: Deadlines::default(),
             trail: Trail::default(),
         };
@@ -179,7 +193,9 @@ impl<T: Tables> Agent<T> {
         checked("give a sign of life", beat);
         self.expire(now_ns);
         self.cut_due(now_ns);
+        self.cut_leftovers(now_ns);
         self.follow(now_ns);
+        self.trail.forget_clients(now_ns);
         self.reinjected
             .retain(|_, at| now_ns.saturating_sub(*at) < REINJECT_NS);
         if now_ns.saturating_sub(self.swept_ns) >= SWEEP_NS {
@@ -229,7 +245,8 @@ impl<T: Tables> Agent<T> {
             return;
         }
         let stale = record.header.at_ns.saturating_add(STALE_NS) < self.started_ns;
-        let room = BUDGET.saturating_sub(self.held);
+        let client = self.sessions.get(&record.header.key).map(|s| s.client.ip());
+        let room = client.map_or(0, |client| self.held.room(client));
         let mut fits = true;
         self.with(&record.header.key, now_ns, |live, out| {
             if stale {
@@ -240,9 +257,9 @@ impl<T: Tables> Agent<T> {
         });
         if !fits && let Some(count) = self.out_of_memory.say(now_ns) {
             warn!(
-                "{} bytes of control payload wait for earlier ones, and no more may: \
+                "{} bytes of control payload wait for earlier ones, and no more may of this client: \
                  a session whose payload came out of order is not helped any more ({count} so far)",
-                self.held
+                self.held.held()
             );
         }
     }
@@ -263,13 +280,20 @@ impl<T: Tables> Agent<T> {
         let held = live.held();
         change(&mut live, &mut actions);
         let remarks = live.talk.take_remarks();
+        let mut lines = remarks.iter().filter_map(|remark| match remark {
+            Remark::Line(did, line) => Some((did, line)),
+            _ => None,
+        });
+        // Both are in the order of the lines.
+        let mut next = lines.next();
         for (at, action) in actions.into_iter().enumerate() {
-            let line = remarks.iter().find_map(|remark| match remark {
-                Remark::Line(did, line) if did.contains(&at) => Some(line),
-                _ => None,
-            });
-            self.act(key, &mut live, action, line, now_ns);
+            while next.is_some_and(|(did, _)| did.end <= at) {
+                next = lines.next();
+            }
+            let line = next.filter(|(did, _)| did.contains(&at));
+            self.act(key, &mut live, action, line.map(|(_, line)| line), now_ns);
         }
+        self.count_refusals();
         self.note_remarks(key, &mut live, remarks, now_ns);
         if was_read && !live.talk.is_read() && live.phase() != SessionPhase::Closed {
             // Nothing that it says matters any more; its FIN still comes.
@@ -278,7 +302,7 @@ impl<T: Tables> Agent<T> {
         if !live.talk.is_read() {
             live.discard();
         }
-        self.held = self.held.saturating_sub(held).saturating_add(live.held());
+        self.held.change(live.client.ip(), held, live.held());
         live.update_record();
         checked(
             "write a session",
@@ -307,7 +331,9 @@ impl<T: Tables> Agent<T> {
                     self.refuse(key, live, Refusal::ClientFull, line, now_ns);
                 }
                 Err(Unopened::Table(error)) => {
-                    warn!("{live}: cannot open a port: {error}");
+                    if let Some(count) = self.unopened.say(now_ns) {
+                        warn!("{live}: cannot open a port: {error} ({count} times so far)");
+                    }
                     self.refuse(key, live, Refusal::TableFull, line, now_ns);
                 }
             },
@@ -350,14 +376,22 @@ impl<T: Tables> Agent<T> {
     ) {
         live.record.refused = live.record.refused.wrapping_add(1);
         live.record.last_refusal = refusal as u8;
-        let counted = self.tables.count_refusal(refusal as u8);
-        checked("count a refusal", counted);
+        *self.refusals.entry(refusal as u8).or_default() += 1;
         let news = News {
             reason: refusal as u8,
             line,
             ..News::of(JournalKind::Refused)
         };
         self.note(key, live, &news, now_ns);
+    }
+
+    /// Writes what was counted: once a segment and reason, which can have thousands
+    /// of refused lines.
+    fn count_refusals(&mut self) {
+        for (reason, count) in std::mem::take(&mut self.refusals) {
+            let counted = self.tables.count_refusals(reason, count);
+            checked("count refusals", counted);
+        }
     }
 
     fn ended(&mut self, record: &Record<'_>, how: &str, now_ns: u64) {
@@ -375,7 +409,8 @@ impl<T: Tables> Agent<T> {
         let Some(mut live) = self.sessions.remove(key) else {
             return;
         };
-        self.held = self.held.saturating_sub(live.held());
+        self.held.change(live.client.ip(), live.held(), 0);
+        self.forget_silence(key, &live);
         self.close_all(key, &mut live, now_ns);
         checked("remove a session", self.tables.drop_session(key));
         self.leave(&live, key);
@@ -387,7 +422,7 @@ impl<T: Tables> Agent<T> {
             ..News::of(JournalKind::Ended)
         };
         self.note(key, &mut live, &news, now_ns);
-        self.end_children((*key, live.record.incarnation));
+        self.end_children((*key, live.record.incarnation), live.record.opened);
         let Session {
             opened,
             refused,
@@ -489,7 +524,7 @@ pub async fn run<T: Tables>(
             () = until(lapse.unwrap_or_default()), if lapse.is_some() => {
                 agent.lapse(monotonic_ns());
             }
-            taken = events.take(BATCH, |bytes| {
+            taken = events.take(TURN_NS, |bytes| {
                 if let Err(error) = agent.handle(bytes, monotonic_ns()) {
                     warn!("{error}");
                 }

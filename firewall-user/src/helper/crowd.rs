@@ -41,7 +41,8 @@ impl Crowd {
     }
 }
 
-fn network(client: IpAddr) -> IpAddr {
+/// Whom a client counts as.
+pub(super) fn network(client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => client,
         IpAddr::V6(address) => {

@@ -45,8 +45,8 @@ pub(super) struct Live {
     pub(super) ranged: Ranged,
     /// What it may still have told in the journal.
     pub(super) quota: Quota,
-    /// Its flow is looked at when it runs out of time.
-    pub(super) watched: bool,
+    /// When its flow is looked at, because it may have run out of time: `CLOCK_MONOTONIC`, ns.
+    pub(super) watched_until: Option<u64>,
     streams: [Reassembler; 2],
     /// Resumed from the map, and no payload has met the recorded sequence number yet.
     unmet: [bool; 2],
@@ -91,7 +91,7 @@ impl Live {
             talk: talk(client.ip(), server.ip()),
             open: VecDeque::new(),
             ranged: Ranged::default(),
-            watched: false,
+            watched_until: None,
             quota: Quota::default(),
             streams,
             unmet: [false; 2],
@@ -119,7 +119,7 @@ impl Live {
             talk: Conversation::of(session),
             open: VecDeque::new(),
             ranged: Ranged::default(),
-            watched: false,
+            watched_until: None,
             quota: Quota::default(),
             streams: record.next_seq.map(Reassembler::at),
             unmet: [true; 2],

@@ -225,17 +225,21 @@ impl Tables for MapTables {
             .map_err(|e| error(programs::CTL, &e))
     }
 
-    fn count_refusal(&mut self, reason: u8) -> Result<()> {
+    fn count_refusals(&mut self, reason: u8, count: u64) -> Result<()> {
         let index = u32::from(reason);
-        let count = self.refusals.get(&index, 0);
-        count
-            .and_then(|count| self.refusals.set(index, count.wrapping_add(1), 0))
+        let before = self.refusals.get(&index, 0);
+        before
+            .and_then(|before| self.refusals.set(index, before.wrapping_add(count), 0))
             .map_err(|e| error(maps::REFUSALS, &e))
     }
 
     fn tie(&mut self, key: &FlowKey6, data: &DataFlow) -> Result<()> {
         let done = self.data_flows.insert(key, data, 0);
         done.map_err(|e| error(maps::DATA_FLOWS, &e))
+    }
+
+    fn data_flow(&mut self, key: &FlowKey6) -> Result<Option<DataFlow>> {
+        optional(maps::DATA_FLOWS, self.data_flows.get(key, 0))
     }
 
     fn data_flows(&mut self) -> Result<Vec<(FlowKey6, DataFlow)>> {

@@ -18,6 +18,7 @@ mod crowd;
 pub mod frame;
 mod live;
 pub mod maps;
+mod memory;
 pub mod reassembly;
 pub mod ring;
 mod seldom;

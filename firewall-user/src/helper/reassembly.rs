@@ -26,7 +26,6 @@ pub const SEGMENT_COST: usize = 128;
 /// peers need by far (120 sessions with both windows full), and little enough
 /// for the smallest router. Without it 4096 sessions could hold half a gigabyte.
 pub const BUDGET: usize = 16 * 1024 * 1024;
-
 /// What became of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -10,7 +10,7 @@ use firewall_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use crate::bpf::sys::readable;
+use crate::bpf::sys::{monotonic_ns, readable};
 
 /// Why bytes of the ring are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,15 +117,17 @@ impl Events {
         Ok(Self { ring, readable })
     }
 
-    /// Waits for records and hands at most `budget` of them to `each`.
+    /// Waits for records and hands them to `each`, for `turn_ns` or as long as the
+    /// last of them takes.
     ///
     /// Cancel safe: while it waits, nothing is taken.
     ///
     /// # Errors
     /// Those of epoll.
-    pub async fn take(&mut self, budget: usize, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    pub async fn take(&mut self, turn_ns: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let mut guard = self.readable.readable().await?;
-        for _ in 0..budget {
+        let until = monotonic_ns().saturating_add(turn_ns);
+        while monotonic_ns() < until {
             match self.ring.next() {
                 Some(record) => each(&record),
                 None => {

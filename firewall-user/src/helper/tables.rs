@@ -72,10 +72,12 @@ pub trait Tables {
     /// Admits a flow that shadow mode let in although it was refused, as an
     /// expected one; false if there is no such flow.
     fn admit(&mut self, key: &FlowKey6) -> Result<bool>;
-    /// Counts a refused line, by the number of its reason.
-    fn count_refusal(&mut self, reason: u8) -> Result<()>;
+    /// Counts refused lines, by the number of their reason.
+    fn count_refusals(&mut self, reason: u8, count: u64) -> Result<()>;
     /// Ties a data connection to its control connection, whatever entry its flow has.
     fn tie(&mut self, key: &FlowKey6, data: &DataFlow) -> Result<()>;
+    /// The tie of a data connection to its control connection.
+    fn data_flow(&mut self, key: &FlowKey6) -> Result<Option<DataFlow>>;
     /// Every data connection's tie to its control connection.
     fn data_flows(&mut self) -> Result<Vec<(FlowKey6, DataFlow)>>;
     /// Deletes flows, alive as they may be; returns how many there were of

@@ -1,6 +1,9 @@
 //! What the agent remembers in order to tell of it.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use firewall_common::{
     abi::{ExpectKey, FlowKey6, FlowState, JournalKind, flow_flags},
@@ -8,8 +11,12 @@ use firewall_common::{
     time::NS_PER_SEC,
 };
 
+use super::crowd::network;
+
 /// Data connections whose fate is looked for at a time.
 const MAX_FOLLOWED: usize = 4096;
+/// Those of one session: more than it can begin between two looks.
+const MAX_OF_SESSION: usize = 256;
 /// A SYN without an answer for this long is told of: it was sent again twice
 /// (after 1 s and 3 s, RFC 6298), and nobody waits for long.
 pub(super) const SILENCE_NS: u64 = 3 * NS_PER_SEC;
@@ -17,6 +24,9 @@ pub(super) const SILENCE_NS: u64 = 3 * NS_PER_SEC;
 const FORGET_NS: u64 = 130 * NS_PER_SEC;
 /// Events of a session within a second that open nothing: more are counted only.
 const PER_SECOND: u64 = 32;
+/// Events of all sessions of a client within a second, of whatever kind: more are
+/// counted only. What is told goes to the log, too, and the journal holds 4096.
+const CLIENT_PER_SECOND: u64 = 1024;
 
 /// The journal's last number, and what later events refer to.
 #[derive(Debug, Default)]
@@ -25,7 +35,18 @@ pub(super) struct Trail {
     pub(super) last: u64,
     /// When pinholes were opened, ns.
     opened: HashMap<ExpectKey, u64>,
-    followed: HashMap<FlowKey6, Followed>,
+    /// By their control connections, of which each ends with its own.
+    followed: HashMap<FlowKey6, HashMap<FlowKey6, Followed>>,
+    /// How many these are.
+    following: usize,
+    clients: HashMap<IpAddr, Spoken>,
+}
+
+/// How much was told of a client in a second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spoken {
+    second: u64,
+    count: u64,
 }
 
 /// A data connection whose SYN passed.
@@ -85,38 +106,63 @@ impl Trail {
         self.opened.remove(key);
     }
 
+    /// May another event of a session of `client` be told?
+    pub(super) fn may_tell(&mut self, client: IpAddr, now_ns: u64) -> bool {
+        let spoken = self.clients.entry(network(client)).or_default();
+        let second = now_ns / NS_PER_SEC;
+        if second > spoken.second {
+            *spoken = Spoken { second, count: 0 };
+        }
+        spoken.count += 1;
+        spoken.count <= CLIENT_PER_SECOND
+    }
+
+    /// Forgets the clients of whom nothing was told in this second.
+    pub(super) fn forget_clients(&mut self, now_ns: u64) {
+        let second = now_ns / NS_PER_SEC;
+        self.clients.retain(|_, spoken| spoken.second >= second);
+    }
+
     pub(super) fn follow(&mut self, flow: FlowKey6, followed: Followed) {
-        if self.followed.len() < MAX_FOLLOWED {
-            self.followed.insert(flow, followed);
+        if self.following >= MAX_FOLLOWED {
+            return;
+        }
+        let own = self.followed.entry(followed.control).or_default();
+        if own.len() < MAX_OF_SESSION && own.insert(flow, followed).is_none() {
+            self.following += 1;
         }
     }
 
     /// Connections to look at.
     pub(super) fn followed(&self) -> Vec<(FlowKey6, Followed)> {
-        self.followed.iter().map(|(k, v)| (*k, *v)).collect()
+        let all = self.followed.values().flatten();
+        all.map(|(flow, followed)| (*flow, *followed)).collect()
     }
 
     /// Those of a session, which are not followed any more.
     pub(super) fn take(&mut self, control: &FlowKey6) -> Vec<(FlowKey6, Followed)> {
-        let own = |(_, f): &(&FlowKey6, &mut Followed)| f.control == *control;
-        if !self.followed.iter_mut().any(|pair| own(&pair)) {
-            return Vec::new();
-        }
-        self.followed
-            .extract_if(|_, followed| followed.control == *control)
-            .collect()
+        let own = self.followed.remove(control).unwrap_or_default();
+        self.following = self.following.saturating_sub(own.len());
+        own.into_iter().collect()
     }
 
     /// Goes on following, or not.
-    pub(super) fn settle(&mut self, flow: &FlowKey6, fate: Fate, now_ns: u64) {
-        let Some(followed) = self.followed.get_mut(flow) else {
+    pub(super) fn settle(&mut self, control: &FlowKey6, flow: &FlowKey6, fate: Fate, now_ns: u64) {
+        let Some(own) = self.followed.get_mut(control) else {
+            return;
+        };
+        let Some(followed) = own.get_mut(flow) else {
             return;
         };
         let age = now_ns.saturating_sub(followed.at_ns);
         if fate == Fate::Waiting && age < FORGET_NS {
             followed.told |= age >= SILENCE_NS;
-        } else {
-            self.followed.remove(flow);
+            return;
+        }
+        own.remove(flow);
+        self.following = self.following.saturating_sub(1);
+        if own.is_empty() {
+            self.followed.remove(control);
         }
     }
 }
@@ -141,7 +187,8 @@ impl Quota {
                 | JournalKind::Failed
         );
         let second = now_ns / NS_PER_SEC;
-        if second != self.second {
+        // What was seen earlier can be told later.
+        if second > self.second {
             (self.second, self.used) = (second, 0);
         }
         if bounded && self.used >= PER_SECOND {
@@ -150,6 +197,11 @@ impl Quota {
         }
         self.used += u64::from(bounded);
         Some(std::mem::take(&mut self.skipped))
+    }
+
+    /// So many more were not told.
+    pub(super) fn skip(&mut self, count: u64) {
+        self.skipped += count;
     }
 }
 
@@ -165,6 +217,37 @@ mod tests {
         assert_eq!(quota.take(JournalKind::Opened, 6), Some(68));
         assert_eq!(quota.take(JournalKind::Refused, 6), None);
         assert_eq!(quota.take(JournalKind::Refused, NS_PER_SEC), Some(1));
+        // An event of the second before does not begin another one.
+        let late = (0..100).filter_map(|n| quota.take(JournalKind::Dropped, n % 2 * NS_PER_SEC));
+        assert_eq!(late.count(), 31);
+    }
+
+    #[test]
+    fn one_session_does_not_keep_others_from_being_followed() {
+        let key = |sport, dport| FlowKey6::from_parts([1; 4], [2; 4], sport, dport, 6, 0);
+        let followed = |control| Followed {
+            control,
+            at_ns: 0,
+            ends: (
+                "10.0.0.2:0".parse().unwrap(),
+                "192.0.2.7:5".parse().unwrap(),
+            ),
+            told: false,
+        };
+        let (greedy, other) = (key(1, 21), key(2, 21));
+        let mut trail = Trail::default();
+        for port in 1000..60_000 {
+            trail.follow(key(port, 5), followed(greedy));
+        }
+        trail.follow(key(3, 5), followed(other));
+        assert_eq!(trail.take(&other).len(), 1);
+        let own = trail.followed();
+        assert_eq!(own.len(), MAX_OF_SESSION);
+        for (flow, _) in &own {
+            trail.settle(&greedy, flow, Fate::Connected, 1);
+        }
+        assert!(trail.followed.is_empty());
+        assert_eq!(trail.following, 0);
     }
 
     #[test]

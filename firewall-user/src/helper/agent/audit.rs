@@ -31,6 +31,9 @@ pub(super) fn note<T: Tables>(
     let Some(skipped) = live.quota.take(news.kind, now_ns) else {
         return;
     };
+    if !trail.may_tell(live.client.ip(), now_ns) {
+        return live.quota.skip(skipped + 1);
+    }
     if skipped > 0 {
         let count = News {
             lasted_ns: skipped,
@@ -174,7 +177,7 @@ impl<T: Tables> Agent<T> {
                 };
                 self.note_of(&followed.control, &news, now_ns);
             }
-            self.trail.settle(&flow, fate, now_ns);
+            self.trail.settle(&followed.control, &flow, fate, now_ns);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Data connections that are up when their session ends.
 
+use std::collections::HashSet;
+
 use firewall_common::abi::{CtlFlow, DataFlow, FlowKey6};
 use log::{info, warn};
 
@@ -28,7 +30,8 @@ impl<T: Tables> Agent<T> {
         self.cut(|data| session_of(data) == session)
     }
 
-    /// Cuts the data connections with such ties, and returns how many there were.
+    /// Cuts the data connections with such ties, and returns how many there were. All
+    /// ties are read.
     pub(super) fn cut(&mut self, which: impl Fn(&DataFlow) -> bool) -> Result<u32> {
         let mut flows = self.tables.data_flows()?;
         flows.retain(|(_, data)| which(data));
@@ -39,9 +42,10 @@ impl<T: Tables> Agent<T> {
         self.tables.delete(&flows)
     }
 
-    /// A session ended: its data connections follow it, if they are to.
-    pub(super) fn end_children(&mut self, session: SessionId) {
-        if self.settings.cut_after_ns.is_some() {
+    /// A session ended that had `opened` ports: its data connections follow it, if
+    /// they are to.
+    pub(super) fn end_children(&mut self, session: SessionId, opened: u32) {
+        if opened != 0 && self.settings.cut_after_ns.is_some() {
             self.cuts.push(Cut {
                 session,
                 due_ns: None,
@@ -54,20 +58,23 @@ impl<T: Tables> Agent<T> {
         let Some(grace_ns) = self.settings.cut_after_ns else {
             return;
         };
-        let mut cuts = std::mem::take(&mut self.cuts);
-        cuts.retain_mut(|cut| {
+        let mut due = HashSet::new();
+        self.cuts.retain_mut(|cut| {
             let due_ns = *cut.due_ns.get_or_insert(now_ns.saturating_add(grace_ns));
-            if now_ns < due_ns {
-                return true;
+            let is_due = now_ns >= due_ns;
+            if is_due {
+                due.insert(cut.session);
             }
-            match self.cut_data(cut.session) {
-                Ok(0) => {}
-                Ok(count) => info!("{count} data connections cut: their session has ended"),
-                Err(error) => warn!("cannot cut data connections: {error}"),
-            }
-            false
+            !is_due
         });
-        self.cuts = cuts;
+        if due.is_empty() {
+            return;
+        }
+        match self.cut(|data| due.contains(&session_of(data))) {
+            Ok(0) => {}
+            Ok(count) => info!("{count} data connections cut: their session has ended"),
+            Err(error) => warn!("cannot cut data connections: {error}"),
+        }
     }
 
     /// Data connections whose sessions ended while no agent ran.
@@ -75,16 +82,11 @@ impl<T: Tables> Agent<T> {
         if self.settings.cut_after_ns.is_none() {
             return Ok(());
         }
-        let mut sessions: Vec<SessionId> = Vec::new();
-        for (_, data) in self.tables.data_flows()? {
-            let session = session_of(&data);
-            if !sessions.contains(&session) {
-                sessions.push(session);
-            }
-        }
+        let ties = self.tables.data_flows()?.into_iter();
+        let sessions: HashSet<SessionId> = ties.map(|(_, data)| session_of(&data)).collect();
         for session in sessions {
             if self.standing(&session.0, session.1, now_ns) == Standing::Gone {
-                self.end_children(session);
+                self.end_children(session, 1);
             }
         }
         Ok(())

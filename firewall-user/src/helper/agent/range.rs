@@ -7,7 +7,7 @@
 //! it does (`config_flags::RANGES`), and holds such SYNs even when the agent has read
 //! all that was said. With no agent nothing is let in.
 
-use std::net::SocketAddr;
+use std::{collections::HashSet, net::SocketAddr};
 
 use firewall_common::{
     abi::{DataFlow, ExpectKey, ExpectVia, FlowKey6, JournalKind, PairKey, SessionPhase},
@@ -41,6 +41,15 @@ pub(in crate::helper) struct Ranged {
     up: Vec<(FlowKey6, u64)>,
     /// When connections were let in within the last minute, ns.
     let_in: Vec<u64>,
+}
+
+/// What may be left of the ranges of sessions that have ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Leftovers {
+    /// There may be something.
+    due: bool,
+    /// When it was looked for, `CLOCK_MONOTONIC`, ns.
+    looked_ns: u64,
 }
 
 impl<T: Tables> Agent<T> {
@@ -158,6 +167,17 @@ impl<T: Tables> Agent<T> {
         members.find(has).copied()
     }
 
+    /// A range of this session let a connection in: it counts, whether it is the one
+    /// whose SYN came first or another one that took its place.
+    pub(super) fn range_took(&mut self, control: &FlowKey6, flow: &FlowKey6, at_ns: u64) {
+        let live = self.sessions.get_mut(control);
+        if let Some(up) = live.map(|live| &mut live.ranged.up)
+            && !up.iter().any(|(known, _)| known == flow)
+        {
+            up.push((*flow, at_ns));
+        }
+    }
+
     /// Forgets what is over.
     fn prune(&mut self, ranged: &mut Ranged, now_ns: u64) {
         let tables = &mut self.tables;
@@ -192,7 +212,8 @@ impl<T: Tables> Agent<T> {
         if live.ranged.up.is_empty() {
             return;
         }
-        match self.cut_ranged((*control, live.record.incarnation)) {
+        self.ranged.due = true;
+        match self.cut_ranged((*control, live.record.incarnation), &live.ranged.up) {
             Ok(0) => {}
             Ok(count) => {
                 info!("{live}: {count} data connections of its session range cut with it");
@@ -201,9 +222,41 @@ impl<T: Tables> Agent<T> {
         }
     }
 
-    /// Cuts what the range of a session let in. Returns how many there were.
-    fn cut_ranged(&mut self, session: SessionId) -> Result<u32> {
-        self.cut(|data| is_ranged(data) && session_of(data) == session)
+    /// Cuts what the range of a session let in, as far as is known. Returns how many
+    /// there were.
+    fn cut_ranged(&mut self, session: SessionId, up: &[(FlowKey6, u64)]) -> Result<u32> {
+        let mut flows = Vec::new();
+        for (key, _) in up {
+            let tie = self.tables.data_flow(key)?;
+            if let Some(data) = tie.filter(|d| is_ranged(d) && session_of(d) == session) {
+                flows.push(flow_of(&(*key, data)));
+            }
+        }
+        if flows.is_empty() {
+            return Ok(0);
+        }
+        self.tables.delete(&flows)
+    }
+
+    /// Cuts what the ranges of sessions that have ended let in unheard: a SYN that
+    /// passes is not told of when the ring is full. All ties are read, so it is done
+    /// once for all that ended within a second.
+    pub(super) fn cut_leftovers(&mut self, now_ns: u64) {
+        let recently = now_ns.saturating_sub(self.ranged.looked_ns) < NS_PER_SEC;
+        if !self.ranged.due || recently {
+            return;
+        }
+        self.ranged = Leftovers {
+            due: false,
+            looked_ns: now_ns,
+        };
+        let live = self.sessions.iter();
+        let live: HashSet<SessionId> = live.map(|(k, s)| (*k, s.record.incarnation)).collect();
+        match self.cut(|data| is_ranged(data) && !live.contains(&session_of(data))) {
+            Ok(0) => {}
+            Ok(count) => info!("{count} data connections of session ranges cut"),
+            Err(error) => warn!("cannot cut data connections: {error}"),
+        }
     }
 
     /// Takes over what an earlier agent let in, and ends what has lost its session
@@ -233,7 +286,7 @@ impl<T: Tables> Agent<T> {
 }
 
 /// Did a range let it in?
-fn is_ranged(data: &DataFlow) -> bool {
+pub(super) fn is_ranged(data: &DataFlow) -> bool {
     let via = ExpectVia::try_from(data.via);
     matches!(via, Ok(ExpectVia::RangePassive | ExpectVia::RangeActive))
 }

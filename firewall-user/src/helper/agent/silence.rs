@@ -27,6 +27,15 @@ impl Deadlines {
         self.0.entry(at_ns).or_default().push(session);
     }
 
+    fn remove(&mut self, at_ns: u64, session: &SessionId) {
+        if let Some(due) = self.0.get_mut(&at_ns) {
+            due.retain(|other| other != session);
+            if due.is_empty() {
+                self.0.remove(&at_ns);
+            }
+        }
+    }
+
     fn take_due(&mut self, now_ns: u64) -> Vec<SessionId> {
         let later = self.0.split_off(&now_ns.saturating_add(1));
         std::mem::replace(&mut self.0, later)
@@ -50,7 +59,7 @@ impl<T: Tables> Agent<T> {
             let Some(live) = live.filter(|live| live.record.incarnation == incarnation) else {
                 continue;
             };
-            live.watched = false;
+            live.watched_until = None;
             let open = !live.open.is_empty();
             if self.standing(&key, incarnation, now_ns) == Standing::Gone {
                 self.end(&key, "its flow is gone", now_ns);
@@ -65,7 +74,7 @@ impl<T: Tables> Agent<T> {
     /// Something is expected of the session: its flow is looked at when it would
     /// run out of time.
     pub(super) fn watch_silence(&mut self, key: &FlowKey6, live: &mut Live, now_ns: u64) {
-        if std::mem::replace(&mut live.watched, true) {
+        if live.watched_until.is_some() {
             return;
         }
         match self.tables.flow(key) {
@@ -75,11 +84,19 @@ impl<T: Tables> Agent<T> {
                 // Expired is what is after the last tick of its life.
                 let at_ns = now_ns.saturating_add(ns_from_ticks(left.saturating_add(1)));
                 self.silences.add(at_ns, (*key, live.record.incarnation));
+                live.watched_until = Some(at_ns);
             }
             Err(error) => {
-                live.watched = false;
                 checked("look up a control flow", Err(error));
             }
+        }
+    }
+
+    /// The session has ended: its flow, which may have days left, is not looked at.
+    pub(super) fn forget_silence(&mut self, key: &FlowKey6, live: &Live) {
+        if let Some(at_ns) = live.watched_until {
+            self.silences
+                .remove(at_ns, &(*key, live.record.incarnation));
         }
     }
 }
@@ -100,6 +117,11 @@ mod tests {
         assert!(deadlines.take_due(9).is_empty());
         assert_eq!(deadlines.take_due(20), [key(1), key(4), key(2)]);
         assert_eq!(deadlines.first(), Some(30));
+        deadlines.add(30, key(5));
+        deadlines.remove(30, &key(5));
+        deadlines.add(40, key(6));
+        deadlines.remove(40, &key(6));
+        deadlines.remove(50, &key(6));
         assert_eq!(deadlines.take_due(u64::MAX), [key(3)]);
         assert_eq!(deadlines.first(), None);
     }

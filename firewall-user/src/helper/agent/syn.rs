@@ -11,7 +11,7 @@ use firewall_common::{
 };
 use log::debug;
 
-use super::{Agent, REINJECT_NS, STALE_NS, Tuple, checked};
+use super::{Agent, REINJECT_NS, STALE_NS, Tuple, checked, range::is_ranged};
 use crate::{
     bpf::address,
     ftp::DataPort,
@@ -109,10 +109,7 @@ impl<T: Tables> Agent<T> {
         let at_ns = header.at_ns;
         let pair = PairKey::new(src, dst);
         let owner = (header.flags & event_flags::EXPECTED != 0)
-            .then(|| {
-                let owner = self.book.owner(&expected, Tick::from_ns(at_ns));
-                owner.or_else(|| self.ranged_owner(&pair, &header.key))
-            })
+            .then(|| self.taker_of(&pair, &header.key, &expected, at_ns))
             .flatten();
         let kind = match owner {
             Some(_) => JournalKind::Used,
@@ -124,6 +121,35 @@ impl<T: Tables> Agent<T> {
             return;
         };
         self.came(&control, record, kind, &expected, at_ns);
+    }
+
+    /// Whose pinhole a connection took. Its tie knows, even if the pinhole has been
+    /// replaced since; without it, the
+    /// book, and what ranges let in.
+    fn taker_of(
+        &mut self,
+        pair: &PairKey,
+        flow: &FlowKey6,
+        expected: &ExpectKey,
+        at_ns: u64,
+    ) -> Option<FlowKey6> {
+        match self.tables.data_flow(flow) {
+            Ok(Some(tie)) => {
+                let live = self.sessions.get(&tie.parent);
+                if live.is_some_and(|live| live.record.incarnation == tie.parent_incarnation) {
+                    if is_ranged(&tie) {
+                        self.range_took(&tie.parent, flow, at_ns);
+                    }
+                    return Some(tie.parent);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                checked("look up a data connection", Err(error));
+            }
+        }
+        let owner = self.book.owner(expected, Tick::from_ns(at_ns));
+        owner.or_else(|| self.ranged_owner(pair, flow))
     }
 
     /// Tells of a SYN that passed, and sees what comes of it.

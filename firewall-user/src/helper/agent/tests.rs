@@ -9,7 +9,7 @@ mod restart;
 mod syn;
 
 use firewall_common::{
-    abi::{DroppedSyn, ExpectState, ExpectVia, Expectation, event_flags},
+    abi::{DroppedSyn, ExpectState, ExpectVia, Expectation, JournalKind, event_flags},
     time::ticks_from_secs,
     verdict::DropReason,
     wire::proto,

@@ -13,6 +13,7 @@ fn two_sessions(cut_after_ns: Option<u64>) -> (World, [Flow; 2]) {
     let mut flows = [41_822, 41_823].map(|port| Flow::new(CLIENT, port, SERVER));
     for (flow, port) in flows.iter_mut().zip(50_000..) {
         w.log_in(flow);
+        w.client(flow, &format!("PORT 10,0,0,2,195,{}\r\n", port % 256));
         tie(&mut w, flow, port, flow.incarnation);
     }
     let [first, _] = &flows;
@@ -83,4 +84,21 @@ fn what_ended_while_no_agent_ran_is_cut_too() {
     pass(&mut w, 0);
     pass(&mut w, GRACE);
     assert_eq!(ports(&w), [50_001]);
+}
+
+#[test]
+fn many_sessions_that_end_cost_one_look_at_the_ties() {
+    let mut w = World::with(|settings| settings.cut_after_ns = Some(GRACE));
+    for (cport, port) in (41_000..).zip(50_000..50_010) {
+        let mut f = Flow::new(CLIENT, cport, SERVER);
+        w.log_in(&mut f);
+        w.client(&mut f, "PORT 10,0,0,2,195,155\r\n");
+        tie(&mut w, &f, port, f.incarnation);
+        hang_up(&mut w, &f);
+    }
+    let dumps = w.agent.tables.dumps;
+    pass(&mut w, 0);
+    pass(&mut w, GRACE);
+    assert!(ports(&w).is_empty());
+    assert_eq!(w.agent.tables.dumps, dumps + 1);
 }

@@ -39,6 +39,8 @@ pub(super) struct Fake {
     pub(super) refused: Vec<FlowKey6>,
     pub(super) journal: Vec<JournalEntry>,
     pub(super) states: HashMap<FlowKey6, FlowState>,
+    /// How often all ties were read.
+    pub(super) dumps: usize,
     pub(super) fail: bool,
 }
 
@@ -138,8 +140,8 @@ impl Tables for Fake {
         Ok(self.refused.contains(key))
     }
 
-    fn count_refusal(&mut self, reason: u8) -> Result<()> {
-        *self.refusals.entry(reason).or_default() += 1;
+    fn count_refusals(&mut self, reason: u8, count: u64) -> Result<()> {
+        *self.refusals.entry(reason).or_default() += count;
         Ok(())
     }
 
@@ -148,7 +150,13 @@ impl Tables for Fake {
         Ok(())
     }
 
+    fn data_flow(&mut self, key: &FlowKey6) -> Result<Option<DataFlow>> {
+        let mut ties = self.data_flows.iter();
+        Ok(ties.find(|(other, _)| other == key).map(|(_, tie)| *tie))
+    }
+
     fn data_flows(&mut self) -> Result<Vec<(FlowKey6, DataFlow)>> {
+        self.dumps += 1;
         Ok(self.data_flows.clone())
     }
 

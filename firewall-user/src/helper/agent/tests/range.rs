@@ -199,3 +199,91 @@ fn without_the_range_its_connections_end_at_the_next_start() {
     let w = w.restart(5);
     assert!(w.agent.tables.data_flows.is_empty());
 }
+
+/// The programs let a SYN through by an expectation of `parent`.
+fn took(w: &mut World, parent: &Flow, sport: u16, port: u16) {
+    let (src, dst) = (end(CLIENT, sport), end(SERVER, port));
+    let data = key(src, dst).0;
+    let word = FlowState::new(State::Established as u8, 0, u32::from(sport));
+    w.agent.tables.states.insert(data, word);
+    let tie = DataFlow {
+        parent: parent.key(),
+        parent_incarnation: parent.incarnation,
+        incarnation: u32::from(sport),
+        via: ExpectVia::RangePassive as u8,
+        client_is_hi: 0,
+        reserved: 0,
+    };
+    w.agent.tables.data_flows.push((data, tie));
+    syn(w, EventKind::SynPassed, src, dst, event_flags::EXPECTED);
+}
+
+#[test]
+fn another_source_port_does_not_get_around_the_limit() {
+    let mut w = world(|range| (range.max, range.per_minute) = (1, 100));
+    let f = encrypted(&mut w, 41822);
+    let dropped = |w: &mut World, sport, port| {
+        syn(
+            w,
+            EventKind::SynDropped,
+            end(CLIENT, sport),
+            end(SERVER, port),
+            0,
+        );
+    };
+    dropped(&mut w, 40_000, 50_000);
+    assert_eq!(w.session(&f).opened, 1);
+    took(&mut w, &f, 40_001, 50_000);
+    // The first one has not come for so long that it counts no more.
+    w.now += 10 * NS_PER_SEC;
+    w.tick();
+    dropped(&mut w, 40_002, 50_001);
+    assert_eq!(last_refusal(&w), Some("range-full"));
+    assert_eq!(w.session(&f).opened, 1);
+}
+
+#[test]
+fn who_takes_a_pinhole_that_was_replaced_since_counts_too() {
+    let mut w = world(|range| (range.max, range.per_minute) = (2, 100));
+    let f = encrypted(&mut w, 41822);
+    for (sport, port) in [(40_000, 50_000), (40_002, 50_002)] {
+        syn(
+            &mut w,
+            EventKind::SynDropped,
+            end(CLIENT, sport),
+            end(SERVER, port),
+            0,
+        );
+    }
+    // Its record stood behind the second one on the ring.
+    took(&mut w, &f, 40_001, 50_000);
+    took(&mut w, &f, 40_003, 50_002);
+    w.now += 10 * NS_PER_SEC;
+    w.tick();
+    syn(
+        &mut w,
+        EventKind::SynDropped,
+        end(CLIENT, 40_004),
+        end(SERVER, 50_004),
+        0,
+    );
+    assert_eq!(last_refusal(&w), Some("range-full"));
+}
+
+#[test]
+fn many_sessions_that_end_at_once_cost_one_look_at_the_ties() {
+    let mut w = world(|_| {});
+    let flows: Vec<_> = (0..10).map(|i| encrypted(&mut w, 41_000 + i)).collect();
+    for (f, sport) in flows.iter().zip(40_000..) {
+        took(&mut w, f, sport, 50_000);
+    }
+    let dumps = w.agent.tables.dumps;
+    for f in &flows {
+        w.event(f, EventKind::Rst, Side::Server, f.seq[1], 0, b"");
+    }
+    assert!(w.agent.tables.data_flows.is_empty(), "at once");
+    w.now += NS_PER_SEC;
+    w.tick();
+    w.tick();
+    assert!(w.agent.tables.dumps <= dumps + 1);
+}
