@@ -190,6 +190,10 @@ fn a_data_syn_of_another_host_is_told() -> Result<()> {
     let mut session = Session::login(&lab, Family::V4)?;
     let listener = session.eprt(&lab)?;
     let at = listener.local_addr()?;
+    process::await_some("the pinhole", Duration::from_secs(10), || {
+        let open = firewall.expectations().ok()?;
+        open.iter().any(|e| e.dport == at.port()).then_some(())
+    })?;
     let third = lab.ns(Node::Stranger);
     let tried = third.connect(at, Duration::from_millis(700))?;
     ensure!(tried.is_err(), "it came through: {tried:?}");
