@@ -72,8 +72,8 @@ pub mod maps {
     pub const DATA_FLOWS: &str = "DATA_FLOWS";
     /// `HASH<FlowKey6, Session>`: FTP sessions, by the key of their control flow.
     pub const SESSIONS: &str = "SESSIONS";
-    /// `ARRAY<u64>[REFUSALS_LEN]`: lines of control connections that were refused, by the
-    /// helper's reason. Written by the agent, never read by the programs.
+    /// `ARRAY<u64>[REFUSALS_LEN]`: lines of control connections that were refused, and
+    /// data connections beyond a session range's limits, by the helper's reason. Written by the agent, never read by the programs.
     pub const REFUSALS: &str = "REFUSALS";
     /// `HASH<PairKey, Pair>`: host pairs with a live FTP session.
     pub const PAIRS: &str = "PAIRS";

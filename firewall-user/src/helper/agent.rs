@@ -320,6 +320,10 @@ impl<T: Tables> Agent<T> {
         now_ns: u64,
     ) {
         let line = line.cloned();
+        let refused = |line| News {
+            line,
+            ..News::of(JournalKind::Refused)
+        };
         match action {
             Action::Open(opening) => match self.open(key, live, &opening, now_ns) {
                 Ok(()) => {
@@ -328,13 +332,13 @@ impl<T: Tables> Agent<T> {
                     self.note(key, live, &News { line, ..news }, now_ns);
                 }
                 Err(Unopened::ClientFull) => {
-                    self.refuse(key, live, Refusal::ClientFull, line, now_ns);
+                    self.refuse(key, live, Refusal::ClientFull, refused(line), now_ns);
                 }
                 Err(Unopened::Table(error)) => {
                     if let Some(count) = self.unopened.say(now_ns) {
                         warn!("{live}: cannot open a port: {error} ({count} times so far)");
                     }
-                    self.refuse(key, live, Refusal::TableFull, line, now_ns);
+                    self.refuse(key, live, Refusal::TableFull, refused(line), now_ns);
                 }
             },
             Action::Withdraw(opening) => {
@@ -361,28 +365,24 @@ impl<T: Tables> Agent<T> {
                 debug!("{live}: {}", phase.name());
                 self.note_phase(key, live, phase, line, now_ns);
             }
-            Action::Refused(refusal) => self.refuse(key, live, refusal, line, now_ns),
+            Action::Refused(refusal) => self.refuse(key, live, refusal, refused(line), now_ns),
         }
     }
 
-    /// Counts a refusal, and tells of it.
+    /// Counts a refusal, and tells of it: `news` but for the reason.
     fn refuse(
         &mut self,
         key: &FlowKey6,
         live: &mut Live,
         refusal: Refusal,
-        line: Option<Excerpt>,
+        news: News,
         now_ns: u64,
     ) {
+        let reason = refusal as u8;
         live.record.refused = live.record.refused.wrapping_add(1);
-        live.record.last_refusal = refusal as u8;
-        *self.refusals.entry(refusal as u8).or_default() += 1;
-        let news = News {
-            reason: refusal as u8,
-            line,
-            ..News::of(JournalKind::Refused)
-        };
-        self.note(key, live, &news, now_ns);
+        live.record.last_refusal = reason;
+        *self.refusals.entry(reason).or_default() += 1;
+        self.note(key, live, &News { reason, ..news }, now_ns);
     }
 
     /// Writes what was counted: once a segment and reason, which can have thousands

@@ -77,12 +77,10 @@ impl<T: Tables> Agent<T> {
         if let Err(refusal) = opened {
             let news = News {
                 connection: Some(ends),
-                reason: refusal as u8,
                 ..News::of(JournalKind::Refused)
             };
-            live.record.refused = live.record.refused.wrapping_add(1);
-            live.record.last_refusal = refusal as u8;
-            self.note(&control, &mut live, &news, now_ns);
+            self.refuse(&control, &mut live, refusal, news, now_ns);
+            self.count_refusals();
         }
         live.update_record();
         super::checked(

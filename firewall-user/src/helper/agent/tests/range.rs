@@ -103,6 +103,8 @@ fn at_most_so_many_at_once_and_within_a_minute() {
     assert!(connects(&mut w, 40_001, 50_001));
     assert!(!connects(&mut w, 40_002, 50_002));
     assert_eq!(last_refusal(&w), Some("range-full"));
+    // `stats` has it, too.
+    assert_eq!(w.agent.tables().refusals[&(Refusal::RangeFull as u8)], 1);
     // One ends.
     let over = key(end(CLIENT, 40_000), end(SERVER, 50_000)).0;
     let word = FlowState::new(State::TimeWait as u8, 0, 77);
