@@ -79,7 +79,7 @@ tc}], flows: [{family, kind, count, limit}], table_full, tables and collector as
     /// Expected connections: the pinholes
     #[command(subcommand)]
     Expect(ExpectCommand),
-    /// FTP sessions
+    /// FTP sessions: what opens for them, and why one hangs
     #[command(subcommand)]
     Ftp(FtpCommand),
     /// Count packets by verdict and reason, and new flows by rule

@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, os::unix::ffi::OsStrExt as _};
 
 use firewall_common::wire::proto;
 
-use crate::bpf::{address, maps::FlowRow};
+use crate::bpf::{ends, maps::FlowRow};
 
 /// What sshd puts into the environment of a session.
 const VARIABLE: &str = "SSH_CONNECTION";
@@ -55,11 +55,7 @@ impl Connection {
 
     /// Is `row` its flow?
     pub(super) fn is_of(self, row: &FlowRow) -> bool {
-        let (src, sport, dst, dport) = row.key.endpoints(row.state().first_heading());
-        let ends = (
-            SocketAddr::new(address(src), sport),
-            SocketAddr::new(address(dst), dport),
-        );
+        let ends = ends(&row.key, row.state().first_heading());
         // A flow that was seeded may stand the other way round.
         row.key.proto() == proto::TCP
             && (ends == (self.client, self.server) || ends == (self.server, self.client))

@@ -51,9 +51,14 @@ pub(super) fn run(instance: &Instance, args: &ExplainArgs) -> anyhow::Result<Exi
     }
     let texts: Vec<_> = views.iter().map(|view| view.text(now)).collect();
     render::print(&texts.join("\n"))?;
-    let fine = known - chosen.len();
-    if fine > 0 || known == 0 {
-        eprintln!("{fine} more sessions without trouble; name one to see it");
+    match known - chosen.len() {
+        0 if known == 0 => eprintln!(
+            "no FTP session: none lives, and the journal holds none; a rule with `helper = \"ftp\"` \
+             makes its connections known"
+        ),
+        0 => {}
+        1 => eprintln!("1 session without trouble; name it to see it"),
+        fine => eprintln!("{fine} sessions without trouble; name one to see it"),
     }
     Ok(ExitCode::SUCCESS)
 }
