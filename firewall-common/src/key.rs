@@ -29,6 +29,16 @@ impl Heading {
     pub const fn index(self) -> usize {
         self as usize
     }
+
+    /// The way of what comes from `lo` (0) or from `hi` (anything else), as the maps
+    /// say which of a flow's ends is the client.
+    #[must_use]
+    pub const fn from_end(is_hi: u8) -> Self {
+        match is_hi {
+            0 => Self::Up,
+            _ => Self::Down,
+        }
+    }
 }
 
 /// Which way a packet runs within its flow.

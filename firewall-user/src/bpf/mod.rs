@@ -23,12 +23,15 @@ pub mod watch;
 use std::{
     error::Error,
     fmt, fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use firewall_common::key::{is_v4_mapped, map_v4};
+use firewall_common::{
+    abi::FlowKey6,
+    key::{Heading, is_v4_mapped, map_v4},
+};
 
 /// Where bpffs is mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -151,6 +154,16 @@ pub fn words(address: IpAddr) -> [u32; 4] {
         IpAddr::V4(v4) => map_v4(u32::from_ne_bytes(v4.octets())),
         IpAddr::V6(v6) => bytemuck::cast(v6.octets()),
     }
+}
+
+/// Who sends what runs this way through `key`, and to whom.
+#[must_use]
+pub fn ends(key: &FlowKey6, heading: Heading) -> (SocketAddr, SocketAddr) {
+    let (src, sport, dst, dport) = key.endpoints(heading);
+    (
+        SocketAddr::new(address(src), sport),
+        SocketAddr::new(address(dst), dport),
+    )
 }
 
 /// An error of aya's with its causes, in one line. Most say their cause

@@ -13,14 +13,14 @@ use std::{
 };
 
 use firewall_common::{
-    abi::{ClosedBy, ExpectVia, FlowKey6, JournalKind, Session, SessionPhase},
+    abi::{ClosedBy, ExpectVia, FlowKey6, JournalKind, Session, SessionPhase, session_flags},
     key::Heading,
     time::NS_PER_SEC,
     verdict::DropReason,
 };
 
 use crate::{
-    bpf::address,
+    bpf::ends,
     ftp::{Excerpt, Refusal, Side},
     journal::{SessionId, Told},
 };
@@ -159,10 +159,23 @@ impl Account {
 
     fn begun(told: &Told) -> Self {
         Self {
-            client: told.client,
-            server: told.server,
-            started_ns: told.started_ns,
-            phase: told.phase,
+            cut: told.kind != JournalKind::Began,
+            ..Self::unheard(told.client, told.server, told.started_ns, told.phase)
+        }
+    }
+
+    /// Of which the journal has told nothing yet.
+    const fn unheard(
+        client: SocketAddr,
+        server: SocketAddr,
+        started_ns: u64,
+        phase: SessionPhase,
+    ) -> Self {
+        Self {
+            client,
+            server,
+            started_ns,
+            phase,
             ended: None,
             tls: None,
             cleared_ns: None,
@@ -171,7 +184,7 @@ impl Account {
             data: Vec::new(),
             refused: Vec::new(),
             failed: Vec::new(),
-            cut: told.kind != JournalKind::Began,
+            cut: true,
             zones: None,
         }
     }
@@ -325,6 +338,10 @@ impl Account {
 
     /// Adds what the session's record knows, while it lives.
     fn record(&mut self, session: &Session) {
+        let flag = |flag| session.flags & flag != 0;
+        if self.ccc.is_none() && flag(session_flags::CCC_LISTED | session_flags::CCC_UNLISTED) {
+            self.ccc = Some(flag(session_flags::CCC_LISTED));
+        }
         self.zones = Some((session.client_zone, session.server_zone));
         if let Ok(phase) = SessionPhase::try_from(session.phase) {
             self.phase = phase;
@@ -339,29 +356,9 @@ impl Account {
 
     /// Of a live session of which the journal holds nothing any more.
     fn of_record(key: &FlowKey6, session: &Session) -> Option<Self> {
-        let heading = match session.client_is_hi {
-            0 => Heading::Up,
-            _ => Heading::Down,
-        };
-        let (client, cport, server, sport) = key.endpoints(heading);
-        let client = SocketAddr::new(address(client), cport);
-        let server = SocketAddr::new(address(server), sport);
-        let mut account = Self {
-            client,
-            server,
-            started_ns: session.started_ns,
-            phase: SessionPhase::try_from(session.phase).ok()?,
-            ended: None,
-            tls: None,
-            cleared_ns: None,
-            unread_ns: None,
-            ccc: None,
-            data: Vec::new(),
-            refused: Vec::new(),
-            failed: Vec::new(),
-            cut: true,
-            zones: None,
-        };
+        let (client, server) = ends(key, Heading::from_end(session.client_is_hi));
+        let phase = SessionPhase::try_from(session.phase).ok()?;
+        let mut account = Self::unheard(client, server, session.started_ns, phase);
         account.record(session);
         let mut drops: Vec<_> = session.drops.iter().filter(|d| d.at_ns != 0).collect();
         drops.sort_by_key(|drop| drop.at_ns);

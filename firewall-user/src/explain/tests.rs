@@ -282,6 +282,7 @@ fn a_live_session_is_explained_without_its_records() {
         tls_ns: 2 * SECOND,
         incarnation: 9,
         phase: SessionPhase::Tls as u8,
+        flags: session_flags::CCC_UNLISTED,
         ..Session::zeroed()
     };
     session.drops[0] = DroppedSyn {
@@ -296,6 +297,7 @@ fn a_live_session_is_explained_without_its_records() {
     let account = accounts(&[], &live, 9 * SECOND).remove(0);
     assert!(account.cut && account.blind().count() == 1);
     assert_eq!(account.client, end(CLIENT, 41822));
+    assert_eq!(account.ccc, Some(false), "the record knows");
     // With its begin in the journal, it is one session all the same.
     assert_eq!(accounts(&log.told, &live, 9 * SECOND).len(), 1);
 }

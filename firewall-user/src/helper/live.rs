@@ -19,18 +19,9 @@ use super::{
     trail::Quota,
 };
 use crate::{
-    bpf::{address, words},
+    bpf::{ends, words},
     ftp::{self, Action, Config, Conversation, Side},
 };
-
-/// Who began the flow, and with whom.
-fn endpoints(key: &FlowKey6, first: Heading) -> (SocketAddr, SocketAddr) {
-    let (src, sport, dst, dport) = key.endpoints(first);
-    (
-        SocketAddr::new(address(src), sport),
-        SocketAddr::new(address(dst), dport),
-    )
-}
 
 /// A live session.
 #[derive(Debug)]
@@ -75,7 +66,7 @@ impl Live {
         talk: impl FnOnce(IpAddr, IpAddr) -> Conversation,
     ) -> Self {
         let header = &record.header;
-        let (client, server) = endpoints(&header.key, record.first_heading());
+        let (client, server) = ends(&header.key, record.first_heading());
         let mut live = Self {
             client,
             server,
@@ -103,11 +94,7 @@ impl Live {
     /// A session that an earlier agent left in the map; `None` if its record makes no sense.
     pub(super) fn resumed(key: &FlowKey6, record: Session, config: Config) -> Option<Self> {
         let phase = SessionPhase::try_from(record.phase).ok()?;
-        let first = match record.client_is_hi {
-            0 => Heading::Up,
-            _ => Heading::Down,
-        };
-        let (client, server) = endpoints(key, first);
+        let (client, server) = ends(key, Heading::from_end(record.client_is_hi));
         let session =
             ftp::Session::resume(client.ip(), server.ip(), config, phase, record.outstanding)
                 .with_adopted(record.adopted != 0)

@@ -12,7 +12,7 @@ use firewall_common::{
 };
 
 use crate::{
-    bpf::{address, words},
+    bpf::{address, ends, words},
     ftp::{Excerpt, Refusal},
 };
 
@@ -134,12 +134,7 @@ impl TryFrom<&JournalEntry> for Told {
 
     fn try_from(entry: &JournalEntry) -> Result<Self, Unknown> {
         let unknown = |_| Unknown(entry.seq);
-        let heading = if entry.client_is_hi == 0 {
-            Heading::Up
-        } else {
-            Heading::Down
-        };
-        let (client, cport, server, sport) = entry.session.endpoints(heading);
+        let (client, server) = ends(&entry.session, Heading::from_end(entry.client_is_hi));
         let end = |words, port| SocketAddr::new(address(words), port);
         Ok(Self {
             seq: entry.seq,
@@ -150,8 +145,8 @@ impl TryFrom<&JournalEntry> for Told {
                 key: entry.session,
                 incarnation: entry.incarnation,
             },
-            client: end(client, cport),
-            server: end(server, sport),
+            client,
+            server,
             kind: JournalKind::try_from(entry.kind).map_err(unknown)?,
             reason: entry.reason,
             phase: SessionPhase::try_from(entry.phase).map_err(unknown)?,

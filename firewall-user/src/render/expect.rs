@@ -1,6 +1,9 @@
 //! `expect list`.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use firewall_common::{
     abi::{ExpectKey, ExpectState, ExpectVia, Expectation, FlowKey6, Session},
@@ -9,7 +12,7 @@ use firewall_common::{
 use serde::Serialize;
 
 use super::{Now, Paint, Row, Table, ZonesView, endpoint, short_time};
-use crate::bpf::{address, maps::Names};
+use crate::bpf::{address, ends, maps::Names};
 use crate::protocol;
 
 /// An expected connection: a pinhole.
@@ -54,19 +57,19 @@ pub struct ParentView {
 }
 
 impl ParentView {
-    /// The control flow `key`, whose client is its larger endpoint or not.
-    pub(super) fn new(key: &FlowKey6, client_is_hi: bool) -> Self {
-        let heading = if client_is_hi {
-            Heading::Down
-        } else {
-            Heading::Up
-        };
-        let (client, cport, server, sport) = key.endpoints(heading);
+    /// The control flow `key`, whose first packet ran this way.
+    pub(super) fn new(key: &FlowKey6, first: Heading) -> Self {
+        let (client, server) = ends(key, first);
+        Self::of(client, server)
+    }
+
+    /// The control connection from `client` to `server`.
+    pub(super) const fn of(client: SocketAddr, server: SocketAddr) -> Self {
         Self {
-            client: address(client),
-            cport,
-            server: address(server),
-            sport,
+            client: client.ip(),
+            cport: client.port(),
+            server: server.ip(),
+            sport: server.port(),
         }
     }
 }
@@ -86,8 +89,8 @@ impl ExpectView {
             ExpectState::Free => None,
             ExpectState::Taken(port) => Some(port),
         };
-        let client_is_hi = match sessions.get(&expectation.parent) {
-            Some(session) => session.client_is_hi != 0,
+        let first = match sessions.get(&expectation.parent) {
+            Some(session) => Heading::from_end(session.client_is_hi),
             None => client_by_command(key, expectation, via.ok()),
         };
         Self {
@@ -98,7 +101,7 @@ impl ExpectView {
             via: via.map_or("unknown", ExpectVia::name),
             state: if taken_by.is_none() { "free" } else { "taken" },
             taken_by,
-            parent: ParentView::new(&expectation.parent, client_is_hi),
+            parent: ParentView::new(&expectation.parent, first),
             zone: ZonesView {
                 from: names.zone(expectation.from_zone),
                 to: names.zone(expectation.to_zone),
@@ -110,7 +113,7 @@ impl ExpectView {
 }
 
 /// Without its session: in passive mode the client connects, in active mode the server.
-fn client_by_command(key: &ExpectKey, e: &Expectation, via: Option<ExpectVia>) -> bool {
+fn client_by_command(key: &ExpectKey, e: &Expectation, via: Option<ExpectVia>) -> Heading {
     let client = match via {
         Some(ExpectVia::Port | ExpectVia::Eprt | ExpectVia::Lprt | ExpectVia::RangeActive) => {
             key.dst
@@ -118,7 +121,11 @@ fn client_by_command(key: &ExpectKey, e: &Expectation, via: Option<ExpectVia>) -
         Some(ExpectVia::Pasv | ExpectVia::Epsv | ExpectVia::Lpsv | ExpectVia::RangePassive)
         | None => key.src,
     };
-    e.parent.hi() == client
+    if e.parent.hi() == client {
+        Heading::Down
+    } else {
+        Heading::Up
+    }
 }
 
 impl Row for ExpectView {

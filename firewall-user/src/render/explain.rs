@@ -97,12 +97,7 @@ impl ExplainView {
     #[must_use]
     pub fn new(account: &Account, remedies: Vec<Remedy>, now: Now) -> Self {
         Self {
-            control: ParentView {
-                client: account.client.ip(),
-                cport: account.client.port(),
-                server: account.server.ip(),
-                sport: account.server.port(),
-            },
+            control: ParentView::of(account.client, account.server),
             phase: account.phase.name(),
             began: now.wall_of(account.started_ns),
             live: account.ended.is_none(),

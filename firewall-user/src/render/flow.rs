@@ -4,6 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use firewall_common::{
     abi::{DataFlow, ExpectVia, flow_flags},
+    key::Heading,
     tcp::{State, generic},
     verdict::DropReason,
     wire::proto,
@@ -108,7 +109,7 @@ pub struct DataParentView {
 impl From<&DataFlow> for DataParentView {
     fn from(data: &DataFlow) -> Self {
         Self {
-            control: ParentView::new(&data.parent, data.client_is_hi != 0),
+            control: ParentView::new(&data.parent, Heading::from_end(data.client_is_hi)),
             via: ExpectVia::try_from(data.via).map_or("unknown", ExpectVia::name),
         }
     }

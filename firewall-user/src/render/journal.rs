@@ -58,12 +58,7 @@ impl JournalView {
             event: told.kind.name(),
             at: now.wall_of(told.at_ns),
             seq: told.seq,
-            session: ParentView {
-                client: told.client.ip(),
-                cport: told.client.port(),
-                server: told.server.ip(),
-                sport: told.server.port(),
-            },
+            session: ParentView::of(told.client, told.server),
             phase: told.phase.name(),
             reason: told.reason_name(),
             via: told.via.map(ExpectVia::name),

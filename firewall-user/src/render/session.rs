@@ -5,6 +5,7 @@ use firewall_common::{
         DROPPED_KEPT, DroppedSyn, ExpectKey, Expectation, FlowKey6, Session, SessionPhase,
         session_flags,
     },
+    key::Heading,
     verdict::DropReason,
 };
 use serde::Serialize;
@@ -86,7 +87,7 @@ impl SessionView {
             e.1.parent == *key && e.1.parent_incarnation == session.incarnation
         };
         Self {
-            control: ParentView::new(key, session.client_is_hi != 0),
+            control: ParentView::new(key, Heading::from_end(session.client_is_hi)),
             zone: SessionZonesView {
                 client: names.zone(session.client_zone),
                 server: names.zone(session.server_zone),

@@ -13,7 +13,7 @@ use log::debug;
 
 use super::{Agent, REINJECT_NS, STALE_NS, Tuple, checked, range::is_ranged};
 use crate::{
-    bpf::address,
+    bpf::{address, ends},
     ftp::DataPort,
     helper::{
         frame::{to_run_again, to_send_again},
@@ -30,10 +30,7 @@ impl<T: Tables> Agent<T> {
         let header = &record.header;
         let (src, sport, dst, dport) = header.key.endpoints(record.heading());
         let expected = ExpectKey::tcp(src, dst, dport);
-        let ends = (
-            SocketAddr::new(address(src), sport),
-            SocketAddr::new(address(dst), dport),
-        );
+        let ends = ends(&header.key, record.heading());
         let stale = header.at_ns.saturating_add(STALE_NS) < self.started_ns;
         let expects = self.book.expects(&expected, Tick::from_ns(now_ns));
         let zones = (header.from_zone, header.to_zone);
@@ -73,16 +70,13 @@ impl<T: Tables> Agent<T> {
     /// A SYN of another host came to a port that somebody is expected at, and was dropped.
     pub(super) fn stray(&mut self, record: &Record<'_>) {
         let header = &record.header;
-        let (src, sport, dst, dport) = header.key.endpoints(record.heading());
+        let (src, _, dst, dport) = header.key.endpoints(record.heading());
         let target = ExpectKey::tcp(src, dst, dport).target();
         let now = Tick::from_ns(header.at_ns);
         let Some(control) = self.book.owner_of_target(&target, now) else {
             return;
         };
-        let ends = (
-            SocketAddr::new(address(src), sport),
-            SocketAddr::new(address(dst), dport),
-        );
+        let ends = ends(&header.key, record.heading());
         let news = self.of_drop(header.reason, ends);
         self.note_of(&control, &news, header.at_ns);
     }
@@ -161,11 +155,7 @@ impl<T: Tables> Agent<T> {
         expected: &ExpectKey,
         at_ns: u64,
     ) {
-        let (src, sport, dst, dport) = record.header.key.endpoints(record.heading());
-        let ends = (
-            SocketAddr::new(address(src), sport),
-            SocketAddr::new(address(dst), dport),
-        );
+        let ends = ends(&record.header.key, record.heading());
         let news = News {
             lasted_ns: self.trail.age(expected, at_ns),
             connection: Some(ends),
