@@ -1,6 +1,10 @@
 //! `cargo xtask bench`: pinhole against the kernel's own firewall, measured.
 
-use std::{convert::Infallible, ffi::OsString, path::PathBuf};
+use std::{
+    convert::Infallible,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
@@ -27,12 +31,21 @@ pub(crate) struct Args {
     /// Write the results to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Write the results to bench/results, with machine and commit, and make
+    /// docs/benchmark.md and its plots from them.
+    #[arg(long)]
+    write: bool,
 }
 
 /// Becomes the measurement. What is measured is what is shipped.
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
     let lab = Lab::set_up(ctx, &setup::ebpf(ctx)?, true)?;
-    let flags = [(args.quick, "--quick"), (args.list, "--list")];
+    let flags = [
+        (args.quick, "--quick"),
+        (args.list, "--list"),
+        (args.write, "--write"),
+    ];
     let mut arguments: Vec<OsString> = flags
         .into_iter()
         .filter(|(is_given, _)| *is_given)
@@ -43,9 +56,26 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
         let file = std::path::absolute(file).context("--json")?;
         arguments.extend(["--json".into(), file.into()]);
     }
+    arguments.extend(["--commit".into(), commit(ctx).into()]);
     if !args.only.is_empty() {
         arguments.push("--only".into());
         arguments.extend(args.only.iter().map(OsString::from));
     }
     lab.become_program(ctx, "bench", arguments)
+}
+
+/// The commit that is checked out, with a `+` if files differ from it.
+fn commit(ctx: &Ctx) -> String {
+    let git = |arguments: &[&str]| {
+        let mut git = ctx.user(Path::new("git"));
+        let output = git.args(arguments).current_dir(ctx.root()).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let Some(head) = git(&["rev-parse", "--short", "HEAD"]) else {
+        return "unknown".to_owned();
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]);
+    let is_clean = changed.is_some_and(|files| files.is_empty());
+    if is_clean { head } else { head + "+" }
 }

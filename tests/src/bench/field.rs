@@ -4,7 +4,13 @@
 //! client eth0 ── in0 middle out0 ── eth0 server
 //! ```
 
-use std::{fs, net::UdpSocket, path::PathBuf, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    net::{Ipv4Addr, UdpSocket},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{Ebpf, maps::Array, programs::xdp::XdpMode};
@@ -106,14 +112,18 @@ pub struct Field {
     firewall: Option<Firewall>,
     /// The programs of the middle that are not pinhole's.
     _middle: Vec<Ebpf>,
-    ends: [End; 2],
+    ends: Option<[End; 2]>,
     wires: [Wire; 2],
+    ifindex: u32,
     _room: Room,
     service: Option<UdpSocket>,
     nodes: [Netns; 3],
     dir: PathBuf,
     fresh: u64,
 }
+
+/// Sets up a host at an end.
+type SetHost<'a> = dyn Fn(&Netns) -> Result<()> + 'a;
 
 struct Link {
     index: u32,
@@ -126,6 +136,27 @@ impl Field {
     /// # Errors
     /// Something of the lab fails.
     pub fn new(mode: Mode, flows: u32) -> Result<Self> {
+        Self::make(mode, flows, 0, None)
+    }
+
+    /// As [`Field::new`], with so many rules that match nothing before the one that does.
+    ///
+    /// # Errors
+    /// As [`Field::new`], and pinhole may refuse so many.
+    pub fn with_rules(mode: Mode, flows: u32, rules: u32) -> Result<Self> {
+        Self::make(mode, flows, rules, None)
+    }
+
+    /// As [`Field::new`], with hosts at the ends instead of generator and sink; `set` is
+    /// called with each before anything stands in the middle.
+    ///
+    /// # Errors
+    /// As [`Field::new`], and those of `set`.
+    pub fn between_hosts(mode: Mode, set: impl Fn(&Netns) -> Result<()>) -> Result<Self> {
+        Self::make(mode, 1, 0, Some(&set))
+    }
+
+    fn make(mode: Mode, flows: u32, fillers: u32, hosts: Option<&SetHost<'_>>) -> Result<Self> {
         let id = LabId::new()?;
         let dir = id.make_dir()?;
         let made = |what: &str| Netns::new(id.name(what));
@@ -133,8 +164,12 @@ impl Field {
         lay(&nodes)?;
         let links = links(&nodes)?;
         address(&nodes, &links)?;
+        if let Some(set) = hosts {
+            set(&nodes[0])?;
+            set(&nodes[2])?;
+        }
         let firewall = if mode.is_pinhole() {
-            let text = policy(mode, flows);
+            let text = policy(mode, flows, fillers);
             Some(Firewall::start_in(
                 &nodes[MIDDLE],
                 &dir,
@@ -144,13 +179,17 @@ impl Field {
         } else {
             None
         };
-        let ends = [
-            End::new(&nodes[0], "eth0", links[0].index)?,
-            End::new(&nodes[2], "eth0", links[3].index)?,
-        ];
+        let ends = if hosts.is_none() {
+            Some([
+                End::new(&nodes[0], "eth0", links[0].index)?,
+                End::new(&nodes[2], "eth0", links[3].index)?,
+            ])
+        } else {
+            None
+        };
         let middle = match mode {
             Mode::Ceiling => vec![redirect(&nodes[MIDDLE], &links)?],
-            mode if mode.is_pinhole() => Vec::new(),
+            mode if mode.is_pinhole() || hosts.is_some() => Vec::new(),
             // Without a program of its own a veth takes no frame of a redirect. The other
             // way, GRO, would cost the kernel more.
             _ => vec![pass(&nodes[MIDDLE])?],
@@ -181,6 +220,7 @@ impl Field {
             _middle: middle,
             ends,
             wires: [wire(1, 0), wire(2, 3)],
+            ifindex: links[1].index,
             _room: room,
             service,
             nodes,
@@ -205,6 +245,37 @@ impl Field {
     #[must_use]
     pub const fn middle(&self) -> &Netns {
         &self.nodes[MIDDLE]
+    }
+
+    /// The namespaces of the client and the server.
+    #[must_use]
+    pub const fn hosts(&self) -> [&Netns; 2] {
+        [&self.nodes[0], &self.nodes[2]]
+    }
+
+    /// The server's IPv4 address.
+    #[must_use]
+    pub const fn server(&self) -> Ipv4Addr {
+        self.wires[0].server.0
+    }
+
+    /// Of the interface of the middle that is towards the client.
+    #[must_use]
+    pub const fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    /// A frame of a flow, whole; to the port that the rules accept, or to the next one.
+    #[must_use]
+    pub fn frame(
+        &self,
+        what: (Family, Proto),
+        packet: &Packet,
+        flow: u32,
+        accepted: bool,
+    ) -> Vec<u8> {
+        let port = wire::PORT + u16::from(!accepted);
+        self.wires[usize::from(packet.reply)].frame(what, packet, flow, port)
     }
 
     /// Numbers of `count` flows that were never used before; the first.
@@ -232,7 +303,8 @@ impl Field {
         };
         let plan = Plan::new(&self.wires[from], what, packet, flows, cpus);
         let node = &self.nodes[2 * from];
-        self.ends[from].send(node, &plan, flows, amount)
+        let ends = self.ends.as_mut().context("no generator")?;
+        ends[from].send(node, &plan, flows, amount)
     }
 
     /// Packets that came out so far: TCP SYNs over IPv4, and all others.
@@ -241,7 +313,8 @@ impl Field {
     /// The counters cannot be read.
     pub fn seen(&self, reply: bool) -> Result<[u64; 2]> {
         if !self.mode.is_host() || reply {
-            return self.ends[usize::from(!reply)].seen();
+            let ends = self.ends.as_ref().context("no sink")?;
+            return ends[usize::from(!reply)].seen();
         }
         let mut nft = self.nodes[MIDDLE].command("nft");
         nft.args(["-j", "list", "counter", "inet", "bench", "seen"]);
@@ -304,7 +377,7 @@ impl Field {
         ensure!(what == (Family::V4, Proto::Udp), "IPv4 and UDP only");
         let service = self.service.as_ref().context("no service")?;
         for flow in 0..count {
-            let address = std::net::Ipv4Addr::from(0x1000_0000 + flow / 16);
+            let address = Ipv4Addr::from(0x1000_0000 + flow / 16);
             let port = 32768 + (flow % 16) as u16;
             service.send_to(&[0; 18], (address, port))?;
         }
@@ -560,27 +633,45 @@ fn sink_rules(middle: &Netns, mode: Mode) -> Result<()> {
     process::check_with_input(middle.command("nft").args(["-f", "-"]), &text)
 }
 
-/// pinhole's, which says the same as the kernel's rules.
-fn policy(mode: Mode, flows: u32) -> String {
-    let zones = if mode.is_host() {
-        format!(
-            "[zones.outside]\ninterfaces = [\"in0\"]\n\
-             [[rule]]\nname = \"in\"\nfrom = \"outside\"\nto = \"host\"\nproto = \"udp\"\n\
-             dport = {}\naction = \"accept\"\n\
-             [[rule]]\nname = \"out\"\nfrom = \"host\"\naction = \"accept\"\n",
-            wire::PORT
-        )
+/// pinhole's, which says the same as the kernel's rules; after so many that match nothing.
+pub(super) fn policy(mode: Mode, flows: u32, fillers: u32) -> String {
+    let mut text = if mode.is_host() {
+        "[zones.outside]\ninterfaces = [\"in0\"]\n"
     } else {
         "[zones.inside]\ninterfaces = [\"in0\"]\ntrusted = true\n\
-         [zones.outside]\ninterfaces = [\"out0\"]\n\
-         [[rule]]\nname = \"out\"\nfrom = \"inside\"\naction = \"accept\"\n"
-            .to_owned()
-    };
+         [zones.outside]\ninterfaces = [\"out0\"]\n"
+    }
+    .to_owned();
+    for at in 0..fillers {
+        // Of the network that is set aside for benchmarks (RFC 2544).
+        let address = Ipv4Addr::from(0xc612_0000 + at);
+        let _ = writeln!(
+            text,
+            "[[rule]]\nname = \"filler-{at}\"\nproto = \"udp\"\ndst = \"{address}\"\n\
+             dport = {}\naction = \"accept\"",
+            wire::PORT
+        );
+    }
+    if mode.is_host() {
+        for proto in ["tcp", "udp"] {
+            let _ = writeln!(
+                text,
+                "[[rule]]\nname = \"in-{proto}\"\nfrom = \"outside\"\nto = \"host\"\n\
+                 proto = \"{proto}\"\ndport = {}\naction = \"accept\"",
+                wire::PORT
+            );
+        }
+        text.push_str("[[rule]]\nname = \"out\"\nfrom = \"host\"\naction = \"accept\"\n");
+    } else {
+        text.push_str("[[rule]]\nname = \"out\"\nfrom = \"inside\"\naction = \"accept\"\n");
+    }
     // A quarter of the table is for what is not TCP.
     let table = (flows * 4).next_power_of_two().max(1 << 16);
     let half_open = flows.next_power_of_two().max(1 << 16);
-    format!(
-        "{zones}[timeouts]\nudp-stream = {LIFE}\ntcp-unacknowledged = {LIFE}\n\
+    let _ = write!(
+        text,
+        "[timeouts]\nudp-stream = {LIFE}\ntcp-unacknowledged = {LIFE}\n\
          [tables]\nflows = {table}\nhalf-open = {half_open}\n"
-    )
+    );
+    text
 }

@@ -7,20 +7,46 @@
 
 pub mod field;
 pub mod forward;
+pub mod ftp;
+pub mod memory;
 pub mod metric;
+mod plot;
+pub mod programs;
+pub mod report;
+pub mod rest;
 pub mod room;
+pub mod rules;
+pub mod streams;
+pub mod tables;
 pub mod talk;
 pub mod traffic;
 pub mod wire;
 
 use std::{
     io::{IsTerminal as _, Write as _, stderr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
 
 use self::metric::Metric;
+
+/// One measurement of a rate.
+const TIME: Duration = Duration::from_millis(200);
+
+type Part = (fn() -> Vec<String>, fn(&mut Bench) -> Result<()>);
+
+/// All parts, in the order in which they run: their ids, and what measures those.
+const PARTS: [Part; 8] = [
+    (memory::ids, memory::run),
+    (programs::ids, programs::run),
+    (rest::ids, rest::run),
+    (forward::ids, forward::run),
+    (rules::ids, rules::run),
+    (streams::ids, streams::run),
+    (ftp::ids, ftp::run),
+    (tables::ids, tables::run),
+];
 
 /// A run of the benchmark.
 #[derive(Debug)]
@@ -29,6 +55,7 @@ pub struct Bench {
     pub runs: usize,
     only: Vec<String>,
     metrics: Vec<Metric>,
+    failed: usize,
     begun: Instant,
 }
 
@@ -49,6 +76,7 @@ impl Bench {
             runs,
             only: only.to_vec(),
             metrics: Vec::new(),
+            failed: 0,
             begun: Instant::now(),
         })
     }
@@ -75,21 +103,48 @@ impl Bench {
         self.metrics.push(metric);
     }
 
-    /// Measures all that is asked for.
-    ///
-    /// # Errors
-    /// Something of the lab fails.
-    pub fn run(mut self) -> Result<Vec<Metric>> {
-        forward::run(&mut self)?;
+    /// What could not be measured is told, and the rest is.
+    fn or_missing(&mut self, ids: &[String], done: Result<()>) {
+        let Err(error) = done else { return };
+        self.failed += 1;
+        let why = format!("{error:#}");
+        let why = why.lines().next().unwrap_or_default().to_owned();
+        self.say(&format!("failed: {error:#}"));
+        for id in ids {
+            if self.wants(id) && !self.metrics.iter().any(|metric| metric.id == *id) {
+                self.metrics.push(Metric::missing(id, "", &why));
+            }
+        }
+    }
+
+    /// Measures all that is asked for. What fails is among the results without a value.
+    #[must_use]
+    pub fn run(mut self) -> Results {
+        for (ids, run) in PARTS {
+            let done = run(&mut self);
+            self.or_missing(&ids(), done);
+        }
         if stderr().is_terminal() {
             eprint!("\r\x1b[K");
         }
-        Ok(self.metrics)
+        Results {
+            metrics: self.metrics,
+            failed: self.failed,
+        }
     }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Results {
+    /// Every id that was asked for.
+    pub metrics: Vec<Metric>,
+    /// Parts that could not be run to their end.
+    pub failed: usize,
 }
 
 /// All ids.
 #[must_use]
 pub fn ids() -> Vec<String> {
-    forward::ids()
+    PARTS.iter().flat_map(|(ids, _)| ids()).collect()
 }

@@ -67,6 +67,44 @@ impl Wire {
         (frame, [header, pseudo + sum(&frame[l4..end])])
     }
 
+    /// A whole frame of a flow, as the generator would write it.
+    pub(super) fn frame(
+        &self,
+        (family, proto): (Family, Proto),
+        packet: &Packet,
+        flow: u32,
+        server_port: u16,
+    ) -> Vec<u8> {
+        let (mut frame, mut sums) = self.template(family, proto, packet);
+        sums[1] += u32::from(server_port) - u32::from(PORT);
+        let (l4, words, length) = match family {
+            Family::V4 => (34, [26, 30], 60),
+            Family::V6 => (54, [34, 50], 80),
+        };
+        let reply = usize::from(packet.reply);
+        let word = self.first_word(family) + flow / 16;
+        let port = 32768 + (flow % 16) as u16;
+        frame[words[reply]..words[reply] + 4].copy_from_slice(&word.to_be_bytes());
+        let (own, other) = (l4 + 2 * reply, l4 + 2 * (1 - reply));
+        frame[own..own + 2].copy_from_slice(&port.to_be_bytes());
+        frame[other..other + 2].copy_from_slice(&server_port.to_be_bytes());
+        let varies = halves(word);
+        if family == Family::V4 {
+            frame[24..26].copy_from_slice(&check(sums[0] + varies));
+        }
+        let mut sum = sums[1] + varies + u32::from(port);
+        let at = match proto {
+            Proto::Udp => l4 + 6,
+            Proto::Tcp => {
+                frame[l4 + 4..l4 + 8].copy_from_slice(&packet.seq.to_be_bytes());
+                sum += halves(packet.seq);
+                l4 + 16
+            }
+        };
+        frame[at..at + 2].copy_from_slice(&check(sum));
+        frame[..length].to_vec()
+    }
+
     fn ip4(&self, frame: &mut [u8; 80], proto: Proto, packet: &Packet, length: u16) -> usize {
         frame[12] = 0x08;
         let ip = &mut frame[IP..];
@@ -126,4 +164,67 @@ fn sum(bytes: &[u8]) -> u32 {
         .chunks(2)
         .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or_default()))
         .sum()
+}
+
+fn halves(word: u32) -> u32 {
+    (word >> 16) + (word & 0xffff)
+}
+
+/// The checksum of a sum, network byte order.
+fn check(sum: u32) -> [u8; 2] {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!(sum as u16)).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::field::{data, opening};
+
+    fn wire() -> Wire {
+        Wire {
+            macs: [[2; 6], [4; 6]],
+            server: (
+                Ipv4Addr::new(203, 0, 113, 2),
+                Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 2),
+            ),
+        }
+    }
+
+    /// The sum over what a checksum covers, itself included, is all ones (RFC 1071).
+    fn is_right(bytes: u32) -> bool {
+        check(bytes) == [0, 0]
+    }
+
+    #[test]
+    fn checksums_are_right() {
+        for proto in [Proto::Udp, Proto::Tcp] {
+            for packet in opening(proto).into_iter().chain([data()]) {
+                let v4 = wire().frame((Family::V4, proto), &packet, 12_345, PORT);
+                assert!(is_right(sum(&v4[14..34])));
+                let end = 14 + usize::from(u16::from_be_bytes([v4[16], v4[17]]));
+                let pseudo = sum(&v4[26..34]) + number(proto) + (end - 34) as u32;
+                assert!(is_right(pseudo + sum(&v4[34..end])), "{proto:?} {packet:?}");
+
+                let v6 = wire().frame((Family::V6, proto), &packet, 12_345, PORT + 1);
+                let length = u16::from_be_bytes([v6[18], v6[19]]);
+                let pseudo = sum(&v6[22..54]) + number(proto) + u32::from(length);
+                let end = 54 + usize::from(length);
+                assert!(is_right(pseudo + sum(&v6[54..end])), "{proto:?} {packet:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn flows_differ_by_address_and_port() {
+        let frame = |flow| wire().frame((Family::V4, Proto::Udp), &data(), flow, PORT);
+        let (first, next, other) = (frame(0), frame(1), frame(16));
+        assert_eq!(first[26..30], [16, 0, 0, 0]);
+        assert_eq!(
+            (first[26..30] == next[26..30], first[34..36] == next[34..36]),
+            (true, false)
+        );
+        assert_eq!((other[29], other[34..36] == first[34..36]), (1, true));
+    }
 }

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use firewall_tests::bench::{self, Bench, metric};
+use firewall_tests::bench::{self, Bench, metric, report::Report};
 
 /// Runs of each measurement, and with `--quick`.
 const RUNS: [usize; 2] = [10, 3];
@@ -24,11 +24,17 @@ struct Args {
     /// Where the results go.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write `bench/results` and `docs/benchmark.md`, too.
+    #[arg(long)]
+    write: bool,
+    /// What is measured.
+    #[arg(long, default_value = "unknown")]
+    commit: String,
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Args::parse()) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -36,16 +42,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<()> {
+/// A goal that is missed is a figure; what cannot be measured is a failure.
+fn run(args: Args) -> Result<ExitCode> {
     if args.list {
         bench::ids().iter().for_each(|id| println!("{id}"));
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
-    let metrics = Bench::new(RUNS[usize::from(args.quick)], &args.only)?.run()?;
+    let runs = RUNS[usize::from(args.quick)];
+    let results = Bench::new(runs, &args.only)?.run();
     if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&metrics)?;
+        let text = serde_json::to_string_pretty(&results.metrics)?;
         fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
     }
-    print!("{}", metric::table(&metrics));
-    Ok(())
+    print!("{}", metric::table(&results.metrics));
+    if args.write {
+        Report::new(args.commit, runs, results.metrics)?.write()?;
+    }
+    Ok(if results.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -153,6 +153,12 @@ impl Firewall {
         Path::new(id::PINS).join(&self.instance)
     }
 
+    /// Process id of the agent, while there is one.
+    #[must_use]
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(Daemon::pid)
+    }
+
     /// What the agent has printed so far.
     #[must_use]
     pub fn said(&self) -> String {

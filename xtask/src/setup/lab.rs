@@ -33,6 +33,10 @@ const TOOLS: &[Tool] = &[
         package: "nftables",
     },
     Tool {
+        command: "conntrack",
+        package: "conntrack",
+    },
+    Tool {
         command: "ethtool",
         package: "ethtool",
     },
