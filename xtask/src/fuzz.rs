@@ -153,8 +153,9 @@ fn many(ctx: &Ctx, binaries: &Path, target: Target, runs: u64) -> Result<()> {
             format!("-runs={runs}"),
             format!("-max_len={}", target.longest()),
         ])
-        // No input of this size takes longer.
-        .args(["-timeout=10", "-print_final_stats=1"])
+        // By the clock on the wall, and a busy machine may leave a run waiting: an input
+        // takes microseconds, or for ever.
+        .args(["-timeout=120", "-print_final_stats=1"])
         .arg(format!("-artifact_prefix={}/", crashes.display()))
         .arg(&corpus)
         .args(known(ctx, target))
