@@ -7,7 +7,7 @@ use firewall_common::abi::SessionPhase;
 use super::{Account, Data, Fate};
 use crate::{
     bpf::maps::Names,
-    ftp::{Refusal, Side, reply},
+    ftp::{DataPort, Refusal, Side, reply},
 };
 
 /// Something to do.
@@ -56,7 +56,10 @@ impl Seen {
             .iter()
             .flat_map(|account| &account.data)
             .filter(|data| data.encrypted && data.listener == listener && data.syns > 0)
-            .map(|data| data.dst.port());
+            .filter(|data| data.in_place_of.is_none())
+            .map(|data| data.dst.port())
+            // To a service of the host: no range may have it.
+            .filter(|port| *port >= DataPort::MIN);
         ports.fold(None, |seen: Option<Self>, port| {
             let Self { low, high } = seen.unwrap_or(Self {
                 low: port,

@@ -316,3 +316,15 @@ fn the_range_is_the_narrowest_of_all_sessions_between_the_hosts() {
     assert_eq!(Seen::of(&[&first], Side::Server).unwrap().text(), "50090");
     assert_eq!(Seen::of(&[&first], Side::Client), None);
 }
+
+#[test]
+fn a_try_at_a_service_is_not_in_the_range_that_is_suggested() {
+    let mut log = Log::begun();
+    log.phase(2, SessionPhase::Tls);
+    log.data(3, JournalKind::Dropped, passive(40_000, 50_053));
+    log.data(4, JournalKind::Dropped, passive(40_001, 22));
+    let advised = advised(&log.account());
+    let range = advised.iter().find(|remedy| remedy.name == "session-range");
+    let config = range.and_then(|remedy| remedy.config.clone()).unwrap();
+    assert!(config.contains("ports = \"50053\""), "{config}");
+}
