@@ -15,6 +15,7 @@ mod interop;
 mod race;
 mod setup;
 mod test;
+mod verify;
 mod vm;
 
 use std::process::ExitCode;
@@ -54,6 +55,8 @@ enum Task {
     Race(race::Args),
     /// Measure pinhole against the kernel's own firewall.
     Bench(bench::Args),
+    /// Hold what the programs cost the verifiers of three kernels against the record.
+    Verify(verify::Args),
     /// Boot Debian's kernels in virtual machines and load the programs there.
     Vm(vm::Args),
     /// Check format, lints and documentation.
@@ -83,6 +86,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Task::Flood(args) => flood::run(&ctx, &args)?,
         Task::Race(args) => match race::run(&ctx, &args)? {},
         Task::Bench(args) => match bench::run(&ctx, &args)? {},
+        Task::Verify(args) => verify::run(&ctx, &args)?,
         Task::Vm(args) => vm::run(&ctx, &args)?,
         Task::Check => check::run(&ctx)?,
     }

@@ -127,8 +127,8 @@ fn run_end_to_end(ctx: &Ctx, ebpf: &Ebpf, suites: &[Artifact], args: &Args) -> R
         }
     }
     // The suites ran on this machine's kernel; here is the oldest that is supported.
-    let smoke = vm::label(Series::OLDEST);
-    if args.wants(&smoke) && !vm::smoke(ctx, Series::OLDEST)? {
+    let smoke = vm::label(Series::OLDEST, vm::Job::Smoke);
+    if args.wants(&smoke) && !vm::passes(ctx, Series::OLDEST, vm::Job::Smoke)? {
         failed.push(smoke);
     }
     Ok(failed)
@@ -144,7 +144,7 @@ fn list<'a>(ctx: &Ctx, suites: impl Iterator<Item = &'a Artifact>, args: &Args) 
             println!("{}: {}", suite.label(), test.trim_end_matches(": test"));
         }
     }
-    let smoke = vm::label(Series::OLDEST);
+    let smoke = vm::label(Series::OLDEST, vm::Job::Smoke);
     if args.wants(&smoke) {
         println!("{smoke}");
     }

@@ -21,8 +21,9 @@ use super::{
 pub mod config;
 pub mod view;
 
-/// How long attaching may take on a busy machine.
-const READY: Duration = Duration::from_secs(90);
+/// How long attaching may take on a busy machine, or an emulated one, whose verifier takes
+/// minutes.
+const READY: Duration = Duration::from_secs(600);
 
 /// Which XDP mode is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -48,8 +48,16 @@ impl Series {
     }
 }
 
-/// QEMU, and a kernel's image.
-pub(super) fn ensure(ctx: &Ctx, series: Series) -> Result<PathBuf> {
+/// An unpacked kernel package.
+pub(crate) struct Kernel {
+    /// What is booted.
+    pub(crate) image: PathBuf,
+    /// Where it is unpacked, modules and all.
+    pub(crate) root: PathBuf,
+}
+
+/// QEMU, and a kernel.
+pub(super) fn ensure(ctx: &Ctx, series: Series) -> Result<Kernel> {
     if env::consts::ARCH != "x86_64" {
         bail!(
             "virtual machines are made on x86-64 only, this is {}",
@@ -68,7 +76,10 @@ pub(super) fn ensure(ctx: &Ctx, series: Series) -> Result<PathBuf> {
             ctx.write(&partial.join(STAMP), &package)
         })?;
     }
-    image(&cache)
+    Ok(Kernel {
+        image: image(&cache)?,
+        root: cache,
+    })
 }
 
 /// The package that holds the series' newest kernel.

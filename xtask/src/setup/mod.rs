@@ -7,11 +7,11 @@ mod lab;
 mod linker;
 mod toolchain;
 
-use std::{fs::File, path::PathBuf};
+use std::fs::File;
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::kernel::Series;
+pub(crate) use self::kernel::{Kernel, Series};
 use self::{
     linker::Linker,
     toolchain::{Decision, Origin, Toolchain},
@@ -65,8 +65,8 @@ pub(crate) fn lab(ctx: &Ctx) -> Result<()> {
     lab::ensure(ctx)
 }
 
-/// The image of a kernel for virtual machines, and QEMU, set up when they are not.
-pub(crate) fn kernel(ctx: &Ctx, series: Series) -> Result<PathBuf> {
+/// A kernel for virtual machines, and QEMU, set up when they are not.
+pub(crate) fn kernel(ctx: &Ctx, series: Series) -> Result<Kernel> {
     let _guard = lock(ctx)?;
     kernel::ensure(ctx, series)
 }

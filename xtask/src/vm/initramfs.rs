@@ -1,5 +1,5 @@
 //! The file system that a virtual machine boots from: one program, as process 1,
-//! and the libraries that it needs.
+//! what that calls, and the libraries that they need.
 
 use std::{
     collections::BTreeSet,
@@ -13,24 +13,18 @@ use crate::ctx::Ctx;
 
 const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
-/// Where the kernel mounts nothing by itself.
-const MOUNT_POINTS: [&str; 2] = ["proc", "sys"];
+/// Where the kernel mounts nothing by itself, and where programs write.
+const DIRECTORIES: [&str; 6] = ["dev", "proc", "sys", "run", "tmp", "root"];
 
 /// An archive with `program` as `/init`. A dynamic one finds its libraries where
 /// it finds them here.
-pub(super) fn build(ctx: &Ctx, program: &Path) -> Result<Vec<u8>> {
+pub(super) fn build(ctx: &Ctx, program: &Path) -> Result<Archive> {
     let mut archive = Archive::default();
-    for directory in MOUNT_POINTS {
+    for directory in DIRECTORIES {
         archive.directory(Path::new(directory));
     }
-    let stripped = strip(ctx, program)?;
-    archive.file(Path::new("init"), &stripped);
-    for library in libraries(ctx, program)? {
-        let content = fs::read(&library);
-        let content = content.with_context(|| format!("cannot read {}", library.display()))?;
-        archive.file(&library, &content);
-    }
-    Ok(archive.finish())
+    archive.program(ctx, program, Path::new("init"))?;
+    Ok(archive)
 }
 
 /// Debug information is most of a program, and all of it would have to be loaded.
@@ -59,23 +53,46 @@ fn paths(listed: &str) -> impl Iterator<Item = &str> {
 /// A cpio archive of the kind "newc" (kernel, Documentation/driver-api/early-userspace/
 /// buffer-format.rst), uncompressed: what is read once from memory gains nothing.
 #[derive(Default)]
-struct Archive {
+pub(super) struct Archive {
     bytes: Vec<u8>,
     inode: u32,
     directories: BTreeSet<PathBuf>,
+    files: BTreeSet<PathBuf>,
 }
 
 impl Archive {
-    /// A file, after the directories that it needs.
-    fn file(&mut self, path: &Path, content: &[u8]) {
+    /// A program of this machine without its debug information, and its libraries, which
+    /// keep their places.
+    pub(super) fn program(&mut self, ctx: &Ctx, program: &Path, to: &Path) -> Result<()> {
+        self.file(to, &strip(ctx, program)?);
+        for library in libraries(ctx, program)? {
+            self.copy(&library, &library)?;
+        }
+        Ok(())
+    }
+
+    /// A file of this machine.
+    pub(super) fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let content = fs::read(from);
+        let content = content.with_context(|| format!("cannot read {}", from.display()))?;
+        self.file(to, &content);
+        Ok(())
+    }
+
+    /// A file, after the directories that it needs; one that is there already stays.
+    pub(super) fn file(&mut self, path: &Path, content: &[u8]) {
         let path = path.strip_prefix("/").unwrap_or(path);
+        if !self.files.insert(path.to_owned()) {
+            return;
+        }
         if let Some(parent) = path.parent() {
             self.directory(parent);
         }
         self.entry(path, EXECUTABLE, content);
     }
 
-    fn directory(&mut self, path: &Path) {
+    pub(super) fn directory(&mut self, path: &Path) {
+        let path = path.strip_prefix("/").unwrap_or(path);
         let ancestors: Vec<&Path> = path.ancestors().collect();
         for directory in ancestors.into_iter().rev() {
             let new =
@@ -110,7 +127,7 @@ impl Archive {
         self.bytes.resize(whole, 0);
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> Vec<u8> {
         self.entry(Path::new("TRAILER!!!"), 0, &[]);
         self.bytes
     }
@@ -141,6 +158,7 @@ mod tests {
         let mut archive = Archive::default();
         archive.file(Path::new("/lib/x/a"), b"hello");
         archive.file(Path::new("/lib/x/b"), b"");
+        archive.file(Path::new("/lib/x/a"), b"again");
         let bytes = archive.finish();
         assert_eq!(bytes.len() % 4, 0);
         let text = String::from_utf8_lossy(&bytes);

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use super::job::{self, Job};
 use crate::ctx::{Ctx, show};
 
 /// A kernel that gets real hardware help starts its process 1 within this; one that does not
@@ -21,6 +22,20 @@ const MEMORY: &str = "1G";
 /// A panic ends the machine, because QEMU is told not to reboot. The kernel's check
 /// that the timer ticks in time, which panics, fails on a busy machine.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+
+/// Two NICs on one wire. The driver takes no XDP program while the device may merge packets
+/// or leave their checksums out (`virtnet_xdp_set` of drivers/net/virtio_net.c).
+const NICS: [&str; 8] = [
+    "-netdev",
+    "hubport,id=n0,hubid=0",
+    "-device",
+    "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01,guest_csum=off,guest_tso4=off,guest_tso6=off,\
+     guest_ecn=off,guest_ufo=off",
+    "-netdev",
+    "hubport,id=n1,hubid=0",
+    "-device",
+    "virtio-net-pci,netdev=n1,mac=52:54:00:00:00:02",
+];
 
 /// What runs the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +66,7 @@ pub(super) struct Machine<'a> {
     pub(super) ctx: &'a Ctx,
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
+    pub(super) job: Job,
     /// What every line of process 1 begins with.
     pub(super) mark: &'a str,
 }
@@ -131,8 +147,18 @@ impl Machine<'_> {
             .arg(self.kernel)
             .arg("-initrd")
             .arg(self.initramfs)
-            .args(["-append", COMMAND_LINE]);
+            .args(["-append", &self.command_line()]);
+        if self.job.has_nics() {
+            qemu.args(NICS);
+        }
         qemu
+    }
+
+    /// What the kernel does not know is environment of process 1; what follows the dashes
+    /// are its arguments.
+    fn command_line(&self) -> String {
+        let (path, job) = (job::PATH, self.job.name());
+        format!("{COMMAND_LINE} PATH={path} PINHOLE_BIN=/usr/bin/pinhole -- {job}")
     }
 }
 

@@ -1,29 +1,41 @@
 //! `cargo xtask vm`: programs of this workspace on the kernels of Debian, in virtual machines.
 
 mod initramfs;
+mod job;
 mod machine;
+mod modules;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+pub(crate) use self::job::Job;
 use crate::{
     build, cargo_json,
     ctx::Ctx,
     setup::{self, Series},
+    verify,
     vm::machine::{Console, Machine},
 };
 
-/// Emulation on a busy machine is slow; a machine that hangs is not waited for much longer.
-const LIMIT: Duration = Duration::from_secs(300);
 /// Lines of the console that are shown of a machine that did not come to its end.
 const TAIL: usize = 30;
-/// What every line of the smoke test begins with, and its last line when all is well.
-const MARK: &str = "smoke: ";
+/// The program that is process 1 of every machine; what each of its lines begins with, and
+/// its last line when all is well.
+pub(crate) const GUEST: &str = "guest";
+pub(crate) const MARK: &str = "guest: ";
 const PASSED: &str = "passed";
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask vm --kernel 6.1 smoke
+  cargo xtask vm --kernel 6.1 --kernel 6.12 verify
+  cargo xtask vm --kernel 6.12 test
+  cargo xtask vm pktgen             on all kernels
+
+The machines run under KVM where a kernel boots under it, and are emulated elsewhere,
+which is slow; which of them it was is said.")]
 pub(crate) struct Args {
     /// Kernel to boot; all that are supported when none is named.
     #[arg(long, value_enum)]
@@ -31,13 +43,7 @@ pub(crate) struct Args {
 
     /// What to do with it.
     #[arg(value_enum)]
-    program: Program,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Program {
-    /// Load every eBPF program, tell what each costs the verifier, and end.
-    Smoke,
+    job: Job,
 }
 
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
@@ -47,62 +53,78 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
         [] => Series::value_variants(),
         named => named,
     };
-    let Program::Smoke = args.program;
-    let mut refused = Vec::new();
+    if args.job == Job::Verify {
+        return verify::on_machines(ctx, kernels);
+    }
+    let mut failed = Vec::new();
     for series in kernels {
-        if !smoke(ctx, *series)? {
-            refused.push(series.name());
+        if !passes(ctx, *series, args.job)? {
+            failed.push(series.name());
         }
     }
-    if refused.is_empty() {
+    if failed.is_empty() {
         return Ok(());
     }
-    bail!("the smoke test fails on kernel {}", refused.join(" and "))
+    bail!(
+        "`{}` fails on kernel {}",
+        args.job.name(),
+        failed.join(" and ")
+    )
 }
 
-/// The smoke test's name on one kernel, among other tests.
-pub(crate) fn label(series: Series) -> String {
-    format!("vm smoke on Linux {}", series.name())
+/// A job's name on one kernel, among other tests.
+pub(crate) fn label(series: Series, job: Job) -> String {
+    format!("vm {} on Linux {}", job.name(), series.name())
 }
 
-/// Boots a kernel and has it load every program; true when it accepted them. The object must
-/// have been built.
-pub(crate) fn smoke(ctx: &Ctx, series: Series) -> Result<bool> {
+/// Boots a kernel and does a job there; true when that went well. The object must have been
+/// built.
+pub(crate) fn passes(ctx: &Ctx, series: Series, job: Job) -> Result<bool> {
+    Ok(lines(ctx, series, job)?.is_some())
+}
+
+/// As [`passes`]: what process 1 said, if all went well.
+pub(crate) fn lines(ctx: &Ctx, series: Series, job: Job) -> Result<Option<Vec<String>>> {
     let kernel = setup::kernel(ctx, series)?;
-    let program = cargo_json::binary(ctx, "smoke", false)?;
+    job::set_up(ctx, job)?;
+    let program = cargo_json::binary(ctx, GUEST, false)?;
+    let mut content = initramfs::build(ctx, &program)?;
+    job.pack(ctx, &kernel.root, &mut content)?;
     // Two runs at a time must not share it.
     let archive = ctx
         .vm()
         .join(format!("{}-{}.cpio", series.name(), std::process::id()));
-    ctx.write(&archive, initramfs::build(ctx, &program)?)?;
+    ctx.write(&archive, content.finish())?;
     let machine = Machine {
         ctx,
-        kernel: &kernel,
+        kernel: &kernel.image,
         initramfs: &archive,
+        job,
         mark: MARK,
     };
-    ctx.status("Booting", label(series));
+    ctx.status("Booting", label(series, job));
     let begun = Instant::now();
-    let ran = machine.run(LIMIT, |line| ctx.status("", line));
+    let ran = machine.run(job.limit(), |line| ctx.status("", line));
     crate::ctx::remove(&archive)?;
     let (accel, console) = ran?;
-    let log = machine::keep(ctx, &format!("smoke-{}", series.name()), &console)?;
+    let name = format!("{}-{}", job.name(), series.name());
+    let log = machine::keep(ctx, &name, &console)?;
     let passed = console.init.last().is_some_and(|line| line == PASSED);
     let took = begun.elapsed().as_secs();
     ctx.status("", format!("… took {took} s with {}", accel.name()));
     if !passed {
-        explain(&console);
+        explain(&console, job.limit());
         ctx.status("", format!("console: {}", log.display()));
     }
-    Ok(passed)
+    Ok(passed.then_some(console.init))
 }
 
 /// A program that fails has said why itself; one that never came to its end has not.
-fn explain(console: &Console) {
+fn explain(console: &Console, limit: Duration) {
     if console.stopped {
         eprintln!(
             "the machine took over {} s: stopped. Its last lines:",
-            LIMIT.as_secs()
+            limit.as_secs()
         );
     } else if console.init.last().is_some_and(|line| line == "failed") {
         return;

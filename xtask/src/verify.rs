@@ -1,0 +1,326 @@
+//! `cargo xtask verify`: what each program costs the verifiers of several kernels, held against
+//! the record in `docs/verifier.tsv`.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum as _;
+
+use crate::{
+    build, cargo_json,
+    ctx::Ctx,
+    harness::Lab,
+    setup::{self, Series},
+    vm::{self, Job},
+};
+
+const RECORD: &str = "docs/verifier.tsv";
+const COLUMNS: &str = "kernel\tprogram\tas\tinstructions\tstates\tstack\n";
+/// In percent; what grows by more has to be recorded on purpose.
+const GROWTH: u64 = 10;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask verify            this kernel, then 6.1 and 6.12 in virtual machines
+  cargo xtask verify --here     this kernel alone
+  cargo xtask verify --write    the same as the first, recorded in docs/verifier.tsv
+
+Whatever grew by more than 10 % is an error until it is recorded with --write. A kernel
+series without a record is told, and is no error.")]
+pub(crate) struct Args {
+    /// Leave the virtual machines out.
+    #[arg(long)]
+    here: bool,
+
+    /// Record what is found.
+    #[arg(long)]
+    write: bool,
+}
+
+/// On this machine's kernel, then on those of the virtual machines.
+pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
+    let ebpf = setup::ebpf(ctx)?;
+    build::object(ctx, &ebpf)?;
+    let mut found = here(ctx)?;
+    if !args.here {
+        found.extend(machines(ctx, Series::value_variants())?);
+    }
+    if args.write {
+        return write(ctx, found);
+    }
+    judge(ctx, &found)
+}
+
+/// In virtual machines alone.
+pub(crate) fn on_machines(ctx: &Ctx, kernels: &[Series]) -> Result<()> {
+    judge(ctx, &machines(ctx, kernels)?)
+}
+
+/// A program as it is loaded, on the kernels of one series.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Subject {
+    kernel: Kernel,
+    program: String,
+    /// The subcommand that loads it so.
+    way: String,
+}
+
+/// A series: `6.12`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Kernel(u32, u32);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cost {
+    instructions: u64,
+    states: u64,
+    /// Bytes that each function uses, the program's own first, joined by `+`.
+    stack: String,
+}
+
+type Costs = BTreeMap<Subject, Cost>;
+
+fn here(ctx: &Ctx) -> Result<Costs> {
+    let program = cargo_json::binary(ctx, vm::GUEST, false)?;
+    let lab = Lab::new(ctx, &program);
+    let mut command = lab.command(ctx, &program)?;
+    ctx.status("Verifying", "on this machine's kernel");
+    let said = ctx.capture(command.arg(Job::Verify.name()))?;
+    let lines: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix(vm::MARK))
+        .collect();
+    costs(&lines)
+}
+
+fn machines(ctx: &Ctx, kernels: &[Series]) -> Result<Costs> {
+    let mut found = Costs::new();
+    for series in kernels {
+        let lines = vm::lines(ctx, *series, Job::Verify)?;
+        let lines = lines.with_context(|| format!("not verified on {}", series.name()))?;
+        found.extend(costs(&lines)?);
+    }
+    Ok(found)
+}
+
+/// What the guest program said: its kernel, then one line for each program.
+fn costs(lines: &[impl AsRef<str>]) -> Result<Costs> {
+    let mut kernel = None;
+    let mut found = Costs::new();
+    for line in lines.iter().map(AsRef::as_ref) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["kernel", release] => kernel = Kernel::of(release),
+            ["verified", program, way, cost @ ..] => {
+                let kernel = kernel.context("no kernel was named")?;
+                let cost = Cost::parse(cost).with_context(|| format!("not a cost: {line}"))?;
+                let (program, way) = ((*program).to_owned(), (*way).to_owned());
+                let subject = Subject {
+                    kernel,
+                    program,
+                    way,
+                };
+                found.insert(subject, cost);
+            }
+            _ => {}
+        }
+    }
+    if found.is_empty() {
+        bail!("the guest program named no program");
+    }
+    Ok(found)
+}
+
+impl Kernel {
+    /// `6.12.117+deb12-cloud-amd64` is of the series 6.12.
+    fn of(release: &str) -> Option<Self> {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+        let mut next = || numbers.next()?.parse().ok();
+        Some(Self(next()?, next()?))
+    }
+}
+
+impl std::fmt::Display for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("{}.{}", self.0, self.1))
+    }
+}
+
+impl Cost {
+    fn parse(words: &[&str]) -> Option<Self> {
+        let [instructions, states, stack] = words else {
+            return None;
+        };
+        Some(Self {
+            instructions: instructions.parse().ok()?,
+            states: states.parse().ok()?,
+            stack: (*stack).to_owned(),
+        })
+    }
+
+    /// The largest that a function uses.
+    fn deepest(&self) -> u64 {
+        let depths = self.stack.split('+').filter_map(|depth| depth.parse().ok());
+        depths.max().unwrap_or(0)
+    }
+
+    /// What grew by more than it may.
+    fn outgrows(&self, recorded: &Self) -> Vec<&'static str> {
+        let over = |now: u64, then: u64| now * 100 > then * (100 + GROWTH);
+        let figures = [
+            ("instructions", self.instructions, recorded.instructions),
+            ("states", self.states, recorded.states),
+            ("stack", self.deepest(), recorded.deepest()),
+        ];
+        let grown = figures
+            .into_iter()
+            .filter(|(_, now, then)| over(*now, *then));
+        grown.map(|(name, ..)| name).collect()
+    }
+}
+
+/// Prints all, and fails if something grew.
+fn judge(ctx: &Ctx, found: &Costs) -> Result<()> {
+    let record = ctx.root().join(RECORD);
+    let recorded = match fs::read_to_string(&record) {
+        Ok(text) => parse(&text).with_context(|| record.display().to_string())?,
+        Err(_) => Costs::new(),
+    };
+    // The verifier tells what each function uses, not what a chain of calls does.
+    println!("instructions verified, states, and the largest stack of one function in bytes:");
+    println!(
+        "{:<6} {:<16} {:<5} {:>12} {:>9} {:>7}  {:>5}  record",
+        "kernel", "program", "as", "instructions", "change", "states", "stack"
+    );
+    let mut grown = 0;
+    for (subject, cost) in found {
+        let (change, verdict) = compare(cost, recorded.get(subject));
+        grown += usize::from(verdict.starts_with("GREW"));
+        let Subject {
+            kernel,
+            program,
+            way,
+        } = subject;
+        let Cost {
+            instructions,
+            states,
+            ..
+        } = cost;
+        let stack = cost.deepest();
+        println!(
+            "{kernel:<6} {program:<16} {way:<5} {instructions:>12} {change:>9} {states:>7} \
+             {stack:>5}  {verdict}"
+        );
+    }
+    if grown > 0 {
+        bail!(
+            "{grown} of {} grew by more than {GROWTH} %: make them smaller, or record them with \
+             `cargo xtask verify --write`",
+            found.len()
+        );
+    }
+    Ok(())
+}
+
+/// The change of the instructions, and what it comes to.
+fn compare(cost: &Cost, recorded: Option<&Cost>) -> (String, String) {
+    let Some(recorded) = recorded else {
+        return (String::new(), "new".into());
+    };
+    let (now, then) = (cost.instructions as f64, recorded.instructions as f64);
+    let change = format!("{:+.1} %", (now / then - 1.0) * 100.0);
+    let grown = cost.outgrows(recorded);
+    let verdict = if grown.is_empty() {
+        "ok".into()
+    } else {
+        format!("GREW: {}", grown.join(", "))
+    };
+    (change, verdict)
+}
+
+/// Replaces the records of the kernels that were looked at.
+fn write(ctx: &Ctx, found: Costs) -> Result<()> {
+    let record = ctx.root().join(RECORD);
+    let mut all = match fs::read_to_string(&record) {
+        Ok(text) => parse(&text).with_context(|| record.display().to_string())?,
+        Err(_) => Costs::new(),
+    };
+    let count = found.len();
+    all.retain(|subject, _| found.keys().all(|known| known.kernel != subject.kernel));
+    all.extend(found);
+    ctx.write(&record, render(&all))?;
+    ctx.status("Recorded", format!("{count} programs in {RECORD}"));
+    Ok(())
+}
+
+fn render(costs: &Costs) -> String {
+    let rows = costs.iter().map(|(subject, cost)| {
+        format!(
+            "{}\t{}\t{}\t{}\t{}\t{}\n",
+            subject.kernel,
+            subject.program,
+            subject.way,
+            cost.instructions,
+            cost.states,
+            cost.stack
+        )
+    });
+    rows.fold(COLUMNS.to_owned(), |text, row| text + &row)
+}
+
+fn parse(record: &str) -> Result<Costs> {
+    let rows = record.lines().skip(1).map(|line| {
+        let row = || {
+            let words: Vec<&str> = line.split('\t').collect();
+            let [kernel, program, way, cost @ ..] = words.as_slice() else {
+                return None;
+            };
+            let subject = Subject {
+                kernel: Kernel::of(kernel)?,
+                program: (*program).to_owned(),
+                way: (*way).to_owned(),
+            };
+            Some((subject, Cost::parse(cost)?))
+        };
+        row().with_context(|| format!("not a row of the record: {line}"))
+    });
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: [&str; 4] = [
+        "kernel 6.12.117+deb12-cloud-amd64",
+        "verified pinhole_egress run 1100 55 352+0+16",
+        "verified pinhole_ctl run 10 1 8",
+        "passed",
+    ];
+
+    #[test]
+    fn what_is_recorded_is_read_again() -> Result<()> {
+        let found = costs(&SAID)?;
+        let text = render(&found);
+        assert!(text.contains("6.12\tpinhole_egress\trun\t1100\t55\t352+0+16\n"));
+        assert_eq!(parse(&text)?, found);
+        assert!(parse("kernel\nnonsense\n").is_err());
+        assert!(costs(&["passed"]).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn more_than_a_tenth_is_growth() {
+        let cost = |instructions, states, stack: &str| Cost {
+            instructions,
+            states,
+            stack: stack.into(),
+        };
+        let recorded = cost(1000, 100, "200+16");
+        assert!(cost(1100, 110, "220+99").outgrows(&recorded).is_empty());
+        assert_eq!(cost(1101, 10, "8").outgrows(&recorded), ["instructions"]);
+        let grown = cost(10, 111, "8+221").outgrows(&recorded);
+        assert_eq!(grown, ["states", "stack"]);
+        assert_eq!(compare(&recorded, None).1, "new");
+        assert_eq!(compare(&cost(900, 1, "0"), Some(&recorded)).0, "-10.0 %");
+    }
+}
