@@ -17,9 +17,9 @@ use crate::{
     },
 };
 
-/// Life of an expectation for a SYN that came before it: it is sent again within
-/// three seconds.
-const RANGE_TICKS: u32 = ticks_from_secs(5);
+/// Life of an expectation for a SYN that came before it: TCP sends it again after one
+/// second, and after three.
+pub(super) const RANGE_SECS: u64 = 5;
 
 /// Why a connection is not let in.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +75,7 @@ impl<T: Tables> Agent<T> {
         };
         let life = match opening.via {
             // It has come already.
-            ExpectVia::RangePassive | ExpectVia::RangeActive => RANGE_TICKS,
+            ExpectVia::RangePassive | ExpectVia::RangeActive => ticks_from_secs(RANGE_SECS),
             _ => self.settings.expectation_ticks,
         };
         let expires = now.plus(life.min(self.settings.expectation_ticks));

@@ -19,6 +19,7 @@ use log::{info, warn};
 use super::{
     Agent, SessionId, Standing, audit,
     children::{flow_of, session_of},
+    openings::RANGE_SECS,
 };
 use crate::{
     ftp::{DataPort, Opening, Refusal, SessionRange, Side},
@@ -30,9 +31,9 @@ use crate::{
 };
 
 const MINUTE_NS: u64 = 60 * NS_PER_SEC;
-/// A connection that was let in and has no entry yet may still come: TCP sends a
-/// SYN again after one second, and after three.
-const COMES_NS: u64 = 5 * NS_PER_SEC;
+/// A connection that was let in and has no entry yet may still come while its
+/// expectation lives.
+const COMES_NS: u64 = RANGE_SECS * NS_PER_SEC;
 
 /// What a session has of its range.
 #[derive(Clone, Debug, Default)]
