@@ -241,6 +241,13 @@ impl Field {
         self.firewall.as_ref()
     }
 
+    /// Ends pinhole's agent; enforcement stays.
+    pub fn stop_agent(&mut self) {
+        if let Some(firewall) = &mut self.firewall {
+            firewall.stop_agent();
+        }
+    }
+
     /// The namespace in the middle.
     #[must_use]
     pub const fn middle(&self) -> &Netns {

@@ -77,6 +77,8 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         core_share(bench, own.firewall().context("no pinhole")?)?;
     }
     if bench.wants(PAUSE) {
+        // Its collector is the only one while it runs.
+        own.stop_agent();
         pauses(bench, &own)?;
     }
     Ok(())
