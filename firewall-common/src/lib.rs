@@ -11,6 +11,7 @@
 //! - [`expect`] takes pinholes
 //! - [`timeout`] says when a flow ends
 //! - [`fragment`] follows fragmented datagrams
+//! - [`forward`] says what a router does to a packet
 //! - [`policy`] matches a new flow against compiled rules
 //! - [`sabotage`] is what a test build leaves out
 //! - [`verdict`] names every outcome
@@ -22,6 +23,7 @@ pub mod checksum;
 pub mod expect;
 #[cfg(test)]
 mod explore;
+pub mod forward;
 pub mod fragment;
 pub mod key;
 pub mod life;

@@ -12,6 +12,7 @@ mod ctl;
 mod data;
 mod expect;
 mod explain;
+mod forward;
 mod fragments;
 mod log;
 mod maps;
@@ -25,14 +26,14 @@ mod watch;
 mod work;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
     helpers::generated::bpf_redirect,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use firewall_common::{
     abi::iface_flags,
-    verdict::{DropReason, Event, Verdict},
+    verdict::{DropReason, Event, PassReason, Verdict},
 };
 use packet::{Packet as _, TcPacket, XdpPacket};
 use work::Slot;
@@ -40,7 +41,21 @@ use work::Slot;
 /// Ingress of a guarded interface.
 #[xdp]
 pub(crate) fn pinhole_ingress(ctx: XdpContext) -> u32 {
-    to_xdp(pipeline::judge(&XdpPacket::new(ctx), Slot::Ingress))
+    const ESTABLISHED: u32 = PassReason::Established.index();
+    match pinhole_judge(ctx.ctx) {
+        ESTABLISHED => forward::pinhole_forward(ctx.ctx, Slot::Ingress as u32),
+        outcome => to_xdp(outcome),
+    }
+}
+
+/// [`pipeline::judge`] at ingress.
+///
+/// A global function: were it a part of the program that goes on to forward, the
+/// verifier of 6.1 would follow many times as many ways through it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_judge(ctx: *mut xdp_md) -> u32 {
+    pipeline::judge(&XdpPacket::new(XdpContext::new(ctx)), Slot::Ingress)
 }
 
 /// A held SYN again, with holding off. Run by the agent on live frames.

@@ -16,7 +16,7 @@ use firewall_common::verdict::STATS_LEN;
 pub(crate) const FLOWS: usize = 65_536;
 pub(crate) const HALF_OPEN: usize = 16_384;
 const FTP: usize = 4096;
-const IFACES_LEN: usize = 1024;
+pub(crate) const IFACES_LEN: usize = 1024;
 
 #[btf_map]
 pub(crate) static ABI: Array<u32, 1> = Array::new();

@@ -55,6 +55,19 @@ impl XdpPacket {
     pub(crate) const fn new(ctx: XdpContext) -> Self {
         Self { ctx }
     }
+
+    /// Writes `bytes` at `offset`; `None` past the end.
+    #[inline(always)]
+    pub(crate) fn write<const N: usize>(&self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        let start = self.ctx.data() + offset;
+        if start + N > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: the comparison above bounds the write by the packet's end, a byte
+        // array needs no alignment, and nothing else refers to the packet.
+        unsafe { (start as *mut [u8; N]).write(bytes) };
+        Some(())
+    }
 }
 
 impl EbpfContext for XdpPacket {

@@ -39,6 +39,7 @@ pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> u32 {
     work.link.set(Link::ETHERNET.pack());
     explain::begin(work);
     work.flags = 0;
+    work.flow_ahead = 0;
     let verdict = judge_uncounted(packet, work, !matches!(slot, Slot::Reinject));
     // Through memory: so the verifier forgets which way the verdict came, and
     // looks at what follows once instead of once for each way.

@@ -136,20 +136,45 @@ enum Route {
 
 #[inline(always)]
 fn route<P: Packet>(packet: &P, work: &mut Work) -> Route {
+    match look_up(packet, work, 0) {
+        // Without a neighbour yet, or too long for the link, the kernel knows
+        // the device all the same and deals with the rest.
+        found::SUCCESS | found::NO_NEIGHBOUR | found::FRAGMENTATION_NEEDED => {
+            Route::Via(work.route.ifindex)
+        }
+        // Through a route that encapsulates it goes to a device that the look-up
+        // does not tell, so to a zone that no rule can be asked about.
+        found::BLACKHOLE..=found::PROHIBIT | found::ENCAPSULATED => Route::Nowhere,
+        code if code < 0 => Route::Nowhere,
+        // Not forwarded: the host's own address, or forwarding is off.
+        _ => Route::Local,
+    }
+}
+
+/// What a route look-up says: `BPF_FIB_LKUP_RET_*`.
+pub(crate) mod found {
+    pub(crate) const SUCCESS: i64 = 0;
+    pub(crate) const BLACKHOLE: i64 = 1;
+    pub(crate) const PROHIBIT: i64 = 3;
+    pub(crate) const ENCAPSULATED: i64 = 6;
+    pub(crate) const NO_NEIGHBOUR: i64 = 7;
+    pub(crate) const FRAGMENTATION_NEEDED: i64 = 8;
+}
+
+/// Looks up the route of the packet at hand, the rules of routing included. The result
+/// is of [`found`], the route in [`Work::route`]. `len` bytes of layer 3 must fit the
+/// way, unless it is 0.
+#[inline(always)]
+pub(crate) fn look_up<P: Packet>(packet: &P, work: &mut Work, len: u16) -> i64 {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
-    const SUCCESS: i64 = 0;
-    const BLACKHOLE: i64 = 1;
-    const PROHIBIT: i64 = 3;
-    const ENCAPSULATED: i64 = 6;
-    const NO_NEIGHBOUR: i64 = 7;
-    const FRAGMENTATION_NEEDED: i64 = 8;
     let (h, params) = (&work.headers, &mut work.route);
     // SAFETY: all zero is a valid value: integers, arrays and unions of them.
     *params = unsafe { core::mem::zeroed() };
     params.l4_protocol = h.proto;
     params.sport = h.sport.to_be();
     params.dport = h.dport.to_be();
+    params.__bindgen_anon_1.tot_len = len;
     params.ifindex = packet.ifindex();
     if h.family as u8 == Family::V4 as u8 {
         params.family = AF_INET;
@@ -163,23 +188,12 @@ fn route<P: Packet>(packet: &P, work: &mut Work) -> Route {
         params.__bindgen_anon_4.ipv6_dst = h.dst;
     }
     // SAFETY: context and parameters are valid, the size is theirs.
-    let found = unsafe {
+    unsafe {
         bpf_fib_lookup(
             packet.as_ptr(),
             &raw mut *params,
             size_of::<FibParams>() as i32,
             0,
         )
-    };
-    match found {
-        // Without a neighbour yet, or too long for the link, the kernel knows
-        // the device all the same and deals with the rest.
-        SUCCESS | NO_NEIGHBOUR | FRAGMENTATION_NEEDED => Route::Via(params.ifindex),
-        // Through a route that encapsulates it goes to a device that the look-up
-        // does not tell, so to a zone that no rule can be asked about.
-        BLACKHOLE..=PROHIBIT | ENCAPSULATED => Route::Nowhere,
-        code if code < 0 => Route::Nowhere,
-        // Not forwarded: the host's own address, or forwarding is off.
-        _ => Route::Local,
     }
 }

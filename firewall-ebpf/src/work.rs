@@ -64,6 +64,8 @@ pub(crate) struct Work {
     pub behind: bool,
     /// [`firewall_common::abi::table_full`], if the flow's class is full; else `TRACK`.
     pub full: u32,
+    /// What the packet's step says of its flow: [`firewall_common::forward::stepped`].
+    pub flow_ahead: u32,
     /// What becomes of the packet.
     pub outcome: Opaque,
     /// The packet's link header, packed.

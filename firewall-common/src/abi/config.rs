@@ -64,6 +64,9 @@ pub mod config_flags {
     /// There are session ranges: whether one is for a data SYN the agent alone knows,
     /// so the SYN is held even when the agent has read all that was said before.
     pub const RANGES: u32 = 1 << 4;
+    /// Packets of proved flows are forwarded by the ingress program. Never with
+    /// [`SHADOW`], and on a [`GATEWAY`] only.
+    pub const FAST_PATH: u32 = 1 << 5;
 }
 
 /// The configuration that the programs read. One element; replaced as a whole.

@@ -8,6 +8,7 @@ mod config;
 mod event;
 mod expect;
 mod explain;
+mod fast;
 mod flow;
 mod flow_key;
 mod flow_word;
@@ -24,6 +25,7 @@ pub use config::*;
 pub use event::*;
 pub use expect::*;
 pub use explain::*;
+pub use fast::*;
 pub use flow::*;
 pub use flow_key::*;
 pub use flow_word::*;
@@ -79,6 +81,14 @@ pub mod maps {
     pub const PAIRS: &str = "PAIRS";
     /// `HASH<u32, Iface>`: guarded interfaces by index.
     pub const IFACES: &str = "IFACES";
+    /// `HASH<u32, FastIface>`: guarded interfaces by index, and what the fast path must
+    /// know of them.
+    pub const FAST_IFACES: &str = "FAST_IFACES";
+    /// `PERCPU_ARRAY<FastCounter>[FAST_LEN]`, by [`super::FastIface::number`].
+    pub const FAST_COUNTERS: &str = "FAST_COUNTERS";
+    /// `ARRAY<u32>[NEIGHBOURS_LEN]`: the tick in which a packet to a next hop last went
+    /// through the kernel. Not pinned.
+    pub const NEIGHBOURS: &str = "NEIGHBOURS";
     /// `ARRAY<Rule>[2 * MAX_RULES]`: two generations, of which `Config::generation` is live.
     pub const RULES: &str = "RULES";
     /// `PERCPU_ARRAY<Counter>[2 * MAX_RULES]`: packets of new flows by rule, as `RULES`.

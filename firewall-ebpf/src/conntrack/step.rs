@@ -2,6 +2,7 @@
 
 use firewall_common::{
     abi::{EndReason, Flow, FlowState, flow_flags},
+    forward,
     key::{Direction, Heading},
     life::{self, Entry as _, Followed, Found},
     tcp::{self, Counter as _, Segment, State, Stepped, What, generic},
@@ -59,7 +60,8 @@ pub(super) fn step<P: Packet, K: Family>(
     if tcp {
         step_tcp(entry, work, incarnation);
     } else {
-        step_generic(entry, work, incarnation);
+        work.stepped.write(Stepped::NONE);
+        pinhole_generic_step(entry, work, incarnation);
     }
     if !proved && matches!(life::follow(found.entry, incarnation), Followed::Lost) {
         // Its windows and its end may be missing in the new entry. TCP sends it
@@ -239,6 +241,7 @@ extern "C" fn pinhole_tcp_record(entry: *mut Flow, work: *mut Work) -> u32 {
     };
     let (arrived, out) = work.arrived();
     tcp::record(entry, &arrived, out);
+    ahead(entry, work);
     0
 }
 
@@ -266,12 +269,26 @@ fn given<'a>(entry: *mut Flow, work: *mut Work) -> Option<(Entry, &'a mut Work)>
     unsafe { work.as_mut() }.map(|work| (Entry(entry), work))
 }
 
-/// [`life::generic::step`]. The result is in [`Work::stepped`].
-#[inline(always)]
-fn step_generic(entry: *mut Flow, work: &mut Work, incarnation: u32) {
+/// [`life::generic::step`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_generic_step(entry: *mut Flow, work: *mut Work, incarnation: u32) -> u32 {
+    let Some((entry, work)) = given(entry, work) else {
+        return 0;
+    };
     let (now, direction) = (work.now, work.direction());
-    let out = work.stepped.write(Stepped::NONE);
-    life::generic::step(Entry(entry), direction, incarnation, now, out);
+    life::generic::step(entry, direction, incarnation, now, work.stepped_mut());
+    ahead(entry, work);
+    0
+}
+
+/// [`forward::accepted`] of the flow, as if it had proved itself, into
+/// [`Work::flow_ahead`]: what follows a step in the half-open tables knows better, and
+/// whether the packet is accepted at all the verdict says.
+#[inline(always)]
+fn ahead(entry: Entry, work: &mut Work) {
+    let zone = zone_of(entry.0, work.direction().flip());
+    work.flow_ahead = forward::accepted(work.stepped().word, true, zone);
 }
 
 /// Has the handshake of a TCP flow ended in a connection?

@@ -8,6 +8,7 @@ use firewall_common::{
         Config, EndReason, Flow, FlowKey4, FlowKey6, FlowState, TableId, Tier, flow_flags,
         is_incarnation_of,
     },
+    forward,
     key::{Direction, FlowKey},
     life::{self, Deletion, Place, Promotion, Refused, Tables},
     tcp::{Counter as _, What},
@@ -403,6 +404,8 @@ fn half_open<K: Family>(entry: *mut Flow, slot: u32) -> u32 {
         let stepped = work.stepped();
         (stepped.what, stepped.word, stepped.opened)
     };
+    // It has not proved itself before this packet.
+    work.flow_ahead = forward::stepped::ACCEPTED;
     let (direction, on_wire) = (work.direction(), work.on_wire);
     let protocol = work.headers.proto;
     let here = &mut Here::<K>::new(work);

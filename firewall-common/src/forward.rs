@@ -1,0 +1,231 @@
+//! Forwarding: what a router does to a packet, and which packets it may do it to
+//! without the kernel.
+
+use crate::{
+    abi::{FlowState, Kept, ZONE_HOST, flow_flags},
+    time::{Tick, ticks_from_secs},
+    wire::{ETHERNET_LEN, Family, Fragment, Headers, proto, tcp_flags},
+};
+
+/// How long packets to a next hop go past the kernel before one does not. Within
+/// this time the kernel notices that a neighbour is gone, as it does of its own
+/// packets.
+pub const REFRESH: u32 = ticks_from_secs(5);
+
+/// Shortest Ethernet frame, without its check sum: shorter ones are padded.
+const FRAME_MIN: u32 = 60;
+const IPV4_LEN: u16 = 20;
+const IPV6_LEN: u16 = 40;
+
+/// What the step of a packet says of its flow, in a word.
+///
+/// `zone ahead | PROVED | HELPER | STEPPED`; 0 if there was no step.
+pub mod stepped {
+    /// Its zone ahead of the packet is in the bits below.
+    pub const ZONE: u32 = 0xff;
+    /// The flow is in the proved tier.
+    pub const PROVED: u32 = 1 << 8;
+    /// The helper reads it.
+    pub const HELPER: u32 = 1 << 9;
+    /// There was a step, and it accepted the packet.
+    pub const ACCEPTED: u32 = 1 << 10;
+}
+
+/// The word of [`stepped`] for an accepted packet of the flow with `word`, whose
+/// zone ahead is `zone`.
+#[inline(always)]
+#[must_use]
+pub const fn accepted(word: FlowState, proved: bool, zone: u8) -> u32 {
+    let mut out = stepped::ACCEPTED | zone as u32;
+    if proved {
+        out |= stepped::PROVED;
+    }
+    if word.has(flow_flags::HELPER_FTP) {
+        out |= stepped::HELPER;
+    }
+    out
+}
+
+/// May a packet be forwarded without the kernel, as far as its flow and its headers
+/// tell? `flow` is of [`stepped`], `frame_len` bytes are in its frame.
+///
+/// # Errors
+///
+/// Why it may not.
+#[inline(always)]
+pub const fn may_forward(h: &Headers, flow: u32, frame_len: u32) -> Result<(), Kept> {
+    if flow & stepped::HELPER != 0 {
+        return Err(Kept::Helper);
+    }
+    if flow & stepped::PROVED == 0 {
+        return Err(Kept::Unproved);
+    }
+    if flow & stepped::ZONE == ZONE_HOST as u32 {
+        return Err(Kept::Local);
+    }
+    if h.proto == proto::TCP
+        && h.tcp_flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) != 0
+    {
+        return Err(Kept::Edge);
+    }
+    let ends = ETHERNET_LEN as u32 + h.l3_len;
+    if h.l3_offset != ETHERNET_LEN as u16 || (frame_len > ends && frame_len > FRAME_MIN) {
+        return Err(Kept::Frame);
+    }
+    let plain = if h.family as u8 == Family::V4 as u8 {
+        IPV4_LEN
+    } else {
+        IPV6_LEN
+    };
+    // RFC 4291, section 2.5.6: a router must not forward these.
+    if h.family as u8 == Family::V6 as u8 && u32::from_be(h.src[0]) >> 22 == 0xfe80 >> 6 {
+        return Err(Kept::Route);
+    }
+    if h.fragment as u8 != Fragment::Whole as u8 || h.l4_offset != h.l3_offset + plain {
+        return Err(Kept::Header);
+    }
+    // RFC 1812, section 5.3.1; RFC 8200, section 3.
+    if h.ttl <= 1 {
+        return Err(Kept::Ttl);
+    }
+    Ok(())
+}
+
+/// The checksum of an IPv4 header whose time to live becomes one less: it and
+/// `check` are as in the header, in network byte order.
+///
+/// The word of TTL and protocol is 0x0100 less, so the complement of the sum is as
+/// much more, in ones' complement (RFC 1624, equation 3). Like `ip_decrease_ttl` it
+/// turns the zero that has two forms into none.
+#[inline(always)]
+#[must_use]
+pub const fn one_hop_less(check: [u8; 2]) -> [u8; 2] {
+    let sum = u16::from_be_bytes(check) as u32 + 0x0100;
+    // Ones' complement: what is carried out is added again, and all ones are zero.
+    let sum = if sum >= 0xffff { sum + 1 } else { sum };
+    (sum as u16).to_be_bytes()
+}
+
+/// Is it time for a packet to a next hop to go through the kernel? `last` is the
+/// tick in which one did, 0 if none.
+#[inline(always)]
+#[must_use]
+pub const fn is_stale(last: u32, now: Tick) -> bool {
+    last == 0 || now.0.wrapping_sub(last) >= REFRESH
+}
+
+/// Which element of a table of next hops, whose length is a power of two, is that
+/// of hardware address `mac` behind interface `ifindex`.
+#[inline(always)]
+#[must_use]
+pub const fn neighbour(mac: [u8; 6], ifindex: u32, len: u32) -> u32 {
+    let low = u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]);
+    let high = u16::from_be_bytes([mac[0], mac[1]]) as u32;
+    let mixed = (low ^ high ^ ifindex.rotate_left(16)).wrapping_mul(0x9e37_79b1);
+    (mixed >> 16) & (len - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum;
+
+    fn headers() -> Headers {
+        Headers {
+            proto: proto::UDP,
+            l3_offset: 14,
+            l4_offset: 34,
+            l3_len: 28,
+            ttl: 64,
+            ..Headers::ZERO
+        }
+    }
+
+    const FLOW: u32 = stepped::ACCEPTED | stepped::PROVED | 2;
+
+    #[test]
+    fn a_plain_packet_of_a_proved_flow_is_forwarded() {
+        assert_eq!(may_forward(&headers(), FLOW, 42), Ok(()));
+        assert_eq!(may_forward(&headers(), FLOW, 60), Ok(()), "padded");
+        let v6 = Headers {
+            family: Family::V6,
+            l4_offset: 54,
+            l3_len: 48,
+            ..headers()
+        };
+        assert_eq!(may_forward(&v6, FLOW, 62), Ok(()));
+        let near = Headers {
+            src: [0xfe80_0000_u32.to_be(), 0, 0, 1],
+            ..v6
+        };
+        assert_eq!(may_forward(&near, FLOW, 62), Err(Kept::Route));
+    }
+
+    #[test]
+    fn what_needs_the_kernel_goes_to_it() {
+        let kept = |change: fn(&mut Headers), flow: u32, frame: u32| {
+            let mut h = headers();
+            change(&mut h);
+            may_forward(&h, flow, frame).unwrap_err()
+        };
+        let none: fn(&mut Headers) = |_| {};
+        assert_eq!(kept(none, FLOW & !stepped::PROVED, 42), Kept::Unproved);
+        assert_eq!(kept(none, FLOW | stepped::HELPER, 42), Kept::Helper);
+        assert_eq!(kept(none, FLOW & !stepped::ZONE, 42), Kept::Local);
+        assert_eq!(kept(none, FLOW, 61), Kept::Frame, "bytes behind its end");
+        assert_eq!(kept(|h| h.l3_offset = 18, FLOW, 46), Kept::Frame);
+        assert_eq!(kept(|h| h.l4_offset = 38, FLOW, 42), Kept::Header);
+        assert_eq!(
+            kept(|h| h.fragment = Fragment::Tail, FLOW, 42),
+            Kept::Header
+        );
+        assert_eq!(kept(|h| h.ttl = 1, FLOW, 42), Kept::Ttl);
+        assert_eq!(kept(|h| h.ttl = 0, FLOW, 42), Kept::Ttl);
+        for flag in [tcp_flags::SYN, tcp_flags::FIN, tcp_flags::RST] {
+            let mut h = headers();
+            h.proto = proto::TCP;
+            h.tcp_flags = flag | tcp_flags::ACK;
+            assert_eq!(may_forward(&h, FLOW, 42), Err(Kept::Edge));
+            h.proto = proto::UDP;
+            assert_eq!(may_forward(&h, FLOW, 42), Ok(()), "no flags of UDP");
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_what_computing_it_anew_gives() {
+        let mut header = [
+            0x45, 0, 0, 84, 0, 0, 0x40, 0, 64, 1, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7,
+        ];
+        for id in 0..=u16::MAX {
+            header[4..6].copy_from_slice(&id.to_be_bytes());
+            for ttl in [2, 64, 255] {
+                header[8] = ttl;
+                header[10..12].fill(0);
+                let check = !checksum::fold(checksum::add(0, &header));
+                header[8] = ttl - 1;
+                header[10..12].copy_from_slice(&one_hop_less(check.to_be_bytes()));
+                assert_eq!(checksum::fold(checksum::add(0, &header)), 0xffff);
+            }
+        }
+    }
+
+    #[test]
+    fn a_next_hop_is_refreshed_at_first_and_then_now_and_then() {
+        let now = Tick(1000);
+        assert!(is_stale(0, now));
+        assert!(!is_stale(1000, now));
+        assert!(!is_stale(1001, Tick(1000 + REFRESH)));
+        assert!(is_stale(1000, Tick(1000 + REFRESH)));
+    }
+
+    #[test]
+    fn next_hops_spread() {
+        let mut seen: Vec<_> = (0..64_u8)
+            .map(|n| neighbour([2, 0, 0, 0, 0, n], 3, 4096))
+            .collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert!(seen.len() > 56, "{}", seen.len());
+        assert!(seen.iter().all(|at| *at < 4096));
+    }
+}
