@@ -25,6 +25,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod explain;
+pub mod fast;
 pub mod filter;
 pub mod ftp;
 pub mod gc;

@@ -17,7 +17,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The maps that are pinned. What is left belongs to the programs that are loaded:
 /// scratch space, the programs' log, and datagrams that are under way.
-const MAPS: [&str; 29] = [
+const MAPS: [&str; 31] = [
     maps::ABI,
     maps::CONFIG,
     maps::CONTROL,
@@ -35,6 +35,8 @@ const MAPS: [&str; 29] = [
     maps::PAIRS,
     maps::REFUSALS,
     maps::IFACES,
+    maps::FAST_IFACES,
+    maps::FAST_COUNTERS,
     maps::RULES,
     maps::RULE_HITS,
     maps::RULE_NAMES,

@@ -10,8 +10,8 @@ use bytemuck::Zeroable;
 use firewall_common::{
     abi::{
         ABI_VERSION, Census, CollectorState, Config, Control, Counter, ExpectKey, Expectation,
-        FlowKey6, Iface, MAX_RULES, Rule, RuleName, Session, TableCounter, TableId, heartbeat,
-        maps,
+        FastCounter, FastIface, FlowKey6, Iface, MAX_RULES, Rule, RuleName, Session, TableCounter,
+        TableId, heartbeat, maps,
     },
     time::Tick,
 };
@@ -186,6 +186,23 @@ impl Pinned {
         let mut entries = self.entries(maps::IFACES)?;
         entries.retain(|(_, iface)| vlan_children::is_guarded(iface));
         Ok(entries)
+    }
+
+    /// What the fast path knows of guarded interfaces, and did there, by index.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn fast(&self) -> Result<Vec<(u32, FastIface, FastCounter)>, Error> {
+        let counters: PerCpuArray<MapData, FastCounter> =
+            self.per_cpu_array(maps::FAST_COUNTERS)?;
+        let entries: Vec<(u32, FastIface)> = self.entries(maps::FAST_IFACES)?;
+        let row = |(index, entry): (u32, FastIface)| {
+            let of_cpus = counters
+                .get(&u32::from(entry.number), 0)
+                .map_err(|error| self.failed(maps::FAST_COUNTERS, &error))?;
+            Ok((index, entry, FastCounter::sum(of_cpus.iter())))
+        };
+        entries.into_iter().map(row).collect()
     }
 
     /// The live generation of compiled rules, each with what it admitted or dropped.

@@ -267,6 +267,30 @@ pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
     })
 }
 
+/// Moves the calling thread, and no other, into a network namespace.
+///
+/// # Errors
+///
+/// What the kernel says; needs `CAP_SYS_ADMIN`.
+pub fn enter_netns(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and sockets of other threads stay where they are.
+    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })
+}
+
+/// The driver of an interface, as `ethtool -i` names it.
+///
+/// # Errors
+///
+/// ENODEV without such an interface, EOPNOTSUPP if it does not say.
+pub fn driver(interface: &str) -> io::Result<String> {
+    // struct ethtool_drvinfo: the command, driver[32] and what follows it.
+    let mut info = [0; 49];
+    info[0] = ETHTOOL_GDRVINFO;
+    ethtool(interface, &mut info)?;
+    Ok(text(bytemuck::cast_slice(&info[1..9])))
+}
+
+const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;

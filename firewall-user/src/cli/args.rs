@@ -68,10 +68,11 @@ Examples:
   sudo pinhole status
   sudo pinhole status -o json | jq -e .agent.alive
 
-JSON: {instance, mode, shadow, kernel, here, agent: {alive, pid, heartbeat_s},
-confirm: {pending, left_s}, interfaces: [{name, index, zone, trusted, ethernet, xdp,
-tc}], flows: [{family, kind, count, limit}], table_full, tables and collector as of
-`stats`, memory: {kernel_bytes}, rules}")]
+JSON: {instance, mode, shadow, fast_path, kernel, here, agent: {alive, pid,
+heartbeat_s}, confirm: {pending, left_s}, interfaces: [{name, index, zone, trusted,
+ethernet, xdp, tc, fast_path}], flows: [{family, kind, count, limit}], table_full,
+tables, collector and an interface's fast_path as of `stats`, memory: {kernel_bytes},
+rules}. fast_path is \"on\", or why there is none: \"host\", \"policy\", \"shadow\".")]
     Status(ListArgs),
     /// Tracked flows
     #[command(subcommand)]
@@ -90,12 +91,15 @@ Examples:
 
 JSON: {shadow, pass, drop, would_drop: [{reason, packets, bytes}],
 events: [{event, count}], rules: [{name, action, packets, bytes}],
-ftp_refused: [{reason, count}], tables: [{map, family, tier, size, present, created,
-removed, evicted, evicted_stay_s, evicted_seen, evicted_ages_s, census_age_s}],
-collector: {passes, read, deleted, cpu_s, pace_per_s, pass_s, pass_read, pass_cpu_s,
-corrected, age_s}}. Each packet is counted once, in shadow mode under \"would drop\"
+fast_path: [{interface, from, to, obstacles, packets, bytes, kernel_packets,
+kernel: [{reason, packets}], share}], ftp_refused: [{reason, count}], tables: [{map, family,
+tier, size, present, created, removed, evicted, evicted_stay_s, evicted_seen,
+evicted_ages_s, census_age_s}], collector: {passes, read, deleted, cpu_s, pace_per_s,
+pass_s, pass_read, pass_cpu_s, corrected, age_s}}. Each packet is counted once, in shadow mode under \"would drop\"
 instead of \"dropped\". A rule counts first packets of flows. What is refused of FTP
-is a line of a control connection.")]
+is a line of a control connection. The fast path counts packets of tracked flows: those
+that the programs forwarded, and those that were left to the kernel; `from` and `to` say
+whether what arrives there may take it, and whether what takes it may leave there.")]
     Stats(StatsArgs),
     /// What shadow mode found
     #[command(subcommand)]

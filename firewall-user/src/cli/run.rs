@@ -27,6 +27,7 @@ use crate::{
     },
     config::{self, Compiled, GuardedIface, Tables},
     error::Usage,
+    fast::{self, FastPath},
     ftp,
     helper::Settings,
     lock::AgentLock,
@@ -91,11 +92,16 @@ async fn attached(
         println!("{change}");
     }
     let before = readmit(&loaded, &compiled)?;
+    let off = fast::off(&compiled.config);
+    let mut fast_path = FastPath::open(instance, off, &compiled.complete_checksums)?;
     attach(&mut loaded, &compiled, &targets, &guarded, args)?;
     // Flows can have begun under the old mode until the moment of the switch.
     match readmit(&loaded, &compiled) {
         Ok(after) => say_readmitted(before, after, args.shadow),
         Err(error) => log::warn!("{error:#}"),
+    }
+    for line in fast_path.refresh()? {
+        println!("{line}");
     }
     loaded.keep();
     if let Some(confirm) = confirm {
@@ -107,6 +113,7 @@ async fn attached(
         args.verbose,
         loaded,
         settings(&compiled),
+        fast_path,
         &mut stop,
     )
     .await

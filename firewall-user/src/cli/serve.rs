@@ -19,6 +19,7 @@ use crate::{
         sys,
         vlan_children::{self, VlanChildren},
     },
+    fast::FastPath,
     gc::Collector,
     helper::{self, Agent, MapTables, Settings},
     lock::AgentLock,
@@ -27,6 +28,8 @@ use crate::{
 };
 
 const LOOK: Duration = Duration::from_secs(1);
+/// One look in so many is for what the fast path would bypass, too.
+const FAST_PATH_LOOKS: u32 = 5;
 
 /// The signals that end the agent. Others keep their meaning: the end of the
 /// terminal kills it, and enforcement stays.
@@ -59,6 +62,7 @@ pub(super) async fn serve(
     verbose: bool,
     mut loaded: Loaded,
     settings: Settings,
+    fast_path: FastPath,
     stop: &mut Stop,
 ) -> anyhow::Result<ExitCode> {
     let logger = verbose
@@ -77,7 +81,7 @@ pub(super) async fn serve(
         ended = helper::run(agent, ring, std::future::pending()) => {
             ended.map(|()| ExitCode::SUCCESS)
         }
-        ended = look_after(instance, lock, children) => ended,
+        ended = look_after(instance, lock, children, fast_path) => ended,
         never = collect(collector) => match never {},
         ended = log_lines(logger) => ended,
     }
@@ -128,11 +132,14 @@ async fn look_after(
     instance: &Instance,
     lock: &AgentLock,
     mut children: VlanChildren,
+    mut fast_path: FastPath,
 ) -> anyhow::Result<ExitCode> {
     let mut every = interval(LOOK);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks: u32 = 0;
     loop {
         every.tick().await;
+        looks = looks.wrapping_add(1);
         lock.drain();
         if !instance.pin_dir().exists() {
             bail!("instance {instance} was removed: nothing is guarded any more; run it again");
@@ -142,6 +149,12 @@ async fn look_after(
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::warn!("VLANs on guarded interfaces: {error}"),
             Err(error) => log::warn!("VLANs on guarded interfaces: they cannot be listed: {error}"),
+        }
+        if looks.is_multiple_of(FAST_PATH_LOOKS) {
+            match fast_path.refresh() {
+                Ok(news) => news.iter().for_each(|line| log::warn!("{line}")),
+                Err(error) => log::warn!("fast path: {error}"),
+            }
         }
     }
 }

@@ -17,10 +17,11 @@ use crate::{
         maps::Pinned,
         memory, text,
     },
+    fast::{self, Off},
     lock,
     netlink::route::{self, Link},
     preflight,
-    render::{self, CollectorView, Ink, Now, Paint, Table, TableView},
+    render::{self, CollectorView, FastView, Ink, Now, Paint, Table, TableView},
 };
 
 /// What `status` shows; its fields are the JSON.
@@ -31,6 +32,8 @@ struct StatusView {
     mode: &'static str,
     /// Does every packet pass, whatever the policy says?
     shadow: bool,
+    /// "on", or why there is none: "host", "policy", "shadow".
+    fast_path: &'static str,
     kernel: String,
     /// Is this the network namespace that it guards?
     here: bool,
@@ -79,6 +82,8 @@ struct IfaceView {
     xdp: Option<&'static str>,
     /// "tcx" or "clsact"; `null` if the program is gone.
     tc: Option<&'static str>,
+    /// What the fast path does there; `null` if it knows nothing of it.
+    fast_path: Option<FastView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -111,8 +116,18 @@ fn view(instance: &Instance) -> anyhow::Result<StatusView> {
     let deadline = pinned.control()?.confirm_deadline_ns;
     let links = if here { route::links()? } else { Vec::new() };
     let ifaces = pinned.ifaces()?.into_iter();
+    let off = fast::off(&config);
+    let fast_views = match off {
+        None => stats::fast(&pinned, false)?,
+        Some(_) => Vec::new(),
+    };
     let mut interfaces: Vec<_> = ifaces
-        .map(|(index, iface)| iface_view(instance, index, &iface, here.then_some(&links)))
+        .map(|(index, iface)| {
+            let mut view = iface_view(instance, index, &iface, here.then_some(&links));
+            let mut fast = fast_views.iter();
+            view.fast_path = fast.find(|fast| fast.interface == view.name).cloned();
+            view
+        })
         .collect();
     interfaces.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(StatusView {
@@ -123,6 +138,12 @@ fn view(instance: &Instance) -> anyhow::Result<StatusView> {
             "host"
         },
         shadow: config.flags & config_flags::SHADOW != 0,
+        fast_path: match off {
+            None => "on",
+            Some(Off::Host) => "host",
+            Some(Off::Policy) => "policy",
+            Some(Off::Shadow) => "shadow",
+        },
         kernel: preflight::kernel_release()?,
         here,
         agent: agent(instance, &config, &beat, now, here),
@@ -202,6 +223,7 @@ fn iface_view(
         } else {
             "clsact"
         }),
+        fast_path: None,
         name,
         index,
         zone: text(&iface.zone_name),
@@ -247,6 +269,11 @@ fn draw(view: &StatusView) -> String {
     if let Some(left) = view.confirm.left_s {
         out += &format!("NOT CONFIRMED: detached in {left:.0} s unless `pinhole confirm` comes\n");
     }
+    out += match view.fast_path {
+        "policy" => "fast path: off, as the policy says\n",
+        "shadow" => "fast path: off in shadow mode\n",
+        _ => "",
+    };
     for tier in view.flows.iter().filter(|tier| tier.count > 0) {
         out += &format!(
             "flows: {} of {} {} over {}\n",
@@ -268,6 +295,16 @@ fn draw(view: &StatusView) -> String {
     );
     out.push('\n');
     out += &interfaces(&view.interfaces).render(ink);
+    let fast: Vec<FastView> = view
+        .interfaces
+        .iter()
+        .filter_map(|iface| iface.fast_path.clone())
+        .collect();
+    if !fast.is_empty() {
+        let [shares, _] = render::fast(&fast);
+        out.push('\n');
+        out += &shares.render(ink);
+    }
     out
 }
 

@@ -13,11 +13,14 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
-    PolicyRule, Tables, Timeouts, Zone,
+    FastPath, PolicyRule, Tables, Timeouts, Zone,
     compile::combinations,
     error::{Error, Source},
     ranges,
-    raw::{Action, Raw, RawEssentials, RawRule, RawTables, RawTimeouts, RawZone, TableFull},
+    raw::{
+        Action, Raw, RawEssentials, RawFastPath, RawRule, RawTables, RawTimeouts, RawZone,
+        TableFull,
+    },
     value::{PortRange, Several},
 };
 
@@ -397,6 +400,32 @@ pub(super) fn timeouts(raw: &RawTimeouts) -> Timeouts {
         out[index] = seconds;
     }
     Timeouts(out)
+}
+
+/// Takes what the file says of the fast path. A zone that names no interface takes
+/// those of `--iface`, which are not known here.
+pub(super) fn fast_path(
+    source: &Source<'_>,
+    raw: RawFastPath,
+    zones: &[Zone],
+) -> Result<FastPath, Error> {
+    let open = zones.iter().any(|zone| zone.interfaces.is_empty());
+    for name in &raw.complete_checksums {
+        iface_name(source, name)?;
+        let mut named = zones.iter().flat_map(|zone| &zone.interfaces);
+        if !open && !named.any(|iface| iface == name.get_ref()) {
+            return Err(source.error(
+                name.span(),
+                format!("no zone has the interface `{}`", name.get_ref()),
+                "name an interface of a zone, or leave it out",
+            ));
+        }
+    }
+    let names = raw.complete_checksums.into_iter();
+    Ok(FastPath {
+        enabled: raw.enabled,
+        complete_checksums: names.map(Spanned::into_inner).collect(),
+    })
 }
 
 /// Table sizes; those not given grow with the number of CPUs.

@@ -43,6 +43,8 @@ pub struct Compiled {
     pub tables: Tables,
     /// What the helper may do.
     pub ftp: Ftp,
+    /// Interfaces to which nobody sends packets with unwritten checksums.
+    pub complete_checksums: Vec<String>,
     /// Zone names; index 0 is zone 1.
     pub zones: Vec<String>,
 }
@@ -106,6 +108,7 @@ pub(super) fn compile(policy: &Policy) -> Result<Compiled, Error> {
         ifaces: ifaces(policy),
         tables: policy.tables,
         ftp: policy.ftp.clone(),
+        complete_checksums: policy.fast_path.complete_checksums.clone(),
         zones: policy.zones.iter().map(|zone| zone.name.clone()).collect(),
     })
 }
@@ -142,9 +145,14 @@ fn config(policy: &Policy, rule_count: u32) -> Config {
     } else {
         config_flags::RANGES
     };
+    let fast = if policy.is_gateway() && policy.fast_path.enabled {
+        config_flags::FAST_PATH
+    } else {
+        0
+    };
     Config {
         agent_stale_ns: AGENT_STALE_NS,
-        flags: gateway | loose | ranges | config_flags::HOLD,
+        flags: gateway | loose | ranges | fast | config_flags::HOLD,
         essentials: policy.essentials,
         rule_count: [rule_count; 2],
         tier_limits: tier_limits(&policy.tables),

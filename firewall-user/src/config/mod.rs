@@ -46,8 +46,19 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// Sizes of the tables.
     pub tables: Tables,
+    /// Which packets the programs forward themselves.
+    pub fast_path: FastPath,
     /// What the helper may do.
     pub ftp: Ftp,
+}
+
+/// The fast path of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FastPath {
+    /// Is there one?
+    pub enabled: bool,
+    /// Interfaces to which nobody sends packets with unwritten checksums, the operator says.
+    pub complete_checksums: Vec<String>,
 }
 
 /// A set of interfaces that are treated alike.
@@ -181,6 +192,7 @@ impl Policy {
         rules.extend(check::rules(&source, raw.rules, &zones)?);
         Ok(Self {
             rules,
+            fast_path: check::fast_path(&source, raw.fast_path, &zones)?,
             zones,
             essentials: check::essential_bits(&raw.essentials),
             timeouts: check::timeouts(&raw.timeouts),

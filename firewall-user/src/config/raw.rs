@@ -9,7 +9,7 @@ use super::value::{PortRange, Prefix, Proto, Seconds, Several};
 
 /// A whole file.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Raw {
     #[serde(default)]
     pub(super) zones: BTreeMap<Spanned<String>, RawZone>,
@@ -22,7 +22,25 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) tables: RawTables,
     #[serde(default)]
+    pub(super) fast_path: RawFastPath,
+    #[serde(default)]
     pub(super) ftp: RawFtp,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(super) struct RawFastPath {
+    pub(super) enabled: bool,
+    pub(super) complete_checksums: Vec<Spanned<String>>,
+}
+
+impl Default for RawFastPath {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            complete_checksums: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -60,6 +60,36 @@ fn rule_refused(rule: &str, meant: &str, says: &str) {
 }
 
 #[test]
+fn the_fast_path_is_on_unless_the_policy_turns_it_off() {
+    let flags = |text: &str| compiled(text).config.flags & config_flags::FAST_PATH;
+    assert_ne!(flags(GATEWAY), 0);
+    assert_ne!(flags(&format!("{GATEWAY}[fast-path]\n")), 0);
+    assert_eq!(
+        flags(&format!("{GATEWAY}[fast-path]\nenabled = false\n")),
+        0
+    );
+    let vouched = format!("{GATEWAY}[fast-path]\ncomplete-checksums = [\"eth1\"]\n");
+    assert_eq!(compiled(&vouched).complete_checksums, ["eth1"]);
+}
+
+#[test]
+fn mistakes_in_the_fast_path_are_named() {
+    let with = |line: &str| format!("{GATEWAY}[fast-path]\n{line}\n");
+    refused(&with("on = true"), "on", "unknown field `on`");
+    refused(&with("enabled = \"yes\""), "\"yes\"", "invalid type");
+    refused(
+        &with("complete-checksums = [\"a name of an interface\"]"),
+        "\"a name of an interface\"",
+        "cannot be an interface",
+    );
+    refused(
+        &with("complete-checksums = [\"eth7\"]"),
+        "\"eth7\"",
+        "no zone has the interface `eth7`",
+    );
+}
+
+#[test]
 fn an_error_shows_its_place_and_the_remedy() {
     let text = format!("{OUTSIDE}\n[[rule]]\nfrom = \"ouside\"\naction = \"accept\"\n");
     assert_eq!(

@@ -1,9 +1,10 @@
 //! A small netlink client: requests, dumps and attributes.
 //!
 //! Covers just what pinhole asks the kernel: links, routes and filters
-//! ([`route`]), sockets ([`diag`]), tracked connections ([`conntrack`]) and NAT
+//! ([`route`]), what a packet that is not routed by the kernel would bypass ([`bypass`]), sockets ([`diag`]), tracked connections ([`conntrack`]) and NAT
 //! chains ([`nftables`]). Parsing is over slices and never panics.
 
+pub mod bypass;
 pub mod conntrack;
 pub mod diag;
 pub mod nftables;

@@ -303,6 +303,25 @@ pub fn remove_empty_clsact(ifindex: u32) -> io::Result<bool> {
     }
 }
 
+/// Priority and handle of every filter at the ingress or the egress of an interface.
+///
+/// # Errors
+///
+/// What the kernel says; there being no clsact qdisc is not an error.
+pub fn filters(ifindex: u32, egress: bool) -> io::Result<Vec<(u16, u32)>> {
+    let parent = if egress {
+        TC_PARENT_EGRESS
+    } else {
+        TC_PARENT_INGRESS
+    };
+    let mut filters = Vec::new();
+    dump_filters(ifindex, parent, |payload| {
+        let words = read_u32(payload, 16).zip(read_u32(payload, 8));
+        filters.extend(words.map(|(info, handle)| ((info >> 16) as u16, handle)));
+    })?;
+    Ok(filters)
+}
+
 fn dump_filters(ifindex: u32, parent: u32, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let request = Message::dump(libc::RTM_GETTFILTER, &tcmsg(ifindex, 0, parent));
     let asked = Socket::open(libc::NETLINK_ROUTE)?.ask(request, |kind, payload| {

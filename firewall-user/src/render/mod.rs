@@ -9,6 +9,7 @@
 mod event;
 mod expect;
 mod explain;
+mod fast;
 mod flow;
 mod journal;
 mod refusals;
@@ -31,6 +32,7 @@ use serde::Serialize;
 pub use event::{EvictedView, FlowEventView, Line, LostView};
 pub use expect::{ExpectView, ParentView};
 pub use explain::{DataFateView, ExplainView, HappenedView, RemedyView};
+pub use fast::{FastView, KeptView, fast};
 pub(crate) use flow::state_name;
 pub use flow::{FlowView, OriginalView, ReplyView, ZonesView};
 pub use journal::{DataView, JournalView};

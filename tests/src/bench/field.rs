@@ -168,6 +168,15 @@ impl Field {
             set(&nodes[0])?;
             set(&nodes[2])?;
         }
+        // Before pinhole looks whether they take what is redirected to them.
+        let ends = if hosts.is_none() {
+            Some([
+                End::new(&nodes[0], "eth0", links[0].index)?,
+                End::new(&nodes[2], "eth0", links[3].index)?,
+            ])
+        } else {
+            None
+        };
         let firewall = if mode.is_pinhole() {
             let text = policy(mode, flows, fillers);
             Some(Firewall::start_in(
@@ -176,14 +185,6 @@ impl Field {
                 id.name("fw"),
                 &text,
             )?)
-        } else {
-            None
-        };
-        let ends = if hosts.is_none() {
-            Some([
-                End::new(&nodes[0], "eth0", links[0].index)?,
-                End::new(&nodes[2], "eth0", links[3].index)?,
-            ])
         } else {
             None
         };
@@ -675,10 +676,12 @@ pub(super) fn policy(mode: Mode, flows: u32, fillers: u32) -> String {
     // A quarter of the table is for what is not TCP.
     let table = (flows * 4).next_power_of_two().max(1 << 16);
     let half_open = flows.next_power_of_two().max(1 << 16);
+    let fast = mode == Mode::Fast;
     let _ = write!(
         text,
         "[timeouts]\nudp-stream = {LIFE}\ntcp-unacknowledged = {LIFE}\n\
-         [tables]\nflows = {table}\nhalf-open = {half_open}\n"
+         [tables]\nflows = {table}\nhalf-open = {half_open}\n\
+         [fast-path]\nenabled = {fast}\n"
     );
     text
 }

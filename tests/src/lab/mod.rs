@@ -14,6 +14,7 @@ pub mod client;
 pub mod container;
 pub mod datagram;
 pub mod fake_server;
+pub mod fast;
 pub mod foreign;
 pub mod generator;
 pub mod id;
