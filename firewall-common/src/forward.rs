@@ -2,7 +2,7 @@
 //! without the kernel.
 
 use crate::{
-    abi::{FlowState, Kept, ZONE_HOST, flow_flags},
+    abi::{FlowState, Hop, Kept, ZONE_HOST, flow_flags},
     time::{Tick, ticks_from_secs},
     wire::{ETHERNET_LEN, Family, Fragment, Headers, proto, tcp_flags},
 };
@@ -11,6 +11,9 @@ use crate::{
 /// this time the kernel notices that a neighbour is gone, as it does of its own
 /// packets.
 pub const REFRESH: u32 = ticks_from_secs(5);
+
+/// For how many ticks a route holds that was looked up: 67 ms at most.
+pub const HOLDS: u32 = 4;
 
 /// Shortest Ethernet frame, without its check sum: shorter ones are padded.
 const FRAME_MIN: u32 = 60;
@@ -112,6 +115,41 @@ pub const fn one_hop_less(check: [u8; 2]) -> [u8; 2] {
 #[must_use]
 pub const fn is_stale(last: u32, now: Tick) -> bool {
     last == 0 || now.0.wrapping_sub(last) >= REFRESH
+}
+
+/// Does what is known of `hop` hold for a packet with these headers, which came in by
+/// interface number `from`?
+#[inline(always)]
+#[must_use]
+pub const fn holds(hop: &Hop, h: &Headers, from: u8, now: Tick) -> bool {
+    hop.at != 0
+        && now.0.wrapping_sub(hop.at) < HOLDS
+        && hop.from == from
+        && hop.proto == h.proto
+        && hop.service == h.service
+        && same(&hop.dst, &h.dst)
+        && same(&hop.src, &h.src)
+}
+
+/// Word by word: a comparison of arrays is a call that BPF has not.
+#[inline(always)]
+const fn same(a: &[u32; 4], b: &[u32; 4]) -> bool {
+    a[3] == b[3] && a[2] == b[2] && a[1] == b[1] && a[0] == b[0]
+}
+
+/// Which element of a table of routes, whose length is a power of two, is that of a
+/// packet with these headers.
+#[inline(always)]
+#[must_use]
+pub const fn route(h: &Headers, from: u8, len: u32) -> u32 {
+    // The last octets differ most: a multiplication carries them upwards.
+    let src = h.src[3] ^ h.src[2].rotate_left(7) ^ h.src[1] ^ h.src[0];
+    let dst = h.dst[3] ^ h.dst[2].rotate_left(7) ^ h.dst[1] ^ h.dst[0];
+    let mixed = u32::from_be(src).wrapping_mul(0x9e37_79b1)
+        ^ u32::from_be(dst).wrapping_mul(0x85eb_ca6b)
+        ^ h.service;
+    let mixed = (mixed ^ from as u32).wrapping_mul(0x9e37_79b1);
+    (mixed >> 16) & (len - 1)
 }
 
 /// Which element of a table of next hops, whose length is a power of two, is that
@@ -216,6 +254,49 @@ mod tests {
         assert!(!is_stale(1000, now));
         assert!(!is_stale(1001, Tick(1000 + REFRESH)));
         assert!(is_stale(1000, Tick(1000 + REFRESH)));
+    }
+
+    #[test]
+    fn a_route_holds_for_a_moment_and_for_its_like() {
+        use bytemuck::Zeroable as _;
+        let h = headers();
+        let hop = Hop {
+            at: 1000,
+            from: 3,
+            proto: proto::UDP,
+            ..Hop::zeroed()
+        };
+        assert!(holds(&hop, &h, 3, Tick(1000)));
+        assert!(holds(&hop, &h, 3, Tick(1000 + HOLDS - 1)));
+        assert!(!holds(&hop, &h, 3, Tick(1000 + HOLDS)));
+        assert!(!holds(&hop, &h, 3, Tick(999)), "not yet");
+        assert!(!holds(&hop, &h, 4, Tick(1000)));
+        let other = |change: fn(&mut Headers)| {
+            let mut h = headers();
+            change(&mut h);
+            holds(&hop, &h, 3, Tick(1000))
+        };
+        assert!(!other(|h| h.src[0] = 1));
+        assert!(!other(|h| h.dst[3] = 1));
+        assert!(!other(|h| h.service = 8));
+        assert!(!other(|h| h.proto = proto::TCP));
+        assert!(other(|h| h.dport = 1), "ports make no difference");
+        assert!(!holds(&Hop::zeroed(), &headers(), 0, Tick(0)), "none");
+    }
+
+    #[test]
+    fn routes_spread() {
+        let mut seen: Vec<_> = (0..64_u32)
+            .map(|n| {
+                let mut h = headers();
+                h.src[3] = (0x1000_0000 + n).to_be();
+                route(&h, 1, 2048)
+            })
+            .collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert!(seen.len() > 56, "{}", seen.len());
+        assert!(seen.iter().all(|at| *at < 2048));
     }
 
     #[test]

@@ -12,9 +12,10 @@ use aya_ebpf::{
 };
 use firewall_common::{
     abi::{
-        FAST_LEN, FastCounter, FastIface, KEPT_LEN, Kept, NEIGHBOURS_LEN, config_flags, fast_flags,
+        FAST_LEN, FastCounter, FastIface, HOPS_LEN, Hop, KEPT_LEN, Kept, NEIGHBOURS_LEN,
+        config_flags, fast_flags,
     },
-    forward::{is_stale, may_forward, neighbour, one_hop_less, stepped},
+    forward::{holds, is_stale, may_forward, neighbour, one_hop_less, route, stepped},
     wire::{ETHERNET_LEN, Family, Reader as _},
 };
 
@@ -29,6 +30,8 @@ use crate::{
 static FAST_IFACES: HashMap<u32, FastIface, IFACES_LEN> = HashMap::new();
 #[btf_map]
 static FAST_COUNTERS: PerCpuArray<FastCounter, FAST_LEN> = PerCpuArray::new();
+#[btf_map]
+static HOPS: PerCpuArray<Hop, HOPS_LEN> = PerCpuArray::new();
 #[btf_map]
 static NEIGHBOURS: Array<u32, NEIGHBOURS_LEN> = Array::new();
 
@@ -92,7 +95,36 @@ fn way(packet: &XdpPacket, work: &mut Work, from: &FastIface, flow: u32) -> Resu
     if packet.read::<6>(0) != Some(from.mac) {
         return Err(Kept::Frame);
     }
-    let ifindex = packet.ifindex();
+    let at = route(&work.headers, from.number, HOPS_LEN as u32);
+    let hop = HOPS.get_ptr_mut(at).ok_or(Kept::Route)?;
+    // SAFETY: the element is this CPU's own, and XDP runs with bottom halves off.
+    let hop = unsafe { &mut *hop };
+    let steady = from.flags & fast_flags::STEADY != 0;
+    if !(steady && holds(hop, &work.headers, from.number, work.now)) {
+        look_up(packet, work, from, flow, hop)?;
+    }
+    // Another flow to the same hosts may have been admitted to another zone, and what
+    // is too long is so by its own length.
+    if hop.zone as u32 != flow & stepped::ZONE {
+        return Err(Kept::WayOut);
+    }
+    if work.headers.l3_len > hop.mtu as u32 {
+        return Err(Kept::TooBig);
+    }
+    rewrite(packet, work, hop)?;
+    Ok(hop.out)
+}
+
+/// Looks the packet's route up, and keeps it, unless it is time for the kernel to have
+/// one to this next hop.
+#[inline(always)]
+fn look_up(
+    packet: &XdpPacket,
+    work: &mut Work,
+    from: &FastIface,
+    flow: u32,
+    hop: &mut Hop,
+) -> Result<(), Kept> {
     let len = work.headers.l3_len as u16;
     match policy::look_up(packet, work, len) {
         found::SUCCESS => {}
@@ -105,19 +137,34 @@ fn way(packet: &XdpPacket, work: &mut Work, from: &FastIface, flow: u32) -> Resu
     let to = unsafe { FAST_IFACES.get(out) }.ok_or(Kept::WayOut)?;
     // A zone that the rules were not asked about is the kernel's affair, as it is
     // without a fast path; and to go back where one came from calls for a redirect.
-    if to.flags & fast_flags::TO == 0 || to.zone as u32 != flow & stepped::ZONE || out == ifindex {
+    if to.flags & fast_flags::TO == 0
+        || to.zone as u32 != flow & stepped::ZONE
+        || out == packet.ifindex()
+    {
         return Err(Kept::WayOut);
     }
     refresh(work, out)?;
-    rewrite(packet, work)?;
-    Ok(out)
+    let h = &work.headers;
+    hop.src = h.src;
+    hop.dst = h.dst;
+    hop.service = h.service;
+    hop.at = work.now.0;
+    hop.out = out;
+    // SAFETY: the kernel has put the MTU in the place of the length (since 5.12).
+    hop.mtu = unsafe { work.route.__bindgen_anon_1.mtu_result };
+    hop.proto = h.proto;
+    hop.from = from.number;
+    hop.dmac = work.route.dmac;
+    hop.smac = work.route.smac;
+    hop.zone = to.zone;
+    Ok(())
 }
 
 /// Lets the kernel have a packet to the next hop now and then. To the neighbour table
 /// a look-up is no use of an entry: without this nobody would ask whether the
 /// neighbour is still there.
 #[inline(always)]
-fn refresh(work: &mut Work, out: u32) -> Result<(), Kept> {
+fn refresh(work: &Work, out: u32) -> Result<(), Kept> {
     let at = neighbour(work.route.dmac, out, NEIGHBOURS_LEN as u32);
     let Some(last) = NEIGHBOURS.get_ptr_mut(at) else {
         return Err(Kept::Refresh);
@@ -134,10 +181,9 @@ fn refresh(work: &mut Work, out: u32) -> Result<(), Kept> {
 
 /// One hop less, and the addresses of the next.
 #[inline(always)]
-fn rewrite(packet: &XdpPacket, work: &Work) -> Result<(), Kept> {
+fn rewrite(packet: &XdpPacket, work: &Work, hop: &Hop) -> Result<(), Kept> {
     const TTL: usize = ETHERNET_LEN + 8;
     const HOP_LIMIT: usize = ETHERNET_LEN + 7;
-    let route = &work.route;
     if work.headers.family as u8 == Family::V4 as u8 {
         let [ttl, protocol, high, low] = packet.read::<4>(TTL).ok_or(Kept::Frame)?;
         let [high, low] = one_hop_less([high, low]);
@@ -150,7 +196,7 @@ fn rewrite(packet: &XdpPacket, work: &Work) -> Result<(), Kept> {
             .write(HOP_LIMIT, [limit.wrapping_sub(1)])
             .ok_or(Kept::Frame)?;
     }
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (route.dmac, route.smac);
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (hop.dmac, hop.smac);
     packet
         .write(0, [a, b, c, d, e, f, g, h, i, j, k, l])
         .ok_or(Kept::Frame)

@@ -9,6 +9,8 @@ use crate::pod;
 pub const FAST_LEN: usize = 256;
 /// Elements of `NEIGHBOURS`, a power of two.
 pub const NEIGHBOURS_LEN: usize = 4096;
+/// Elements of `HOPS` on each CPU, a power of two.
+pub const HOPS_LEN: usize = 2048;
 
 /// Bits of [`FastIface::flags`].
 pub mod fast_flags {
@@ -16,6 +18,9 @@ pub mod fast_flags {
     pub const FROM: u32 = 1 << 0;
     /// What it forwards may leave here.
     pub const TO: u32 = 1 << 1;
+    /// Routes of what arrives here depend on its addresses, its service and its protocol,
+    /// and on nothing else: what a look-up found holds for the next packet like it.
+    pub const STEADY: u32 = 1 << 2;
 }
 
 /// What the fast path must know of a guarded interface. An element is written by
@@ -35,6 +40,37 @@ pub struct FastIface {
     pub zone: u8,
 }
 pod!(FastIface, 16);
+
+/// A route that was looked up a moment ago, by what it may depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Hop {
+    /// Source address, network byte order, IPv4 in mapped form.
+    pub src: [u32; 4],
+    /// Destination address, likewise.
+    pub dst: [u32; 4],
+    /// [`crate::wire::Headers::service`].
+    pub service: u32,
+    /// [`crate::time::Tick`] of the look-up; 0 if there was none.
+    pub at: u32,
+    /// Index of the interface that it leads to.
+    pub out: u32,
+    /// Most bytes of layer 3.
+    pub mtu: u16,
+    /// Protocol number.
+    pub proto: u8,
+    /// [`FastIface::number`] of the interface that the packet came in by.
+    pub from: u8,
+    /// Hardware address of the next hop.
+    pub dmac: [u8; 6],
+    /// Hardware address of the interface that it leads to.
+    pub smac: [u8; 6],
+    /// Number of that interface's zone.
+    pub zone: u8,
+    /// Keep the size that of a cache line.
+    pub reserved: [u8; 3],
+}
+pod!(Hop, 64);
 
 /// Declares an enumeration whose numbers and names are stable.
 macro_rules! names {

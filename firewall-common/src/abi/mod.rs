@@ -86,6 +86,8 @@ pub mod maps {
     pub const FAST_IFACES: &str = "FAST_IFACES";
     /// `PERCPU_ARRAY<FastCounter>[FAST_LEN]`, by [`super::FastIface::number`].
     pub const FAST_COUNTERS: &str = "FAST_COUNTERS";
+    /// `PERCPU_ARRAY<Hop>[HOPS_LEN]`: routes that were looked up a moment ago. Not pinned.
+    pub const HOPS: &str = "HOPS";
     /// `ARRAY<u32>[NEIGHBOURS_LEN]`: the tick in which a packet to a next hop last went
     /// through the kernel. Not pinned.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";

@@ -135,8 +135,9 @@ impl FastPath {
                 },
             };
             taken.insert(number);
+            let steady = if survey.steady { fast_flags::STEADY } else { 0 };
             let entry = FastIface {
-                flags: Obstacle::leave(found.obstacles()),
+                flags: Obstacle::leave(found.obstacles()) | steady,
                 obstacles: found.obstacles(),
                 mac: found.mac,
                 number,

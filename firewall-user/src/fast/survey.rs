@@ -13,7 +13,7 @@ use crate::{
         sys, text,
     },
     netlink::{
-        bypass::{self, Device, XdpFeatures},
+        bypass::{self, Device, Rules, XdpFeatures},
         nftables,
         route::{self, Link},
     },
@@ -103,6 +103,8 @@ pub(super) struct Survey {
     /// What concerns all interfaces.
     pub(super) everywhere: Vec<Finding>,
     pub(super) interfaces: Vec<Surveyed>,
+    /// [`firewall_common::abi::fast_flags::STEADY`].
+    pub(super) steady: bool,
 }
 
 /// Asks the kernel.
@@ -124,7 +126,9 @@ impl Surveyor {
 
     /// Of the guarded interfaces, by index.
     pub(super) fn survey(&mut self, guarded: &BTreeMap<u32, Iface>) -> Survey {
-        let mut everywhere = everywhere();
+        let rules = bypass::rules();
+        let steady = rules.as_ref().is_ok_and(|rules| !rules.ports) && hashes_addresses();
+        let mut everywhere = everywhere(&rules);
         let lists = route::links().and_then(|links| Ok((links, bypass::devices()?)));
         let (links, devices) = lists.unwrap_or_else(|error| {
             everywhere.push(Finding::unknown("its interfaces", &error));
@@ -172,6 +176,7 @@ impl Surveyor {
         Survey {
             everywhere,
             interfaces,
+            steady,
         }
     }
 
@@ -365,8 +370,17 @@ impl About<'_> {
     }
 }
 
+/// Are the paths of a multipath route chosen by addresses, not by ports?
+fn hashes_addresses() -> bool {
+    ["ipv4", "ipv6"].iter().all(|family| {
+        let path = format!("/proc/sys/net/{family}/fib_multipath_hash_policy");
+        // A kernel without the switch, or without the family, has but one path.
+        fs::read_to_string(path).map_or(true, |text| text.trim() == "0")
+    })
+}
+
 /// What concerns all interfaces.
-fn everywhere() -> Vec<Finding> {
+fn everywhere(rules: &io::Result<Rules>) -> Vec<Finding> {
     let mut found = Vec::new();
     match nftables::forward_chains() {
         Ok(chains) => found.extend(chains.iter().map(|c| {
@@ -409,14 +423,14 @@ fn everywhere() -> Vec<Finding> {
         )),
         Err(error) => found.push(Finding::unknown("IPsec policies", &error)),
     }
-    match bypass::routes_by_mark() {
-        Ok(false) => {}
-        Ok(true) => found.push(Finding::new(
+    match rules {
+        Ok(rules) if rules.marks => found.push(Finding::new(
             Obstacle::MarkRouting,
             "a routing rule looks at a mark that packets do not have yet",
             "`ip rule` and `ip -6 rule` list it",
         )),
-        Err(error) => found.push(Finding::unknown("routing rules", &error)),
+        Ok(_) => {}
+        Err(error) => found.push(Finding::unknown("routing rules", error)),
     }
     found
 }

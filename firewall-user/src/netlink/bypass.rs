@@ -19,6 +19,8 @@ const TCA_KIND: u16 = 1;
 const FIB_RULE_HDR: usize = 12;
 const FRA_FWMARK: u16 = 10;
 const FRA_FWMASK: u16 = 16;
+const FRA_SPORT_RANGE: u16 = 23;
+const FRA_DPORT_RANGE: u16 = 24;
 /// `XFRM_MSG_NEWPOLICY` and `XFRM_MSG_GETPOLICY` of `linux/xfrm.h`.
 const XFRM_NEWPOLICY: u16 = 0x13;
 const XFRM_GETPOLICY: u16 = 0x15;
@@ -113,20 +115,30 @@ pub fn qdiscs(ifindex: u32) -> io::Result<Vec<String>> {
     Ok(kinds)
 }
 
-/// Does a routing rule look at the mark of packets?
+/// What routing rules look at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The mark of packets.
+    pub marks: bool,
+    /// Their ports.
+    pub ports: bool,
+}
+
+/// What the routing rules of this network namespace look at.
 ///
 /// # Errors
 ///
 /// What the kernel says.
-pub fn routes_by_mark() -> io::Result<bool> {
-    let mut found = false;
+pub fn rules() -> io::Result<Rules> {
+    let mut found = Rules::default();
     let request = Message::dump(libc::RTM_GETRULE, &[0; FIB_RULE_HDR]);
     Socket::open(libc::NETLINK_ROUTE)?.ask(request, |kind, payload| {
         let attributes = payload.get(FIB_RULE_HDR..).unwrap_or_default();
-        found |= kind == libc::RTM_NEWRULE
-            && [FRA_FWMARK, FRA_FWMASK]
-                .iter()
-                .any(|mark| attr(attributes, *mark).is_some());
+        let any = |kinds: [u16; 2]| kinds.iter().any(|kind| attr(attributes, *kind).is_some());
+        if kind == libc::RTM_NEWRULE {
+            found.marks |= any([FRA_FWMARK, FRA_FWMASK]);
+            found.ports |= any([FRA_SPORT_RANGE, FRA_DPORT_RANGE]);
+        }
     })?;
     Ok(found)
 }
@@ -231,7 +243,7 @@ mod tests {
     #[test]
     fn the_kernel_answers_every_question() {
         assert!(qdiscs(1).is_ok());
-        assert!(routes_by_mark().is_ok());
+        assert!(rules().is_ok());
         if let Some(mut features) = XdpFeatures::open().unwrap() {
             assert!(!features.takes_redirects(1).unwrap(), "not loopback");
             assert!(features.takes_redirects(u32::MAX / 2).is_err());
