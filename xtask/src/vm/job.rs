@@ -45,7 +45,8 @@ impl Job {
     pub(super) const fn limit(self) -> Duration {
         match self {
             Self::Smoke => Duration::from_secs(300),
-            Self::Verify | Self::Test | Self::Pktgen => Duration::from_secs(900),
+            Self::Verify | Self::Pktgen => Duration::from_secs(900),
+            Self::Test => Duration::from_secs(1800),
         }
     }
 

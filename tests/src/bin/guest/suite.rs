@@ -18,7 +18,7 @@ use crate::say;
 /// The suite `programs`, where `cargo xtask vm` puts it.
 const PROGRAMS: &str = "/usr/bin/programs";
 /// What is carried over a data connection.
-const FILE: [u8; 20_000] = [0x5a; 20_000];
+static FILE: [u8; 20_000] = [0x5a; 20_000];
 /// Emulated, and on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Long enough for a connection that is let through, to be told from one that is not.
