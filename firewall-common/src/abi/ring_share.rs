@@ -13,18 +13,33 @@ pub const RING_SHARES_LEN: usize = RING_SHARES + 1;
 /// Of what is free of the ring, an account may have one in this many.
 const PART: u64 = 16;
 /// Bytes in which accounts are kept.
-const UNIT: u64 = 64;
+const UNIT: u64 = 128;
+/// The ring, in units.
+const RING: u64 = EVENTS_BYTES as u64 / UNIT;
 /// The kernel's head of a record.
 const RECORD_HEAD: usize = 8;
 /// A record of the smallest class, in units: every account may have one.
 const SMALLEST: u64 = units(EVENT_CLASSES[0] as u32);
 
-/// An account: `mark << 32 | held`, both in units. `mark` is where on the ring its last record
-/// ends, and `held` what its records take that the agent had not read when the first
-/// of them was queued.
+/// Bits of a count of units, of a distance on the ring, and of a place on it.
+const COUNT_BITS: u32 = 12;
+const BACK_BITS: u32 = 16;
+const PLACE_BITS: u32 = 24;
+const _: () = {
+    assert!(2 * COUNT_BITS + BACK_BITS + PLACE_BITS == u64::BITS);
+    assert!(RING / PART < 1 << COUNT_BITS);
+    assert!(RING + units(EVENT_CLASSES[2] as u32) < 1 << BACK_BITS);
+};
+
+/// An account, in units: `place << 40 | back << 24 | earlier << 12 | later`.
 ///
-/// So it is never behind, and needs nobody to give back: what an account has had
-/// counts until the agent has passed its mark.
+/// Its records that the agent may not have read are in two groups. `earlier` is what
+/// those of the first take, and `later` those of the second; the second ends at
+/// `place` on the ring, modulo 2^24, and the first `back` before that. When the agent
+/// has passed a group, it counts no longer, and the second becomes the first.
+///
+/// So an account needs nobody to give back, is never behind, and never counts more
+/// than what was written while the agent came as far as twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingShare(pub u64);
 
@@ -39,20 +54,34 @@ impl RingShare {
     #[must_use]
     pub const fn take(self, read: u64, written: u64, len: u32) -> Option<Self> {
         let size = units(len);
-        let passed = ((read / UNIT) as u32).wrapping_sub((self.0 >> 32) as u32) as i32 >= 0;
-        let held = if passed || read == written {
-            0
+        let place = self.0 >> (BACK_BITS + 2 * COUNT_BITS);
+        let back = low(self.0 >> (2 * COUNT_BITS), BACK_BITS);
+        let (earlier, later) = (
+            low(self.0 >> COUNT_BITS, COUNT_BITS),
+            low(self.0, COUNT_BITS),
+        );
+        // It ends in either group: that of the first, its place, and that of the second.
+        let end = written.div_ceil(UNIT) + size;
+        let (first, first_place, second) = if read == written || is_read(place, read) {
+            (0, end, 0)
+        } else if is_read(place.wrapping_sub(back), read) {
+            (later, place, 0)
         } else {
-            self.0 & u32::MAX as u64
+            (earlier, place.wrapping_sub(back), later)
         };
         let free = (EVENTS_BYTES as u64).saturating_sub(written.wrapping_sub(read));
         let part = free / (PART * UNIT);
         let limit = if part < SMALLEST { SMALLEST } else { part };
-        if held + size > limit {
+        if first + second + size > limit {
             return None;
         }
-        let mark = (written / UNIT + size) as u32;
-        Some(Self((mark as u64) << 32 | (held + size)))
+        let back = low(end.wrapping_sub(first_place), BACK_BITS);
+        Some(Self(
+            low(end, PLACE_BITS) << (BACK_BITS + 2 * COUNT_BITS)
+                | back << (2 * COUNT_BITS)
+                | first << COUNT_BITS
+                | (second + size),
+        ))
     }
 
     /// Which account two hosts have: addresses in mapped form, network byte order, in
@@ -64,6 +93,19 @@ impl RingShare {
         let both = network(a, secret).wrapping_add(network(b, secret));
         both.wrapping_mul(MULTIPLIER) >> (u32::BITS - RING_SHARES.ilog2())
     }
+}
+
+#[inline(always)]
+const fn low(word: u64, bits: u32) -> u64 {
+    word & ((1 << bits) - 1)
+}
+
+/// Has the agent, which has come to `read`, in bytes, passed `place`, in units modulo
+/// 2^24? What lies farther ahead than the ring is long lies behind.
+#[inline(always)]
+const fn is_read(place: u64, read: u64) -> bool {
+    let ahead = low(place.wrapping_sub(read / UNIT), PLACE_BITS);
+    ahead == 0 || ahead > RING + units(EVENT_CLASSES[2] as u32)
 }
 
 /// That of Knuth, volume 3, section 6.4.
@@ -99,6 +141,8 @@ const fn units(len: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::key::map_v4;
 
@@ -158,9 +202,53 @@ mod tests {
         // Others wrote behind it, and the agent has come that far.
         assert!(share.take(written, written + 1_000_000, 1448).is_some());
         // It was counted, but there was no room: with nothing on the ring it has nothing.
-        let lost = RingShare((u64::from(u32::MAX) / 4) << 32 | 60_000);
-        assert_eq!(lost.take(7, 8, 1448), None);
-        assert!(lost.take(8, 8, 1448).is_some());
+        assert_eq!(share.take(read, written, 1448), None);
+        assert!(share.take(read, read, 1448).is_some());
+    }
+
+    /// The agent never comes to the end of what there is, as when many others write.
+    #[test]
+    fn an_agent_that_lags_gives_back_what_it_has_read() {
+        const LAG: u64 = 100_000;
+        let (mut share, mut written) = (NEW, 7_000_000_000);
+        for n in 0..100_000 {
+            let taken = share.take(written - LAG, written, 256);
+            assert!(taken.is_some(), "record {n}");
+            share = taken.unwrap();
+            // One in eight is of this account.
+            written += 8 * units(256) * UNIT;
+        }
+    }
+
+    proptest! {
+        /// Against a ring that knows every record.
+        #[test]
+        fn an_account_counts_all_that_is_unread(
+            began in any::<u32>(),
+            turns in prop::collection::vec((any::<bool>(), 0_u32..3000, 0_u64..60_000), 1..300),
+        ) {
+            let began = u64::from(began) * 8;
+            let (mut share, mut read, mut written) = (NEW, began, began);
+            let mut mine: Vec<(u64, u64)> = Vec::new();
+            for (is_mine, len, others) in turns {
+                mine.retain(|(end, _)| *end > read);
+                if is_mine {
+                    let size = units(len);
+                    let unread: u64 = mine.iter().map(|(_, size)| size).sum();
+                    let free = EVENTS_BYTES as u64 - (written - read);
+                    let limit = (free / (PART * UNIT)).max(SMALLEST);
+                    if let Some(more) = share.take(read, written, len) {
+                        prop_assert!(unread + size <= limit, "{unread} + {size} > {limit}");
+                        share = more;
+                        written += size * UNIT;
+                        mine.push((written, size));
+                    }
+                } else {
+                    written = (written + others / 8 * 8).min(read + EVENTS_BYTES as u64);
+                    read = (read + others / 16 * 8).min(written);
+                }
+            }
+        }
     }
 
     #[test]
