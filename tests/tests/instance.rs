@@ -122,7 +122,8 @@ fn no_instance_waits_while_another_one_loads() -> Result<()> {
     )?;
     let pins = Path::new(id::PINS).join(&name);
     process::await_some("it loads", Duration::from_secs(30), || {
-        pins.join(maps::STATS).exists().then_some(())
+        let begun = [maps::STATS, maps::ABI].map(|map| pins.join(map).exists());
+        (begun == [true; 2]).then_some(())
     })?;
     slow.signal(Signal::SIGSTOP);
     let version = || -> Result<u32> {
