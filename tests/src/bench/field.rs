@@ -14,7 +14,6 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{Ebpf, maps::Array, programs::xdp::XdpMode};
-use firewall_user::config::Policy;
 use serde_json::Value;
 
 use super::{
@@ -642,15 +641,6 @@ fn sink_rules(middle: &Netns, mode: Mode) -> Result<()> {
     process::check_with_input(middle.command("nft").args(["-f", "-"]), &text)
 }
 
-/// A setting of forwarding in XDP. A pinhole that does none knows no such key, and `fwd`
-/// measures the same as `pass`.
-fn fast_path(setting: &str) -> String {
-    let text = format!("[fast-path]\n{setting}\n");
-    let zone = format!("[zones.a]\ninterfaces = [\"in0\", \"out0\"]\n{text}");
-    let is_known = Policy::parse("bench", &zone, traffic::cpus() as usize).is_ok();
-    if is_known { text } else { String::new() }
-}
-
 /// pinhole's, which says the same as the kernel's rules; after so many that match nothing.
 /// Without numbered flows, the ends are hosts, whose checksums may be incomplete.
 pub(super) fn policy(mode: Mode, flows: u32, fillers: u32) -> String {
@@ -684,21 +674,21 @@ pub(super) fn policy(mode: Mode, flows: u32, fillers: u32) -> String {
     } else {
         text.push_str("[[rule]]\nname = \"out\"\nfrom = \"inside\"\naction = \"accept\"\n");
     }
-    // The kernel forwards; or the ends, whose offloads are off, write whole checksums.
-    text.push_str(&match mode {
-        Mode::Pass => fast_path("enabled = false"),
-        Mode::Fast if flows > 0 => fast_path("complete-checksums = [\"in0\", \"out0\"]"),
-        _ => String::new(),
-    });
     // A quarter of the table is for what is not TCP.
     let table = (flows * 4).next_power_of_two().max(1 << 16);
     let half_open = flows.next_power_of_two().max(1 << 16);
     let fast = mode == Mode::Fast;
+    // The generator writes whole checksums.
+    let complete = if fast && flows > 0 {
+        "complete-checksums = [\"in0\", \"out0\"]\n"
+    } else {
+        ""
+    };
     let _ = write!(
         text,
         "[timeouts]\nudp-stream = {LIFE}\ntcp-unacknowledged = {LIFE}\n\
          [tables]\nflows = {table}\nhalf-open = {half_open}\n\
-         [fast-path]\nenabled = {fast}\n"
+         [fast-path]\nenabled = {fast}\n{complete}"
     );
     text
 }
