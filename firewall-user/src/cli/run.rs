@@ -46,11 +46,14 @@ pub(super) fn run(instance: &Instance, args: &RunArgs) -> anyhow::Result<ExitCod
     if args.shadow {
         compiled.config.flags |= config_flags::SHADOW;
     }
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("the asynchronous runtime cannot be started")?
-        .block_on(attached(instance, args, compiled))
+        .context("the asynchronous runtime cannot be started")?;
+    let ended = runtime.block_on(attached(instance, args, compiled));
+    // A look at the host that the kernel keeps waiting holds nothing up.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn attached(

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use firewall_common::{abi::maps, time::NS_PER_SEC};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    task::spawn_blocking,
     time::{MissedTickBehavior, interval, sleep},
 };
 
@@ -128,34 +129,57 @@ fn stopped(instance: &Instance) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Looks at the host once a second, on a thread of its own: the kernel answers about
+/// links when its lock on them is free, which takes seconds where many come and go, and
+/// the FTP helper must not wait for that.
 async fn look_after(
     instance: &Instance,
     lock: &AgentLock,
-    mut children: VlanChildren,
-    mut fast_path: FastPath,
+    children: VlanChildren,
+    fast_path: FastPath,
 ) -> anyhow::Result<ExitCode> {
     let mut every = interval(LOOK);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looks: u32 = 0;
+    let mut host = Host {
+        children,
+        fast_path,
+        looks: 0,
+    };
     loop {
         every.tick().await;
-        looks = looks.wrapping_add(1);
         lock.drain();
         if !instance.pin_dir().exists() {
             bail!("instance {instance} was removed: nothing is guarded any more; run it again");
         }
-        let refreshed = route::links().map(|links| children.refresh(&links));
+        host = spawn_blocking(move || host.looked_at())
+            .await
+            .context("the look at the host ended")?;
+    }
+}
+
+/// What depends on the host's links, and changes with them.
+struct Host {
+    children: VlanChildren,
+    fast_path: FastPath,
+    looks: u32,
+}
+
+impl Host {
+    fn looked_at(mut self) -> Self {
+        self.looks = self.looks.wrapping_add(1);
+        let refreshed = route::links().map(|links| self.children.refresh(&links));
         match refreshed {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::warn!("VLANs on guarded interfaces: {error}"),
             Err(error) => log::warn!("VLANs on guarded interfaces: they cannot be listed: {error}"),
         }
-        if looks.is_multiple_of(FAST_PATH_LOOKS) {
-            match fast_path.refresh() {
+        if self.looks.is_multiple_of(FAST_PATH_LOOKS) {
+            match self.fast_path.refresh() {
                 Ok(news) => news.iter().for_each(|line| log::warn!("{line}")),
                 Err(error) => log::warn!("fast path: {error}"),
             }
         }
+        self
     }
 }
 
