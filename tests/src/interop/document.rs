@@ -23,7 +23,7 @@ at its end and one at the server's. The firewalls let control connections throug
 | none | no firewall: what a client and a server do with each other by themselves |
 | pinhole, no helper | pinhole without `helper = \"ftp\"` |
 | pinhole | pinhole, with the helper |
-| fixed range | the same, and two rules: from these clients to this server's data ports, and from this server to these clients' ports |
+| fixed range | the same, and a `[[ftp.fixed-range]]` with `active = true`: from these clients to this server's data ports, and from this server to these clients' |
 | session range | pinhole with its helper, and a `[[ftp.session-range]]` for these clients, this server and those ports |
 | kernel | nftables with `nf_conntrack_ftp` attached |
 

@@ -128,17 +128,14 @@ fn config(lab: &Lab, node: Node) -> String {
     text
 }
 
-/// Two rules, for either mode; the clients come first.
-fn fixed_range(zones: [&str; 2], hosts: [&[String]; 2]) -> String {
+/// For either mode; the clients come first.
+fn fixed_range([client, server]: [&str; 2], [clients, servers]: [&[String]; 2]) -> String {
     let (first, last) = DATA_PORTS;
-    let rule = |name, from: usize, to: usize| {
-        format!(
-            "[[rule]]\nname = \"{name}\"\nfrom = \"{}\"\nto = \"{}\"\nproto = \"tcp\"\n\
-             src = {:?}\ndst = {:?}\ndport = \"{first}-{last}\"\naction = \"accept\"\n",
-            zones[from], zones[to], hosts[from], hosts[to],
-        )
-    };
-    rule("data-passive", 0, 1) + &rule("data-active", 1, 0)
+    format!(
+        "[[ftp.fixed-range]]\nclients = {clients:?}\nservers = {servers:?}\n\
+         ports = \"{first}-{last}\"\nactive = true\n\
+         client-zone = \"{client}\"\nserver-zone = \"{server}\"\n"
+    )
 }
 
 fn session_range([clients, servers]: [&[String]; 2]) -> String {
