@@ -2,9 +2,9 @@
 //! without the kernel.
 
 use crate::{
-    abi::{FlowState, Hop, Kept, ZONE_HOST, flow_flags},
+    abi::{FlowState, Hop, Kept, ZONE_HOST, flow_flags, hop_kind},
     time::{Tick, ticks_from_secs},
-    wire::{ETHERNET_LEN, Family, Fragment, Headers, proto, tcp_flags},
+    wire::{ETHERNET_LEN, Family, Fragment, Headers},
 };
 
 /// How long packets to a next hop go past the kernel before one does not. Within
@@ -22,15 +22,16 @@ const IPV6_LEN: u16 = 40;
 
 /// What the step of a packet says of its flow, in a word.
 ///
-/// `zone ahead | PROVED | HELPER | STEPPED`; 0 if there was no step.
+/// `zone ahead | CLAIMED | HELPER | ACCEPTED`; 0 if it was not accepted.
 pub mod stepped {
     /// Its zone ahead of the packet is in the bits below.
     pub const ZONE: u32 = 0xff;
-    /// The flow is in the proved tier.
-    pub const PROVED: u32 = 1 << 8;
+    /// Nobody has shown that the packet comes from whom it says: its flow is not in the
+    /// proved tier, and it is one of who began that.
+    pub const CLAIMED: u32 = 1 << 8;
     /// The helper reads it.
     pub const HELPER: u32 = 1 << 9;
-    /// There was a step, and it accepted the packet.
+    /// Its step, or its flow, was accepted.
     pub const ACCEPTED: u32 = 1 << 10;
 }
 
@@ -38,10 +39,10 @@ pub mod stepped {
 /// zone ahead is `zone`.
 #[inline(always)]
 #[must_use]
-pub const fn accepted(word: FlowState, proved: bool, zone: u8) -> u32 {
+pub const fn accepted(word: FlowState, claimed: bool, zone: u8) -> u32 {
     let mut out = stepped::ACCEPTED | zone as u32;
-    if proved {
-        out |= stepped::PROVED;
+    if claimed {
+        out |= stepped::CLAIMED;
     }
     if word.has(flow_flags::HELPER_FTP) {
         out |= stepped::HELPER;
@@ -60,16 +61,8 @@ pub const fn may_forward(h: &Headers, flow: u32, frame_len: u32) -> Result<(), K
     if flow & stepped::HELPER != 0 {
         return Err(Kept::Helper);
     }
-    if flow & stepped::PROVED == 0 {
-        return Err(Kept::Unproved);
-    }
     if flow & stepped::ZONE == ZONE_HOST as u32 {
         return Err(Kept::Local);
-    }
-    if h.proto == proto::TCP
-        && h.tcp_flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) != 0
-    {
-        return Err(Kept::Edge);
     }
     let ends = ETHERNET_LEN as u32 + h.l3_len;
     if h.l3_offset != ETHERNET_LEN as u16 || (frame_len > ends && frame_len > FRAME_MIN) {
@@ -117,12 +110,46 @@ pub const fn is_stale(last: u32, now: Tick) -> bool {
     last == 0 || now.0.wrapping_sub(last) >= REFRESH
 }
 
+/// Must the way back to who sent a packet be known before it is forwarded? `flow` is of
+/// [`stepped`].
+///
+/// Of IPv4 the kernel forwards no packet that says to be from the router itself, and with
+/// reverse path filtering none that comes in where its source is not routed to. Packets of
+/// a proved flow are answered along that route. Of IPv6 it does not ask.
+#[inline(always)]
+#[must_use]
+pub const fn must_lead_back(h: &Headers, flow: u32) -> bool {
+    flow & stepped::CLAIMED != 0 && h.family as u8 == Family::V4 as u8
+}
+
+/// What a route depends on beside its destination where routing is plain.
+#[inline(always)]
+#[must_use]
+pub const fn plain_service(h: &Headers) -> u32 {
+    if h.family as u8 == Family::V4 as u8 {
+        h.service
+    } else {
+        0
+    }
+}
+
+/// Does what is known of `hop` hold for a packet to `dst` where routing is plain?
+/// `service` is of [`plain_service`].
+#[inline(always)]
+#[must_use]
+pub const fn holds_plain(hop: &Hop, dst: &[u32; 4], service: u32, now: Tick) -> bool {
+    hop.kind == hop_kind::PLAIN
+        && now.0.wrapping_sub(hop.at) < HOLDS
+        && hop.service == service
+        && same(&hop.dst, dst)
+}
+
 /// Does what is known of `hop` hold for a packet with these headers, which came in by
 /// interface number `from`?
 #[inline(always)]
 #[must_use]
 pub const fn holds(hop: &Hop, h: &Headers, from: u8, now: Tick) -> bool {
-    hop.at != 0
+    hop.kind == hop_kind::STEADY
         && now.0.wrapping_sub(hop.at) < HOLDS
         && hop.from == from
         && hop.proto == h.proto
@@ -152,6 +179,16 @@ pub const fn route(h: &Headers, from: u8, len: u32) -> u32 {
     (mixed >> 16) & (len - 1)
 }
 
+/// Which element of a table of routes, whose length is a power of two, is that of packets
+/// to `dst` where routing is plain.
+#[inline(always)]
+#[must_use]
+pub const fn route_plain(dst: &[u32; 4], service: u32, len: u32) -> u32 {
+    let dst = dst[3] ^ dst[2].rotate_left(7) ^ dst[1] ^ dst[0];
+    let mixed = (u32::from_be(dst) ^ service).wrapping_mul(0x9e37_79b1);
+    (mixed >> 16) & (len - 1)
+}
+
 /// Which element of a table of next hops, whose length is a power of two, is that
 /// of hardware address `mac` behind interface `ifindex`.
 #[inline(always)]
@@ -166,7 +203,7 @@ pub const fn neighbour(mac: [u8; 6], ifindex: u32, len: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checksum;
+    use crate::{checksum, wire::proto};
 
     fn headers() -> Headers {
         Headers {
@@ -179,11 +216,13 @@ mod tests {
         }
     }
 
-    const FLOW: u32 = stepped::ACCEPTED | stepped::PROVED | 2;
+    const FLOW: u32 = stepped::ACCEPTED | 2;
 
     #[test]
-    fn a_plain_packet_of_a_proved_flow_is_forwarded() {
+    fn a_plain_packet_is_forwarded() {
         assert_eq!(may_forward(&headers(), FLOW, 42), Ok(()));
+        let first = may_forward(&headers(), FLOW | stepped::CLAIMED, 42);
+        assert_eq!(first, Ok(()), "of whichever flow");
         assert_eq!(may_forward(&headers(), FLOW, 60), Ok(()), "padded");
         let v6 = Headers {
             family: Family::V6,
@@ -207,7 +246,6 @@ mod tests {
             may_forward(&h, flow, frame).unwrap_err()
         };
         let none: fn(&mut Headers) = |_| {};
-        assert_eq!(kept(none, FLOW & !stepped::PROVED, 42), Kept::Unproved);
         assert_eq!(kept(none, FLOW | stepped::HELPER, 42), Kept::Helper);
         assert_eq!(kept(none, FLOW & !stepped::ZONE, 42), Kept::Local);
         assert_eq!(kept(none, FLOW, 61), Kept::Frame, "bytes behind its end");
@@ -219,14 +257,52 @@ mod tests {
         );
         assert_eq!(kept(|h| h.ttl = 1, FLOW, 42), Kept::Ttl);
         assert_eq!(kept(|h| h.ttl = 0, FLOW, 42), Kept::Ttl);
-        for flag in [tcp_flags::SYN, tcp_flags::FIN, tcp_flags::RST] {
-            let mut h = headers();
-            h.proto = proto::TCP;
-            h.tcp_flags = flag | tcp_flags::ACK;
-            assert_eq!(may_forward(&h, FLOW, 42), Err(Kept::Edge));
-            h.proto = proto::UDP;
-            assert_eq!(may_forward(&h, FLOW, 42), Ok(()), "no flags of UDP");
-        }
+    }
+
+    #[test]
+    fn what_is_only_claimed_must_lead_back_over_ipv4() {
+        let h = headers();
+        let v6 = Headers {
+            family: Family::V6,
+            ..h
+        };
+        assert!(must_lead_back(&h, FLOW | stepped::CLAIMED));
+        assert!(!must_lead_back(&h, FLOW));
+        assert!(!must_lead_back(&v6, FLOW | stepped::CLAIMED));
+    }
+
+    #[test]
+    fn where_routing_is_plain_the_destination_tells() {
+        use bytemuck::Zeroable as _;
+        let (dst, now) = ([0, 0, 7, 9], Tick(1000));
+        let hop = Hop {
+            dst,
+            service: 8,
+            at: 1000,
+            kind: hop_kind::PLAIN,
+            ..Hop::zeroed()
+        };
+        assert!(holds_plain(&hop, &dst, 8, now));
+        assert!(holds_plain(&hop, &dst, 8, Tick(1000 + HOLDS - 1)));
+        assert!(!holds_plain(&hop, &dst, 8, Tick(1000 + HOLDS)));
+        assert!(!holds_plain(&hop, &dst, 0, now), "another service");
+        assert!(!holds_plain(&hop, &[0, 0, 7, 8], 8, now));
+        let other = Hop {
+            kind: hop_kind::STEADY,
+            ..hop
+        };
+        assert!(!holds_plain(&other, &dst, 8, now), "of more than that");
+        assert!(!holds_plain(&Hop::zeroed(), &[0; 4], 0, Tick(0)), "none");
+        let h = Headers {
+            service: 8,
+            ..headers()
+        };
+        assert_eq!(plain_service(&h), 8);
+        let v6 = Headers {
+            family: Family::V6,
+            ..h
+        };
+        assert_eq!(plain_service(&v6), 0, "traffic class and flow label");
     }
 
     #[test]
@@ -264,6 +340,7 @@ mod tests {
             at: 1000,
             from: 3,
             proto: proto::UDP,
+            kind: hop_kind::STEADY,
             ..Hop::zeroed()
         };
         assert!(holds(&hop, &h, 3, Tick(1000)));
@@ -292,6 +369,13 @@ mod tests {
                 h.src[3] = (0x1000_0000 + n).to_be();
                 route(&h, 1, 2048)
             })
+            .collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert!(seen.len() > 56, "{}", seen.len());
+        assert!(seen.iter().all(|at| *at < 2048));
+        let mut seen: Vec<_> = (0..64_u32)
+            .map(|n| route_plain(&[0, 0, 0, (0x1000_0000 + n).to_be()], 0, 2048))
             .collect();
         seen.sort_unstable();
         seen.dedup();

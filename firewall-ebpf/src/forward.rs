@@ -1,4 +1,4 @@
-//! The fast path: what the kernel would do to a packet of a proved flow, and no more.
+//! The fast path: what the kernel would do to a packet of a flow, and no more.
 //!
 //! The tracker has accepted the packet. Whatever is not plain here goes to the kernel,
 //! which is always right, only slower.
@@ -13,15 +13,18 @@ use aya_ebpf::{
 use firewall_common::{
     abi::{
         FAST_LEN, FastCounter, FastIface, HOPS_LEN, Hop, KEPT_LEN, Kept, NEIGHBOURS_LEN,
-        config_flags, fast_flags,
+        config_flags, fast_flags, hop_flags, hop_kind,
     },
-    forward::{holds, is_stale, may_forward, neighbour, one_hop_less, route, stepped},
-    wire::{ETHERNET_LEN, Family, Reader as _},
+    forward::{
+        holds, holds_plain, is_stale, may_forward, must_lead_back, neighbour, one_hop_less,
+        plain_service, route, route_plain, stepped,
+    },
+    wire::{ETHERNET_LEN, Family, Headers, Reader as _},
 };
 
 use crate::{
     maps::IFACES_LEN,
-    packet::{Packet as _, XdpPacket},
+    packet::{Packet, XdpPacket},
     policy::{self, found},
     work::{self, Work},
 };
@@ -35,6 +38,9 @@ static HOPS: PerCpuArray<Hop, HOPS_LEN> = PerCpuArray::new();
 #[btf_map]
 static NEIGHBOURS: Array<u32, NEIGHBOURS_LEN> = Array::new();
 
+const MODES: u32 = config_flags::FAST_PATH | config_flags::GATEWAY | config_flags::SHADOW;
+const ON: u32 = config_flags::FAST_PATH | config_flags::GATEWAY;
+
 /// Forwards the packet that the run in `slot` has accepted, or leaves it to the
 /// kernel. Returns an XDP action.
 ///
@@ -42,8 +48,6 @@ static NEIGHBOURS: Array<u32, NEIGHBOURS_LEN> = Array::new();
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn pinhole_forward(ctx: *mut xdp_md, slot: u32) -> u32 {
-    const MODES: u32 = config_flags::FAST_PATH | config_flags::GATEWAY | config_flags::SHADOW;
-    const ON: u32 = config_flags::FAST_PATH | config_flags::GATEWAY;
     let Some(work) = work::again(slot) else {
         return xdp_action::XDP_PASS;
     };
@@ -95,18 +99,42 @@ fn way(packet: &XdpPacket, work: &mut Work, from: &FastIface, flow: u32) -> Resu
     if packet.read::<6>(0) != Some(from.mac) {
         return Err(Kept::Frame);
     }
-    let at = route(&work.headers, from.number, HOPS_LEN as u32);
-    let hop = HOPS.get_ptr_mut(at).ok_or(Kept::Route)?;
-    // SAFETY: the element is this CPU's own, and XDP runs with bottom halves off.
-    let hop = unsafe { &mut *hop };
-    let steady = from.flags & fast_flags::STEADY != 0;
-    if !(steady && holds(hop, &work.headers, from.number, work.now)) {
-        look_up(packet, work, from, flow, hop)?;
+    if must_lead_back(&work.headers, flow) {
+        let leads_back = from.flags & fast_flags::PLAIN != 0
+            && match hop_of(work, from, Towards::Source) {
+                Some(hop) => hop.out == packet.ifindex(),
+                None => pinhole_leads_back(packet.as_md(), work.slot) != 0,
+            };
+        if !leads_back {
+            return Err(Kept::Unproved);
+        }
     }
-    // Another flow to the same hosts may have been admitted to another zone, and what
-    // is too long is so by its own length.
-    if hop.zone as u32 != flow & stepped::ZONE {
+    let hop = match hop_of(work, from, Towards::Destination) {
+        Some(hop) => hop,
+        None => {
+            match i64::from(pinhole_route(packet.as_md(), work.slot)) {
+                found::SUCCESS => {}
+                found::NO_NEIGHBOUR => return Err(Kept::NoNeighbour),
+                found::FRAGMENTATION_NEEDED => return Err(Kept::TooBig),
+                _ => return Err(Kept::Route),
+            }
+            element(work, from, Towards::Destination)
+                .filter(|hop| hop.kind == work.learnt)
+                .ok_or(Kept::WayOut)?
+        }
+    };
+    // A zone that the rules were not asked about is the kernel's affair, as it is
+    // without a fast path (another flow to the same host may have been admitted to
+    // another zone); and to go back where one came from calls for a redirect.
+    if hop.zone as u32 != flow & stepped::ZONE
+        || hop.flags & hop_flags::SHUT != 0
+        || hop.out == packet.ifindex()
+    {
         return Err(Kept::WayOut);
+    }
+    if hop.flags & hop_flags::REFRESH != 0 {
+        hop.flags &= !hop_flags::REFRESH;
+        return Err(Kept::Refresh);
     }
     if work.headers.l3_len > hop.mtu as u32 {
         return Err(Kept::TooBig);
@@ -115,39 +143,122 @@ fn way(packet: &XdpPacket, work: &mut Work, from: &FastIface, flow: u32) -> Resu
     Ok(hop.out)
 }
 
-/// Looks the packet's route up, and keeps it, unless it is time for the kernel to have
-/// one to this next hop.
+/// Which of a packet's addresses a route is asked for.
+#[derive(Clone, Copy)]
+enum Towards {
+    Destination,
+    Source,
+}
+
+/// The element of `HOPS` for the packet at hand.
 #[inline(always)]
-fn look_up(
-    packet: &XdpPacket,
-    work: &mut Work,
-    from: &FastIface,
-    flow: u32,
-    hop: &mut Hop,
-) -> Result<(), Kept> {
-    let len = work.headers.l3_len as u16;
-    match policy::look_up(packet, work, len) {
-        found::SUCCESS => {}
-        found::NO_NEIGHBOUR => return Err(Kept::NoNeighbour),
-        found::FRAGMENTATION_NEEDED => return Err(Kept::TooBig),
-        _ => return Err(Kept::Route),
-    }
-    let out = work.route.ifindex;
-    // SAFETY: as above.
-    let to = unsafe { FAST_IFACES.get(out) }.ok_or(Kept::WayOut)?;
-    // A zone that the rules were not asked about is the kernel's affair, as it is
-    // without a fast path; and to go back where one came from calls for a redirect.
-    if to.flags & fast_flags::TO == 0
-        || to.zone as u32 != flow & stepped::ZONE
-        || out == packet.ifindex()
-    {
-        return Err(Kept::WayOut);
-    }
-    refresh(work, out)?;
+fn element(work: &Work, from: &FastIface, towards: Towards) -> Option<&'static mut Hop> {
     let h = &work.headers;
+    let at = if from.flags & fast_flags::PLAIN != 0 {
+        route_plain(address(h, towards), plain_service(h), HOPS_LEN as u32)
+    } else {
+        route(h, from.number, HOPS_LEN as u32)
+    };
+    let hop = HOPS.get_ptr_mut(at)?;
+    // SAFETY: the element is this CPU's own, and XDP runs with bottom halves off.
+    Some(unsafe { &mut *hop })
+}
+
+#[inline(always)]
+const fn address(h: &Headers, towards: Towards) -> &[u32; 4] {
+    match towards {
+        Towards::Destination => &h.dst,
+        Towards::Source => &h.src,
+    }
+}
+
+/// The same element, if it holds.
+#[inline(always)]
+fn hop_of(work: &Work, from: &FastIface, towards: Towards) -> Option<&'static mut Hop> {
+    let h = &work.headers;
+    let hop = element(work, from, towards)?;
+    let plain = from.flags & fast_flags::PLAIN != 0;
+    let known = if plain {
+        holds_plain(hop, address(h, towards), plain_service(h), work.now)
+    } else {
+        from.flags & fast_flags::STEADY != 0 && holds(hop, h, from.number, work.now)
+    };
+    known.then_some(hop)
+}
+
+/// The zone ahead of the packet at hand by a route that was looked up a moment ago.
+#[inline(always)]
+pub(crate) fn zone_ahead<P: Packet>(packet: &P, work: &Work) -> Option<u8> {
+    if P::EGRESS || work.flags & MODES != ON {
+        return None;
+    }
+    // SAFETY: as in `pinhole_forward`.
+    let from = unsafe { FAST_IFACES.get(packet.ifindex()) }?;
+    hop_of(work, from, Towards::Destination).map(|hop| hop.zone)
+}
+
+/// Looks the route of the packet at hand up, and keeps it. [`found`], as a number without
+/// sign; what cannot be known is no route.
+///
+/// A global function, as `pinhole_forward`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_route(ctx: *mut xdp_md, slot: u32) -> u32 {
+    let Some(work) = work::again(slot) else {
+        return found::UNKNOWN;
+    };
+    let packet = XdpPacket::new(XdpContext::new(ctx));
+    let code = policy::look_up(&packet, work, false);
+    work.learnt = 0;
+    if code == found::SUCCESS {
+        learn(&packet, work, Towards::Destination);
+    }
+    if code < 0 {
+        found::UNKNOWN
+    } else {
+        code as u32
+    }
+}
+
+/// Does the source of the packet at hand lead back to where it came in, by a look-up? 1 if
+/// so.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_leads_back(ctx: *mut xdp_md, slot: u32) -> u32 {
+    let Some(work) = work::again(slot) else {
+        return 0;
+    };
+    let packet = XdpPacket::new(XdpContext::new(ctx));
+    let code = policy::look_up(&packet, work, true);
+    if code == found::SUCCESS {
+        learn(&packet, work, Towards::Source);
+    }
+    let has_route = matches!(
+        code,
+        found::SUCCESS | found::NO_NEIGHBOUR | found::FRAGMENTATION_NEEDED
+    );
+    u32::from(has_route && work.route.ifindex == packet.ifindex())
+}
+
+/// Keeps the route in [`Work::route`], if it leads to a guarded interface, and says so in
+/// [`Work::learnt`].
+#[inline(always)]
+fn learn(packet: &XdpPacket, work: &mut Work, towards: Towards) {
+    let out = work.route.ifindex;
+    // SAFETY: as in `pinhole_forward`.
+    let (Some(from), Some(to)) = (unsafe { FAST_IFACES.get(packet.ifindex()) }, unsafe {
+        FAST_IFACES.get(out)
+    }) else {
+        return;
+    };
+    let Some(hop) = element(work, from, towards) else {
+        return;
+    };
+    let h = &work.headers;
+    let plain = from.flags & fast_flags::PLAIN != 0;
+    hop.dst = *address(h, towards);
     hop.src = h.src;
-    hop.dst = h.dst;
-    hop.service = h.service;
+    hop.service = if plain { plain_service(h) } else { h.service };
     hop.at = work.now.0;
     hop.out = out;
     // SAFETY: the kernel has put the MTU in the place of the length (since 5.12).
@@ -157,26 +268,38 @@ fn look_up(
     hop.dmac = work.route.dmac;
     hop.smac = work.route.smac;
     hop.zone = to.zone;
-    Ok(())
+    hop.kind = if plain {
+        hop_kind::PLAIN
+    } else {
+        hop_kind::STEADY
+    };
+    hop.flags = 0;
+    if to.flags & fast_flags::TO == 0 {
+        hop.flags |= hop_flags::SHUT;
+    }
+    if needs_kernel(work, out) {
+        hop.flags |= hop_flags::REFRESH;
+    }
+    work.learnt = hop.kind;
 }
 
-/// Lets the kernel have a packet to the next hop now and then. To the neighbour table
-/// a look-up is no use of an entry: without this nobody would ask whether the
+/// Shall the kernel have a packet to the next hop in [`Work::route`]? To the neighbour
+/// table a look-up is no use of an entry: without this nobody would ask whether the
 /// neighbour is still there.
 #[inline(always)]
-fn refresh(work: &Work, out: u32) -> Result<(), Kept> {
+fn needs_kernel(work: &Work, out: u32) -> bool {
     let at = neighbour(work.route.dmac, out, NEIGHBOURS_LEN as u32);
     let Some(last) = NEIGHBOURS.get_ptr_mut(at) else {
-        return Err(Kept::Refresh);
+        return true;
     };
     // SAFETY: a word of the map; whichever CPU writes it last, it is about now.
     let tick = unsafe { last.read_volatile() };
-    if !is_stale(tick, work.now) {
-        return Ok(());
+    let stale = is_stale(tick, work.now);
+    if stale {
+        // SAFETY: as above.
+        unsafe { last.write_volatile(work.now.0) };
     }
-    // SAFETY: as above.
-    unsafe { last.write_volatile(work.now.0) };
-    Err(Kept::Refresh)
+    stale
 }
 
 /// One hop less, and the addresses of the next.

@@ -42,8 +42,12 @@ use work::Slot;
 #[xdp]
 pub(crate) fn pinhole_ingress(ctx: XdpContext) -> u32 {
     const ESTABLISHED: u32 = PassReason::Established.index();
+    const NEW_BY_RULE: u32 = PassReason::NewByRule.index();
+    const NEW_EXPECTED: u32 = PassReason::NewExpected.index();
     match pinhole_judge(ctx.ctx) {
-        ESTABLISHED => forward::pinhole_forward(ctx.ctx, Slot::Ingress as u32),
+        ESTABLISHED | NEW_BY_RULE | NEW_EXPECTED => {
+            forward::pinhole_forward(ctx.ctx, Slot::Ingress as u32)
+        }
         outcome => to_xdp(outcome),
     }
 }

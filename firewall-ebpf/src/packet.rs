@@ -4,6 +4,7 @@ use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext,
+    bindings::xdp_md,
     helpers::generated::{bpf_skb_load_bytes, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
@@ -54,6 +55,12 @@ impl XdpPacket {
     #[inline(always)]
     pub(crate) const fn new(ctx: XdpContext) -> Self {
         Self { ctx }
+    }
+
+    /// The context, to hand it on.
+    #[inline(always)]
+    pub(crate) fn as_md(&self) -> *mut xdp_md {
+        self.ctx.ctx
     }
 
     /// Writes `bytes` at `offset`; `None` past the end.

@@ -13,7 +13,7 @@ use firewall_common::{
     wire::{Family, Headers},
 };
 
-use crate::{explain, maps::RULES, packet::Packet, pipeline, stats, work::Work};
+use crate::{explain, forward, maps::RULES, packet::Packet, pipeline, stats, work::Work};
 
 /// What the rules say of a new flow.
 #[derive(Clone, Copy)]
@@ -101,6 +101,9 @@ pub(crate) fn destination_zone<P: Packet>(packet: &P, work: &mut Work) -> Result
     if work.flags & config_flags::GATEWAY == 0 || stays_on_link(&work.headers) {
         return Ok(ZONE_HOST);
     }
+    if let Some(zone) = forward::zone_ahead(packet, work) {
+        return Ok(zone);
+    }
     match route(packet, work) {
         Route::Local => Ok(ZONE_HOST),
         Route::Via(ifindex) => Ok(pipeline::iface(ifindex).map_or(ZONE_HOST, |i| i.zone)),
@@ -136,7 +139,7 @@ enum Route {
 
 #[inline(always)]
 fn route<P: Packet>(packet: &P, work: &mut Work) -> Route {
-    match look_up(packet, work, 0) {
+    match look_up(packet, work, false) {
         // Without a neighbour yet, or too long for the link, the kernel knows
         // the device all the same and deals with the rest.
         found::SUCCESS | found::NO_NEIGHBOUR | found::FRAGMENTATION_NEEDED => {
@@ -159,33 +162,36 @@ pub(crate) mod found {
     pub(crate) const ENCAPSULATED: i64 = 6;
     pub(crate) const NO_NEIGHBOUR: i64 = 7;
     pub(crate) const FRAGMENTATION_NEEDED: i64 = 8;
+    /// No code of the kernel's: the look-up failed.
+    pub(crate) const UNKNOWN: u32 = u32::MAX;
 }
 
 /// Looks up the route of the packet at hand, the rules of routing included. The result
-/// is of [`found`], the route in [`Work::route`]. `len` bytes of layer 3 must fit the
-/// way, unless it is 0.
+/// is of [`found`], the route in [`Work::route`]; with `back`, of one from the packet's
+/// destination to its source.
 #[inline(always)]
-pub(crate) fn look_up<P: Packet>(packet: &P, work: &mut Work, len: u16) -> i64 {
+pub(crate) fn look_up<P: Packet>(packet: &P, work: &mut Work, back: bool) -> i64 {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
     let (h, params) = (&work.headers, &mut work.route);
     // SAFETY: all zero is a valid value: integers, arrays and unions of them.
     *params = unsafe { core::mem::zeroed() };
+    let ends = [(&h.src, h.sport), (&h.dst, h.dport)];
+    let [(src, sport), (dst, dport)] = if back { [ends[1], ends[0]] } else { ends };
     params.l4_protocol = h.proto;
-    params.sport = h.sport.to_be();
-    params.dport = h.dport.to_be();
-    params.__bindgen_anon_1.tot_len = len;
+    params.sport = sport.to_be();
+    params.dport = dport.to_be();
     params.ifindex = packet.ifindex();
     if h.family as u8 == Family::V4 as u8 {
         params.family = AF_INET;
         params.__bindgen_anon_2.tos = h.service as u8;
-        params.__bindgen_anon_3.ipv4_src = h.src[3];
-        params.__bindgen_anon_4.ipv4_dst = h.dst[3];
+        params.__bindgen_anon_3.ipv4_src = src[3];
+        params.__bindgen_anon_4.ipv4_dst = dst[3];
     } else {
         params.family = AF_INET6;
         params.__bindgen_anon_2.flowinfo = h.service;
-        params.__bindgen_anon_3.ipv6_src = h.src;
-        params.__bindgen_anon_4.ipv6_dst = h.dst;
+        params.__bindgen_anon_3.ipv6_src = *src;
+        params.__bindgen_anon_4.ipv6_dst = *dst;
     }
     // SAFETY: context and parameters are valid, the size is theirs.
     unsafe {

@@ -64,6 +64,9 @@ pub(crate) struct Work {
     pub behind: bool,
     /// [`firewall_common::abi::table_full`], if the flow's class is full; else `TRACK`.
     pub full: u32,
+    /// [`Hop::kind`](firewall_common::abi::Hop::kind) of the route that was learnt last;
+    /// 0 if none was kept.
+    pub learnt: u8,
     /// What the packet's step says of its flow: [`firewall_common::forward::stepped`].
     pub flow_ahead: u32,
     /// What becomes of the packet.

@@ -21,6 +21,10 @@ pub mod fast_flags {
     /// Routes of what arrives here depend on its addresses, its service and its protocol,
     /// and on nothing else: what a look-up found holds for the next packet like it.
     pub const STEADY: u32 = 1 << 2;
+    /// They depend on the destination alone and, of IPv4, on the service: there are no
+    /// routing rules but those that the kernel begins with, and no multipath routes.
+    /// Only together with [`STEADY`].
+    pub const PLAIN: u32 = 1 << 3;
 }
 
 /// What the fast path must know of a guarded interface. An element is written by
@@ -40,6 +44,22 @@ pub struct FastIface {
     pub zone: u8,
 }
 pod!(FastIface, 16);
+
+/// Values of [`Hop::kind`]: what the route was looked up by.
+pub mod hop_kind {
+    /// All that stands in the element ([`fast_flags::STEADY`](super::fast_flags::STEADY)).
+    pub const STEADY: u8 = 1;
+    /// Destination and, of IPv4, service ([`fast_flags::PLAIN`](super::fast_flags::PLAIN)).
+    pub const PLAIN: u8 = 2;
+}
+
+/// Bits of [`Hop::flags`].
+pub mod hop_flags {
+    /// The interface that it leads to takes no packets of the fast path.
+    pub const SHUT: u8 = 1 << 0;
+    /// The next packet goes through the kernel, so that the next hop stays known.
+    pub const REFRESH: u8 = 1 << 1;
+}
 
 /// A route that was looked up a moment ago, by what it may depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -67,8 +87,12 @@ pub struct Hop {
     pub smac: [u8; 6],
     /// Number of that interface's zone.
     pub zone: u8,
-    /// Keep the size that of a cache line.
-    pub reserved: [u8; 3],
+    /// [`hop_kind`]; 0 if there was no look-up.
+    pub kind: u8,
+    /// [`hop_flags`].
+    pub flags: u8,
+    /// Keeps the size that of a cache line.
+    pub reserved: u8,
 }
 pod!(Hop, 64);
 
@@ -173,9 +197,8 @@ names! {
     /// [`FastCounter::kept`].
     Kept {
         Interface = 0, "interface", "What arrives at this interface does not take the fast path.";
-        Unproved = 1, "unproved", "Its flow has not proved itself.";
+        Unproved = 1, "unproved", "The first packets of a flow, whose sender may be another than they say, and its address is not known to lead back to where they came in: the kernel decides.";
         Helper = 2, "control", "Belongs to an FTP control connection.";
-        Edge = 3, "edge", "A TCP segment with SYN, FIN or RST.";
         Local = 4, "local", "Its flow leads to the host, or to an interface that is not guarded.";
         Frame = 5, "frame", "Tagged, padded beyond the minimum, or for another hardware address.";
         Header = 6, "header", "IP options, extension headers, or a fragment.";

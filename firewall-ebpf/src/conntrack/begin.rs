@@ -6,6 +6,7 @@ use firewall_common::{
         EndReason, Flow, FlowState, Last, RULE_NONE, TcpSide, action, config_flags, flow_flags,
         incarnation, rule_flags, table_full,
     },
+    forward,
     key::Heading,
     life::{self, Place, Refused, Tables as _},
     tcp::{self, Begun, Segment, generic},
@@ -35,6 +36,8 @@ pub(super) fn begin<P: Packet, K: Family>(
     work: &mut Work,
     heading: Heading,
 ) -> Verdict {
+    // What a step says of the flow before is not of this one.
+    work.flow_ahead = 0;
     let (flags, rule, refusal) = match admit::<P, K>(packet, work, heading) {
         Admitted::Flow(flags, rule) => (flags, rule, None),
         Admitted::Refused(reason) if may_shadow(work) => {
@@ -251,6 +254,8 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
             return Verdict::Drop(DropReason::TableError);
         }
     }
+    let word = FlowState::new(0, flags, 0);
+    work.flow_ahead = forward::accepted(word, true, work.to_zone);
     Verdict::Pass(if flags & flow_flags::RELATED != 0 {
         PassReason::NewExpected
     } else {

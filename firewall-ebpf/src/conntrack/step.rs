@@ -288,7 +288,7 @@ extern "C" fn pinhole_generic_step(entry: *mut Flow, work: *mut Work, incarnatio
 #[inline(always)]
 fn ahead(entry: Entry, work: &mut Work) {
     let zone = zone_of(entry.0, work.direction().flip());
-    work.flow_ahead = forward::accepted(work.stepped().word, true, zone);
+    work.flow_ahead = forward::accepted(work.stepped().word, false, zone);
 }
 
 /// Has the handshake of a TCP flow ended in a connection?

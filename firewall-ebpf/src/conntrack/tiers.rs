@@ -405,7 +405,9 @@ fn half_open<K: Family>(entry: *mut Flow, slot: u32) -> u32 {
         (stepped.what, stepped.word, stepped.opened)
     };
     // It has not proved itself before this packet.
-    work.flow_ahead = forward::stepped::ACCEPTED;
+    if matches!(work.direction(), Direction::Original) {
+        work.flow_ahead |= forward::stepped::CLAIMED;
+    }
     let (direction, on_wire) = (work.direction(), work.on_wire);
     let protocol = work.headers.proto;
     let here = &mut Here::<K>::new(work);

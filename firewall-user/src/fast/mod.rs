@@ -135,9 +135,8 @@ impl FastPath {
                 },
             };
             taken.insert(number);
-            let steady = if survey.steady { fast_flags::STEADY } else { 0 };
             let entry = FastIface {
-                flags: Obstacle::leave(found.obstacles()) | steady,
+                flags: Obstacle::leave(found.obstacles()) | survey.routing,
                 obstacles: found.obstacles(),
                 mac: found.mac,
                 number,

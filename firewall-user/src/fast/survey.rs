@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display, fs, io};
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use firewall_common::abi::{FAST_LEN, Iface, Obstacle, iface_flags};
+use firewall_common::abi::{FAST_LEN, Iface, Obstacle, fast_flags, iface_flags};
 
 use super::peer::{Checksums, Peers};
 use crate::{
@@ -103,8 +103,8 @@ pub(super) struct Survey {
     /// What concerns all interfaces.
     pub(super) everywhere: Vec<Finding>,
     pub(super) interfaces: Vec<Surveyed>,
-    /// [`firewall_common::abi::fast_flags::STEADY`].
-    pub(super) steady: bool,
+    /// What routes depend on: [`fast_flags::STEADY`] and [`fast_flags::PLAIN`].
+    pub(super) routing: u32,
 }
 
 /// Asks the kernel.
@@ -127,7 +127,7 @@ impl Surveyor {
     /// Of the guarded interfaces, by index.
     pub(super) fn survey(&mut self, guarded: &BTreeMap<u32, Iface>) -> Survey {
         let rules = bypass::rules();
-        let steady = rules.as_ref().is_ok_and(|rules| !rules.ports) && hashes_addresses();
+        let routing = routing(&rules);
         let mut everywhere = everywhere(&rules);
         let lists = route::links().and_then(|links| Ok((links, bypass::devices()?)));
         let (links, devices) = lists.unwrap_or_else(|error| {
@@ -176,7 +176,7 @@ impl Surveyor {
         Survey {
             everywhere,
             interfaces,
-            steady,
+            routing,
         }
     }
 
@@ -368,6 +368,24 @@ impl About<'_> {
             )
         }))
     }
+}
+
+/// What routes depend on, as flags.
+fn routing(rules: &io::Result<Rules>) -> u32 {
+    let Ok(rules) = rules else {
+        return 0;
+    };
+    let plain = !rules.marks
+        && !rules.ports
+        && !rules.others
+        && bypass::routes_are_plain().unwrap_or(false);
+    if plain {
+        return fast_flags::STEADY | fast_flags::PLAIN;
+    }
+    if !rules.ports && hashes_addresses() {
+        return fast_flags::STEADY;
+    }
+    0
 }
 
 /// Are the paths of a multipath route chosen by addresses, not by ports?

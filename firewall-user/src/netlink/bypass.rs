@@ -3,7 +3,7 @@
 
 use std::{io, os::fd::AsRawFd as _, os::fd::BorrowedFd};
 
-use super::{Message, Socket, array, attr, nested, read_u32};
+use super::{Message, Socket, array, attr, attrs, nested, read_u32};
 use crate::bpf::text;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -17,8 +17,15 @@ const IFINFOMSG: usize = 16;
 const TCMSG: usize = 20;
 const TCA_KIND: u16 = 1;
 const FIB_RULE_HDR: usize = 12;
+/// `FIB_RULE_INVERT` of `linux/fib_rules.h`.
+const FIB_RULE_INVERT: u32 = 2;
+const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
+const FRA_SUPPRESS_IFGROUP: u16 = 13;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
+const FRA_PROTOCOL: u16 = 21;
 const FRA_SPORT_RANGE: u16 = 23;
 const FRA_DPORT_RANGE: u16 = 24;
 /// `XFRM_MSG_NEWPOLICY` and `XFRM_MSG_GETPOLICY` of `linux/xfrm.h`.
@@ -38,6 +45,11 @@ const NETDEV_DEV_IFINDEX: u16 = 1;
 const NETDEV_DEV_XDP_FEATURES: u16 = 3;
 /// `NETDEV_XDP_ACT_NDO_XMIT`: the device sends what is redirected to it.
 const XDP_ACT_NDO_XMIT: u64 = 1 << 2;
+const RTMSG: usize = 12;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_NH_ID: u16 = 30;
+/// Routes that are looked through: each survey does it.
+const ROUTES: usize = 4096;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 const RTM_NEWNSID: u16 = 88;
@@ -122,6 +134,40 @@ pub struct Rules {
     pub marks: bool,
     /// Their ports.
     pub ports: bool,
+    /// Anything else but their destination.
+    pub others: bool,
+}
+
+impl Rules {
+    /// What one rule looks at, from its `struct fib_rule_hdr` on.
+    fn parse(payload: &[u8]) -> Self {
+        let attributes = payload.get(FIB_RULE_HDR..).unwrap_or_default();
+        let family = payload.first().map_or(0, |family| i32::from(*family));
+        let any = |kinds: [u16; 2]| kinds.iter().any(|kind| attr(attributes, *kind).is_some());
+        let marks = any([FRA_FWMARK, FRA_FWMASK]);
+        let ports = any([FRA_SPORT_RANGE, FRA_DPORT_RANGE]);
+        // Length of the source's prefix, and type of service.
+        let selects = payload.get(2..4) != Some(&[0, 0]);
+        let inverted = read_u32(payload, 8).is_none_or(|flags| flags & FIB_RULE_INVERT != 0);
+        let harmless = |kind: u16| {
+            matches!(
+                kind,
+                0 | FRA_PRIORITY
+                    | FRA_SUPPRESS_IFGROUP
+                    | FRA_SUPPRESS_PREFIXLEN
+                    | FRA_TABLE
+                    | FRA_PROTOCOL
+            )
+        };
+        let unknown = attrs(attributes).any(|(kind, _)| !harmless(kind));
+        Self {
+            marks,
+            ports,
+            // Those of other families are for multicast.
+            others: matches!(family, libc::AF_INET | libc::AF_INET6)
+                && (selects || inverted || unknown),
+        }
+    }
 }
 
 /// What the routing rules of this network namespace look at.
@@ -133,14 +179,43 @@ pub fn rules() -> io::Result<Rules> {
     let mut found = Rules::default();
     let request = Message::dump(libc::RTM_GETRULE, &[0; FIB_RULE_HDR]);
     Socket::open(libc::NETLINK_ROUTE)?.ask(request, |kind, payload| {
-        let attributes = payload.get(FIB_RULE_HDR..).unwrap_or_default();
-        let any = |kinds: [u16; 2]| kinds.iter().any(|kind| attr(attributes, *kind).is_some());
         if kind == libc::RTM_NEWRULE {
-            found.marks |= any([FRA_FWMARK, FRA_FWMASK]);
-            found.ports |= any([FRA_SPORT_RANGE, FRA_DPORT_RANGE]);
+            let one = Rules::parse(payload);
+            found.marks |= one.marks;
+            found.ports |= one.ports;
+            found.others |= one.others;
         }
     })?;
     Ok(found)
+}
+
+/// Do the routes of this network namespace depend on nothing but the destination (and the
+/// type of service), as far as they are their own affair: none with several paths, and
+/// none for some sources only? Of more than some thousands it is not known, so not so.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn routes_are_plain() -> io::Result<bool> {
+    let (mut plain, mut left) = (true, ROUTES);
+    let request = Message::dump(libc::RTM_GETROUTE, &[0; RTMSG]);
+    Socket::open(libc::NETLINK_ROUTE)?.ask_while(request, |kind, payload| {
+        if kind == libc::RTM_NEWROUTE {
+            left = left.saturating_sub(1);
+            plain = left > 0 && is_plain(payload);
+        }
+        plain
+    })?;
+    Ok(plain)
+}
+
+/// Is a route one path for everybody? From its `struct rtmsg` on.
+fn is_plain(payload: &[u8]) -> bool {
+    let attributes = payload.get(RTMSG..).unwrap_or_default();
+    // Length of the source's prefix.
+    payload.get(2) == Some(&0)
+        && attr(attributes, RTA_MULTIPATH).is_none()
+        && attr(attributes, RTA_NH_ID).is_none()
 }
 
 /// Are there IPsec policies? A kernel without IPsec has none.
@@ -248,6 +323,51 @@ mod tests {
             assert!(!features.takes_redirects(1).unwrap(), "not loopback");
             assert!(features.takes_redirects(u32::MAX / 2).is_err());
         }
+    }
+
+    #[test]
+    fn a_rule_is_plain_if_it_looks_at_the_destination_alone() {
+        // Of `main`: priority 32766, table 254, as the kernel sends it.
+        let mut main = vec![2, 0, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0];
+        main.extend([8, 0, 15, 0, 254, 0, 0, 0, 8, 0, 14, 0, 255, 255, 255, 255]);
+        main.extend([8, 0, 6, 0, 254, 127, 0, 0]);
+        let others = |change: fn(&mut Vec<u8>)| {
+            let mut rule = main.clone();
+            change(&mut rule);
+            Rules::parse(&rule).others
+        };
+        assert!(!others(|_| {}));
+        assert!(!others(|rule| rule[1] = 24), "to a prefix");
+        assert!(others(|rule| rule[2] = 24), "from a prefix");
+        assert!(others(|rule| rule[3] = 8), "a type of service");
+        assert!(others(|rule| rule[8] = 2), "not");
+        let iif: fn(&mut Vec<u8>) = |rule| rule.extend([6, 0, 3, 0, b'a', 0, 0, 0]);
+        assert!(others(iif), "an interface");
+        assert!(others(|rule| rule.truncate(4)));
+        assert!(
+            !others(|rule| {
+                rule[0] = 128;
+                rule[2] = 24;
+            }),
+            "of multicast"
+        );
+    }
+
+    #[test]
+    fn a_route_is_plain_if_it_is_one_path() {
+        let mut route = vec![2, 24, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0];
+        route.extend([8, 0, 4, 0, 7, 0, 0, 0]);
+        assert!(is_plain(&route));
+        let mut several = route.clone();
+        several.extend([4, 0, 9, 0]);
+        assert!(!is_plain(&several));
+        let mut group = route.clone();
+        group.extend([8, 0, 30, 0, 1, 0, 0, 0]);
+        assert!(!is_plain(&group));
+        route[2] = 64;
+        assert!(!is_plain(&route), "for some sources");
+        assert!(!is_plain(&[]));
+        assert!(routes_are_plain().is_ok());
     }
 
     #[test]

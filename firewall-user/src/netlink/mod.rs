@@ -89,6 +89,19 @@ impl Socket {
         message: Message,
         mut each: impl FnMut(u16, &[u8]),
     ) -> io::Result<()> {
+        self.ask_while(message, |kind, payload| {
+            each(kind, payload);
+            true
+        })
+    }
+
+    /// As [`Socket::ask`], until `each` says that it has heard enough: then the socket,
+    /// which may have more to say, is of no further use.
+    pub(crate) fn ask_while(
+        &mut self,
+        message: Message,
+        mut each: impl FnMut(u16, &[u8]) -> bool,
+    ) -> io::Result<()> {
         self.0.write_all(&message.finish())?;
         let mut buffer = vec![0; RECEIVE];
         loop {
@@ -97,7 +110,8 @@ impl Socket {
                 match i32::from(kind) {
                     libc::NLMSG_DONE | libc::NLMSG_ERROR => return status(payload),
                     libc::NLMSG_NOOP => {}
-                    _ => each(kind, payload),
+                    _ if each(kind, payload) => {}
+                    _ => return Ok(()),
                 }
             }
         }

@@ -145,7 +145,7 @@ mod tests {
             bytes: 2048,
             ..FastCounter::default()
         };
-        counter.kept[Kept::Edge as usize] = 9;
+        counter.kept[Kept::Header as usize] = 9;
         counter.kept[Kept::Refresh as usize] = 1;
         FastView::new("in0".into(), &entry, &counter, false)
     }
@@ -163,7 +163,7 @@ mod tests {
                 "bytes": 2048,
                 "kernel_packets": 10,
                 "kernel": [
-                    { "reason": "edge", "packets": 9 },
+                    { "reason": "header", "packets": 9 },
                     { "reason": "refresh", "packets": 1 },
                 ],
                 "share": 0.75,
@@ -181,7 +181,7 @@ mod tests {
         );
         assert!(
             kept.render(Ink::Plain)
-                .contains("in0                 edge           9  A TCP")
+                .contains("in0                 header         9  A TCP")
         );
     }
 
