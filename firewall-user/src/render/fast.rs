@@ -181,7 +181,7 @@ mod tests {
         );
         assert!(
             kept.render(Ink::Plain)
-                .contains("in0                 header         9  A TCP")
+                .contains("in0                 header         9  IP options")
         );
     }
 
