@@ -1,6 +1,6 @@
 //! Requests to the loaded programs, run through BPF_PROG_RUN.
 
-use std::{io, path::PathBuf, rc::Rc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
@@ -68,12 +68,12 @@ pub enum Error {
 
 /// A handle to the loaded programs; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Requests(Rc<Loaded>);
+pub struct Requests(Arc<Loaded>);
 
 impl Requests {
     /// Over the loaded programs, which live as long as any handle does.
     #[must_use]
-    pub const fn new(loaded: Rc<Loaded>) -> Self {
+    pub const fn new(loaded: Arc<Loaded>) -> Self {
         Self(loaded)
     }
 

@@ -119,6 +119,24 @@ pub fn thread_cpu_ns() -> u64 {
     clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// Puts the calling thread into the real-time class that takes turns, at its lowest
+/// priority (`SCHED_RR`), or into the ordinary one. Its children are ordinary.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_NICE`.
+pub fn set_realtime(on: bool) -> io::Result<()> {
+    let (policy, sched_priority) = if on {
+        (libc::SCHED_RR, 1)
+    } else {
+        (libc::SCHED_OTHER, 0)
+    };
+    let param = libc::sched_param { sched_priority };
+    let policy = policy | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the pointer is to a whole `sched_param`; 0 is the calling thread.
+    check(unsafe { libc::sched_setscheduler(0, policy, &raw const param) })
+}
+
 /// Opens a pinned object (`BPF_OBJ_GET`).
 ///
 /// # Errors

@@ -115,7 +115,7 @@ async fn attached(
         &lock,
         args.verbose,
         loaded,
-        settings(&compiled),
+        (settings(&compiled), compiled.ftp.realtime),
         fast_path,
         &mut stop,
     )

@@ -1,6 +1,6 @@
 //! The foreground of `pinhole run`, after everything is attached.
 
-use std::{convert::Infallible, io::Write as _, process::ExitCode, rc::Rc, time::Duration};
+use std::{convert::Infallible, io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use firewall_common::{abi::maps, time::NS_PER_SEC};
@@ -22,7 +22,7 @@ use crate::{
     },
     fast::FastPath,
     gc::Collector,
-    helper::{self, Agent, MapTables, Settings},
+    helper::{Agent, Helper, MapTables, Settings},
     lock::AgentLock,
     netlink::route,
     unload::{self, By},
@@ -62,26 +62,28 @@ pub(super) async fn serve(
     lock: &AgentLock,
     verbose: bool,
     mut loaded: Loaded,
-    settings: Settings,
+    (settings, realtime): (Settings, bool),
     fast_path: FastPath,
     stop: &mut Stop,
 ) -> anyhow::Result<ExitCode> {
     let logger = verbose
         .then(|| program_log::open(&mut loaded))
         .transpose()?;
-    let requests = Requests::new(Rc::new(loaded));
+    let requests = Requests::new(Arc::new(loaded));
     let collector = Collector::open(instance, requests.clone())?;
     let children = vlan_children::open(instance)?;
-    let tables = MapTables::open(instance, requests)?;
-    let agent = Agent::start(tables, settings, sys::monotonic_ns())?;
-    let ring = pinned(instance, maps::EVENTS)?;
+    let own = instance.clone();
+    let make = move || {
+        let tables = MapTables::open(&own, requests)?;
+        let agent = Agent::start(tables, settings, sys::monotonic_ns())?;
+        Ok((agent, pinned(&own, maps::EVENTS)?))
+    };
+    let mut helper = Helper::start(realtime, make).await?;
     ready(instance)?;
     tokio::select! {
         biased;
         () = stop.wait() => stopped(instance),
-        ended = helper::run(agent, ring, std::future::pending()) => {
-            ended.map(|()| ExitCode::SUCCESS)
-        }
+        ended = helper.ended() => ended.map(|()| ExitCode::SUCCESS),
         ended = look_after(instance, lock, children, fast_path) => ended,
         never = collect(collector) => match never {},
         ended = log_lines(logger) => ended,

@@ -35,6 +35,8 @@ pub struct Ftp {
     /// How long after the end of its control connection a data connection is
     /// deleted; `None`: never.
     pub cut_after: Option<Seconds>,
+    /// Does the helper run ahead of other processes?
+    pub realtime: bool,
     /// Addresses that servers announce in place of their own.
     pub aliases: Vec<Alias>,
     /// What encrypted sessions may have.
@@ -78,6 +80,7 @@ pub(super) fn check(source: &Source<'_>, raw: &RawFtp, tables: &Tables) -> Resul
             raw::DataAfterControl::Keep => None,
             raw::DataAfterControl::Cut => Some(raw.cut_after),
         },
+        realtime: raw.scheduling == raw::Scheduling::Realtime,
         aliases: aliases.collect::<Result<_, _>>()?,
         ranges: raw
             .session_range

@@ -178,6 +178,7 @@ pub(super) struct RawFtp {
     pub(super) ccc: Ccc,
     pub(super) data_after_control: DataAfterControl,
     pub(super) cut_after: Seconds,
+    pub(super) scheduling: Scheduling,
     pub(super) alias: Vec<RawAlias>,
     pub(super) session_range: Vec<Spanned<RawSessionRange>>,
     pub(super) fixed_range: Vec<Spanned<RawFixedRange>>,
@@ -193,6 +194,7 @@ impl Default for RawFtp {
             ccc: Ccc::default(),
             data_after_control: DataAfterControl::default(),
             cut_after: Seconds::of(10),
+            scheduling: Scheduling::default(),
             alias: Vec::new(),
             session_range: Vec::new(),
             fixed_range: Vec::new(),
@@ -217,6 +219,15 @@ pub(super) enum Ccc {
     Allow,
     Alert,
     Refuse,
+}
+
+/// Which class of the scheduler the helper is in.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Scheduling {
+    #[default]
+    Realtime,
+    Normal,
 }
 
 /// What becomes of data connections when their control connection ends.

@@ -43,6 +43,7 @@ use super::{
     seldom::Seldom,
     tables::{FlowView, Result, Tables},
     trail::Trail,
+    urgency::Urgency,
 };
 use crate::{
     bpf::sys::monotonic_ns,
@@ -508,6 +509,7 @@ fn checked(what: &str, done: Result<()>) -> bool {
 pub async fn run<T: Tables>(
     mut agent: Agent<T>,
     ring: RingBuf<MapData>,
+    mut urgency: Urgency,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let mut events = Events::new(ring).context("cannot wait for the ring EVENTS")?;
@@ -520,7 +522,10 @@ pub async fn run<T: Tables>(
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            _ = heartbeat.tick() => agent.tick(monotonic_ns()),
+            _ = heartbeat.tick() => {
+                agent.tick(monotonic_ns());
+                urgency.review();
+            }
             () = until(lapse.unwrap_or_default()), if lapse.is_some() => {
                 agent.lapse(monotonic_ns());
             }

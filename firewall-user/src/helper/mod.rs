@@ -4,6 +4,7 @@
 //! - [`reassembly`] puts a stream in order; pure
 //! - [`agent`] follows the sessions and keeps the tables
 //! - [`tables`] is what it does to them, [`maps`] how, over the pinned maps
+//! - [`thread`] is where all this happens
 //! - [`frame`] makes a held frame fit to be run again; pure
 //!
 //! # Memory
@@ -23,9 +24,13 @@ pub mod reassembly;
 pub mod ring;
 mod seldom;
 pub mod tables;
+pub mod thread;
 mod trail;
+mod urgency;
 
 pub use agent::{Agent, Settings, run};
 pub use maps::MapTables;
 pub use ring::Events;
 pub use tables::{TableError, Tables};
+pub use thread::Helper;
+pub use urgency::Urgency;

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     pin::pin,
     process::{Command, Stdio},
-    rc::Rc,
+    sync::Arc,
     task::{Context as Polling, Poll, Waker},
     thread,
     time::{Duration, Instant},
@@ -174,7 +174,7 @@ fn pauses(bench: &mut Bench, field: &Field) -> Result<()> {
     setns(theirs, CloneFlags::CLONE_NEWNET)?;
     let loaded = Loaded::load(&instance, &policy.tables, ProgramLog::Off);
     setns(own, CloneFlags::CLONE_NEWNET)?;
-    let mut collector = Collector::open(&instance, Requests::new(Rc::new(loaded?)))?;
+    let mut collector = Collector::open(&instance, Requests::new(Arc::new(loaded?)))?;
     let (mut longest, mut wall) = (Vec::new(), Duration::ZERO);
     for round in 0..bench.runs {
         bench.say(&format!(
