@@ -195,7 +195,9 @@ fn a_flood_between_the_hosts_of_a_session_delays_no_other_session() -> Result<()
     };
     let tap = Tap::start(&[(stranger.0, "eth0"), (lab.ns(Node::Server), "eth0")])?;
     let flood = Flood(Generator::new(&aim, Kind::Syn, 1)?);
-    let opened = flood.during(|| fleet::run(ends, load, &|_, _| [None; 2]))?;
+    let opened = flood
+        .during(|| fleet::run(ends, load, &|_, _| [None; 2]))?
+        .opened;
     let syns = Syns::count(&tap.finish()?, 0, true);
     let stats = firewall.stats()?;
     let dropped = stats.dropped("policy") + stats.dropped("held");

@@ -1,7 +1,5 @@
 //! FTP through firewalls at both ends: pinhole's helper and the kernel's.
 
-use std::time::Instant;
-
 use anyhow::{Context as _, Result};
 
 use super::{Bench, metric::Metric};
@@ -72,14 +70,15 @@ fn add(bench: &mut Bench, metric: Metric) {
 
 /// Passive transfers a second, some sessions at once.
 fn rate(field: &Field) -> Result<f64> {
-    let began = Instant::now();
-    field.race(load(AT_ONCE))?;
-    Ok(TRANSFERS as f64 / began.elapsed().as_secs_f64())
+    let ran = field.run(load(AT_ONCE))?;
+    Ok(ran.opened.len() as f64 / ran.took.as_secs_f64())
 }
 
 /// What 99 of 100 data connections need at most, one after another, µs.
 fn setup(field: &Field) -> Result<f64> {
-    let times = field.race(load(1))?.set_up();
+    let opened = field.run(load(1))?.opened.into_iter();
+    let mut times: Vec<u64> = opened.map(|opened| opened.took_ns).collect();
+    times.sort_unstable();
     let p99 = percentile(&times, 0.99).context("no transfers")?;
     Ok(p99 as f64 / 1000.0)
 }

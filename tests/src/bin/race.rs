@@ -4,6 +4,7 @@
 use std::{
     io::{IsTerminal as _, Write as _, stderr},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -25,17 +26,27 @@ struct Args {
     /// Transfers of each kind, through each firewall.
     #[arg(long, default_value_t = 10_000)]
     transfers: usize,
+    /// Sessions at once, in turn.
+    #[arg(long, num_args = 1.., default_values_t = AT_ONCE, value_name = "N")]
+    at_once: Vec<usize>,
+    /// Only through these firewalls.
+    #[arg(long, num_args = 1.., value_name = "FIREWALL")]
+    through: Vec<Whose>,
     /// Print JSON instead of the table.
     #[arg(long)]
     json: bool,
 }
 
 /// Whose firewall stands at both ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Whose {
+    /// pinhole.
     Pinhole,
+    /// pinhole, but no SYN is held.
     Unheld,
+    /// nf_conntrack_ftp.
     Kernel,
+    /// None.
     Nobody,
 }
 
@@ -78,6 +89,7 @@ struct Sum {
     slow: usize,
     on_two_cpus: usize,
     held: u64,
+    took: Duration,
     set_up: Vec<u64>,
     usable: Vec<u64>,
 }
@@ -97,6 +109,8 @@ struct Row {
     held: u64,
     /// Data connections whose SYN and line were on different CPUs.
     on_two_cpus: usize,
+    /// Transfers a second, after the log-in.
+    rate: f64,
     /// From the opener's call to the connection.
     set_up: Option<Spread>,
     /// From the line on the wire to the pinholes written at both firewalls.
@@ -119,11 +133,12 @@ fn measure(args: &Args) -> Result<bool> {
     let whose = [Whose::Pinhole, Whose::Unheld, Whose::Kernel, Whose::Nobody];
     let fields = whose
         .into_iter()
+        .filter(|whose| args.through.is_empty() || args.through.contains(whose))
         .map(|whose| Ok((whose, field(whose)?)))
         .collect::<Result<Vec<_>>>()?;
     let mut rows = Vec::new();
     for mode in Mode::BOTH {
-        for at_once in AT_ONCE {
+        for &at_once in &args.at_once {
             rows.extend(kind(args, &fields, mode, at_once)?);
         }
     }
@@ -218,6 +233,7 @@ impl Sum {
         self.syns.connections += syns.connections;
         self.syns.again += syns.again;
         self.slow += raced.slow();
+        self.took += raced.took;
         self.on_two_cpus += raced.on_two_cpus();
         self.held += held;
         self.set_up.extend(raced.set_up());
@@ -234,6 +250,7 @@ impl Sum {
             slow: self.slow,
             held: self.held,
             on_two_cpus: self.on_two_cpus,
+            rate: self.transfers as f64 / self.took.as_secs_f64(),
             set_up: Spread::of(&mut self.set_up),
             usable: Spread::of(&mut self.usable),
         }
@@ -249,12 +266,12 @@ fn table(rows: &[Row]) -> String {
     };
     let mut text = format!(
         "| mode | at once | firewall | transfers | SYNs again | held | two CPUs \
-         | set-up, µs (p50 / p99 / max) | pinhole usable after, µs |\n{}|\n",
-        "| --- ".repeat(9)
+         | a second | set-up, µs (p50 / p99 / max) | pinhole usable after, µs |\n{}|\n",
+        "| --- ".repeat(10)
     );
     for row in rows {
         text += &format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+            "| {} | {} | {} | {} | {} | {} | {} | {:.0} | {} | {} |\n",
             row.mode,
             row.at_once,
             row.firewall,
@@ -262,6 +279,7 @@ fn table(rows: &[Row]) -> String {
             row.syns_again,
             row.held,
             row.on_two_cpus,
+            row.rate,
             spread(&row.set_up),
             spread(&row.usable),
         );

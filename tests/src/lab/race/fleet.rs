@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Barrier,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -60,6 +60,15 @@ pub struct Opened {
     pub written_ns: [Option<u64>; 2],
 }
 
+/// What a load came to.
+#[derive(Debug)]
+pub struct Ran {
+    /// All data connections.
+    pub opened: Vec<Opened>,
+    /// From everybody logged in to the end of the last transfer.
+    pub took: Duration,
+}
+
 /// Says when the pinholes for a connection were written.
 pub type Written<'a> = dyn Fn(IpAddr, SocketAddr) -> [Option<u64>; 2] + Sync + 'a;
 
@@ -69,18 +78,21 @@ pub type Written<'a> = dyn Fn(IpAddr, SocketAddr) -> [Option<u64>; 2] + Sync + '
 ///
 /// # Errors
 /// A transfer fails, or does not end in half a minute.
-pub fn run(ends: Ends<'_>, load: Load, written: &Written<'_>) -> Result<Vec<Opened>> {
+pub fn run(ends: Ends<'_>, load: Load, written: &Written<'_>) -> Result<Ran> {
     let at = SocketAddr::new(ends.server.1, CONTROL);
     let listener = ends.server.0.listen(at)?;
     let left = AtomicUsize::new(load.transfers);
     let ready = Barrier::new(load.at_once);
+    let (began, ended) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
     let job = Job {
         mode: load.mode,
         left: &left,
         ready: &ready,
+        began: &began,
+        ended: &ended,
         written,
     };
-    thread::scope(|scope| {
+    let opened = thread::scope(|scope| {
         let server = scope.spawn(|| {
             ends.server
                 .0
@@ -98,6 +110,11 @@ pub fn run(ends: Ends<'_>, load: Load, written: &Written<'_>) -> Result<Vec<Open
             Mode::Passive => clients,
             Mode::Active => server,
         })
+    })?;
+    let took = ended.into_inner().saturating_sub(began.into_inner());
+    Ok(Ran {
+        opened,
+        took: Duration::from_nanos(took),
     })
 }
 
@@ -107,6 +124,9 @@ struct Job<'a> {
     mode: Mode,
     left: &'a AtomicUsize,
     ready: &'a Barrier,
+    /// When the first transfer began, and when the last one ended, `CLOCK_MONOTONIC` ns.
+    began: &'a AtomicU64,
+    ended: &'a AtomicU64,
     written: &'a Written<'a>,
 }
 
@@ -179,6 +199,7 @@ fn client(control: &mut Control, job: Job<'_>) -> Result<Vec<Opened>> {
     control.say("PASS lab")?;
     control.reply(230)?;
     job.ready.wait();
+    job.began.fetch_min(monotonic_ns(), Ordering::Relaxed);
     let mut opened = Vec::new();
     while job.another() {
         let data = match job.mode {
@@ -201,6 +222,7 @@ fn client(control: &mut Control, job: Job<'_>) -> Result<Vec<Opened>> {
         receive(data)?;
         control.reply(226)?;
     }
+    job.ended.fetch_max(monotonic_ns(), Ordering::Relaxed);
     control.say("QUIT")?;
     control.reply(221)?;
     Ok(opened)

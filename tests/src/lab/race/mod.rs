@@ -8,6 +8,7 @@ pub mod tap;
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
@@ -16,7 +17,7 @@ use firewall_common::abi::{Config, ExpectKey, Expectation, config_flags, maps};
 use firewall_user::bpf::words;
 
 use self::{
-    fleet::{Ends, Load, Opened},
+    fleet::{Ends, Load, Opened, Ran},
     tap::{Seen, Syns, Tap, What},
 };
 use super::{
@@ -62,6 +63,8 @@ pub struct Raced {
     pub opened: Vec<Opened>,
     /// What passed both ends' links.
     pub seen: Vec<Seen>,
+    /// From everybody logged in to the end of the last transfer.
+    pub took: Duration,
 }
 
 impl Field {
@@ -119,18 +122,32 @@ impl Field {
     /// A transfer fails, or the tap missed something.
     pub fn race(&self, load: Load) -> Result<Raced> {
         let [client, server] = self.namespaces();
-        let ends = Ends {
-            client: (client, self.ends[0]),
-            server: (server, self.ends[1]),
-        };
         let tap = Tap::start(&[(client, self.interface), (server, self.interface)])?;
-        let opened = fleet::run(ends, load, &|from, to| self.written(from, to));
+        let ran = fleet::run(self.ends(), load, &|from, to| self.written(from, to));
         let seen = tap.finish()?;
+        let Ran { opened, took } = ran?;
         Ok(Raced {
             load,
-            opened: opened?,
+            opened,
             seen,
+            took,
         })
+    }
+
+    /// Runs a load, and looks at nothing but the load: all firewalls have the same to do.
+    ///
+    /// # Errors
+    /// A transfer fails.
+    pub fn run(&self, load: Load) -> Result<Ran> {
+        fleet::run(self.ends(), load, &|_, _| [None; 2])
+    }
+
+    fn ends(&self) -> Ends<'_> {
+        let [client, server] = self.namespaces();
+        Ends {
+            client: (client, self.ends[0]),
+            server: (server, self.ends[1]),
+        }
     }
 
     /// When the pinholes for a connection were written.
