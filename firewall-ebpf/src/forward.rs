@@ -5,15 +5,15 @@
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
-    btf_maps::{Array, HashMap, PerCpuArray},
+    btf_maps::{Array, PerCpuArray},
     helpers::generated::bpf_redirect,
     macros::btf_map,
     programs::XdpContext,
 };
 use firewall_common::{
     abi::{
-        FAST_LEN, FastCounter, FastIface, HOPS_LEN, Hop, KEPT_LEN, Kept, NEIGHBOURS_LEN,
-        config_flags, fast_flags, hop_flags, hop_kind,
+        FAST_LEN, FAST_PLACES, FastCounter, FastIface, HOPS_LEN, Hop, KEPT_LEN, Kept,
+        NEIGHBOURS_LEN, config_flags, fast_flags, fast_places, hop_flags, hop_kind,
     },
     forward::{
         holds, holds_plain, is_stale, may_forward, must_lead_back, neighbour, one_hop_less,
@@ -23,14 +23,13 @@ use firewall_common::{
 };
 
 use crate::{
-    maps::IFACES_LEN,
     packet::{Packet, XdpPacket},
     policy::{self, found},
     work::{self, Work},
 };
 
 #[btf_map]
-static FAST_IFACES: HashMap<u32, FastIface, IFACES_LEN> = HashMap::new();
+static FAST_IFACES: Array<FastIface, FAST_PLACES> = Array::new();
 #[btf_map]
 static FAST_COUNTERS: PerCpuArray<FastCounter, FAST_LEN> = PerCpuArray::new();
 #[btf_map]
@@ -56,9 +55,7 @@ pub(crate) extern "C" fn pinhole_forward(ctx: *mut xdp_md, slot: u32) -> u32 {
         return xdp_action::XDP_PASS;
     }
     let packet = XdpPacket::new(XdpContext::new(ctx));
-    // SAFETY: the agent replaces whole elements. What is read of one are a byte and
-    // a word by themselves, and an address that another read for the same frame.
-    let Some(from) = (unsafe { FAST_IFACES.get(packet.ifindex()) }) else {
+    let Some(from) = iface(packet.ifindex()) else {
         return xdp_action::XDP_PASS;
     };
     let Some(counter) = FAST_COUNTERS.get_ptr_mut(from.number as u32) else {
@@ -85,6 +82,22 @@ pub(crate) extern "C" fn pinhole_forward(ctx: *mut xdp_md, slot: u32) -> u32 {
             xdp_action::XDP_PASS
         }
     }
+}
+
+/// What the agent says of an interface.
+///
+/// It writes while this reads: but what is read of an element are words and bytes by
+/// themselves, and an address that another one read for the same frame.
+#[inline(always)]
+fn iface(ifindex: u32) -> Option<&'static FastIface> {
+    let [first, second] = fast_places(ifindex);
+    let entry = FAST_IFACES.get(first)?;
+    if entry.ifindex == ifindex {
+        return Some(entry);
+    }
+    FAST_IFACES
+        .get(second)
+        .filter(|entry| entry.ifindex == ifindex)
 }
 
 /// Rewrites the packet for its next hop: the interface to send it out of. What is not
@@ -192,8 +205,7 @@ pub(crate) fn zone_ahead<P: Packet>(packet: &P, work: &Work) -> Option<u8> {
     if P::EGRESS || work.flags & MODES != ON {
         return None;
     }
-    // SAFETY: as in `pinhole_forward`.
-    let from = unsafe { FAST_IFACES.get(packet.ifindex()) }?;
+    let from = iface(packet.ifindex())?;
     hop_of(work, from, Towards::Destination).map(|hop| hop.zone)
 }
 
@@ -245,10 +257,7 @@ extern "C" fn pinhole_leads_back(ctx: *mut xdp_md, slot: u32) -> u32 {
 #[inline(always)]
 fn learn(packet: &XdpPacket, work: &mut Work, towards: Towards) {
     let out = work.route.ifindex;
-    // SAFETY: as in `pinhole_forward`.
-    let (Some(from), Some(to)) = (unsafe { FAST_IFACES.get(packet.ifindex()) }, unsafe {
-        FAST_IFACES.get(out)
-    }) else {
+    let (Some(from), Some(to)) = (iface(packet.ifindex()), iface(out)) else {
         return;
     };
     let Some(hop) = element(work, from, towards) else {

@@ -7,6 +7,8 @@ use crate::pod;
 /// Interfaces that have a counter of their own: elements of `FAST_COUNTERS`. More
 /// guarded interfaces than that have no fast path.
 pub const FAST_LEN: usize = 256;
+/// Elements of `FAST_IFACES`, a power of two.
+pub const FAST_PLACES: usize = 1024;
 /// Elements of `NEIGHBOURS`, a power of two.
 pub const NEIGHBOURS_LEN: usize = 4096;
 /// Elements of `HOPS` on each CPU, a power of two.
@@ -27,11 +29,21 @@ pub mod fast_flags {
     pub const PLAIN: u32 = 1 << 3;
 }
 
+/// The two elements of `FAST_IFACES` that the interface of index `ifindex` may have.
+#[inline(always)]
+#[must_use]
+pub const fn fast_places(ifindex: u32) -> [u32; 2] {
+    const MASK: u32 = FAST_PLACES as u32 - 1;
+    [ifindex & MASK, ifindex.wrapping_add(1) & MASK]
+}
+
 /// What the fast path must know of a guarded interface. An element is written by
 /// the agent, also while the programs run: an interface without one takes no part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct FastIface {
+    /// Its index; 0 if the element is free.
+    pub ifindex: u32,
     /// [`fast_flags`].
     pub flags: u32,
     /// Why a flag is not set: bits by [`Obstacle`].
@@ -43,7 +55,7 @@ pub struct FastIface {
     /// Its zone's number.
     pub zone: u8,
 }
-pod!(FastIface, 16);
+pod!(FastIface, 20);
 
 /// Values of [`Hop::kind`]: what the route was looked up by.
 pub mod hop_kind {
@@ -148,7 +160,7 @@ names! {
         Shaping = 12, "shaping", "Its queueing discipline would be bypassed.";
         TcEgress = 13, "tc-egress", "Filters of others at its TC egress would be bypassed.";
         Unknown = 14, "unknown", "The kernel did not say what it needs to know.";
-        TooMany = 15, "too-many", "There are more guarded interfaces than the fast path counts for.";
+        TooMany = 15, "too-many", "There are more guarded interfaces than the fast path has room for.";
     }
 }
 
@@ -258,6 +270,15 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Kept::ALL.len());
+    }
+
+    #[test]
+    fn places_are_two_elements() {
+        for ifindex in [1, 1023, 1024, u32::MAX] {
+            let [first, second] = fast_places(ifindex);
+            assert_ne!(first, second);
+            assert!(first.max(second) < FAST_PLACES as u32);
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub use watch::*;
 
 /// Version of all structures and map shapes below. A running instance whose
 /// pinned maps carry another version is refused, never misread.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Names of the maps, as they stand in the object and under the pin directory.
 pub mod maps {
@@ -81,8 +81,8 @@ pub mod maps {
     pub const PAIRS: &str = "PAIRS";
     /// `HASH<u32, Iface>`: guarded interfaces by index.
     pub const IFACES: &str = "IFACES";
-    /// `HASH<u32, FastIface>`: guarded interfaces by index, and what the fast path must
-    /// know of them.
+    /// `ARRAY<FastIface>[FAST_PLACES]`: what the fast path must know of guarded interfaces,
+    /// in one of their [`super::fast_places`].
     pub const FAST_IFACES: &str = "FAST_IFACES";
     /// `PERCPU_ARRAY<FastCounter>[FAST_LEN]`, by [`super::FastIface::number`].
     pub const FAST_COUNTERS: &str = "FAST_COUNTERS";

@@ -11,7 +11,7 @@ use firewall_common::{
     abi::{
         ABI_VERSION, Census, CollectorState, Config, Control, Counter, ExpectKey, Expectation,
         FastCounter, FastIface, FlowKey6, Iface, MAX_RULES, Rule, RuleName, Session, TableCounter,
-        TableId, heartbeat, maps,
+        TableId, fast_places, heartbeat, maps,
     },
     time::Tick,
 };
@@ -195,7 +195,14 @@ impl Pinned {
     pub fn fast(&self) -> Result<Vec<(u32, FastIface, FastCounter)>, Error> {
         let counters: PerCpuArray<MapData, FastCounter> =
             self.per_cpu_array(maps::FAST_COUNTERS)?;
-        let entries: Vec<(u32, FastIface)> = self.entries(maps::FAST_IFACES)?;
+        let places: Array<MapData, FastIface> = self.array(maps::FAST_IFACES)?;
+        let mut entries = Vec::new();
+        for (index, _) in self.ifaces()? {
+            for place in fast_places(index) {
+                let entry = self.element(&places, maps::FAST_IFACES, place)?;
+                entries.extend((entry.ifindex == index).then_some((index, entry)));
+            }
+        }
         let row = |(index, entry): (u32, FastIface)| {
             let of_cpus = counters
                 .get(&u32::from(entry.number), 0)

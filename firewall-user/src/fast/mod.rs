@@ -9,9 +9,11 @@ mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::maps::{HashMap, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
+use bytemuck::Zeroable as _;
 use firewall_common::abi::{
-    Config, FAST_LEN, FastCounter, FastIface, Iface, Obstacle, config_flags, fast_flags, maps,
+    Config, FAST_LEN, FAST_PLACES, FastCounter, FastIface, Iface, Obstacle, config_flags,
+    fast_flags, fast_places, maps,
 };
 
 use crate::bpf::{
@@ -53,7 +55,9 @@ pub struct FastPath {
     instance: Instance,
     off: Option<Off>,
     guarded: HashMap<MapData, u32, Iface>,
-    map: HashMap<MapData, u32, FastIface>,
+    map: Array<MapData, FastIface>,
+    /// What is in the map: each interface's place, and its element.
+    written: BTreeMap<u32, (u32, FastIface)>,
     surveyor: Surveyor,
     said: Vec<String>,
 }
@@ -73,11 +77,16 @@ impl FastPath {
             off,
             guarded: pinned(instance, maps::IFACES)?,
             map: pinned(instance, maps::FAST_IFACES)?,
+            written: BTreeMap::new(),
             surveyor: Surveyor::new(instance, complete),
             said: Vec::new(),
         };
-        for (index, entry) in this.entries()? {
-            this.write(index, FastIface { flags: 0, ..entry })?;
+        for place in 0..FAST_PLACES as u32 {
+            let entry = this.map.get(&place, 0);
+            let entry = entry.map_err(Error::map(maps::FAST_IFACES))?;
+            if entry.ifindex != 0 {
+                this.write(place, FastIface { flags: 0, ..entry })?;
+            }
         }
         Ok(this)
     }
@@ -110,55 +119,65 @@ impl FastPath {
             .collect::<Result<_, _>>()
             .map_err(Error::map(maps::IFACES))?;
         let survey = self.surveyor.survey(&guarded);
-        let before = self.entries()?;
-        for index in before.keys().filter(|index| !guarded.contains_key(index)) {
-            self.map
-                .remove(index)
-                .map_err(Error::map(maps::FAST_IFACES))?;
+        let known = self.written.keys().copied();
+        let gone: Vec<u32> = known.filter(|at| !guarded.contains_key(at)).collect();
+        for index in gone {
+            self.remove(index)?;
         }
-        let mut taken: BTreeSet<u8> = before
-            .iter()
-            .filter(|(index, _)| guarded.contains_key(index))
-            .map(|(_, entry)| entry.number)
-            .collect();
-        for found in &survey.interfaces {
-            let known = before.get(&found.index).map(|entry| entry.number);
-            let number = match known {
-                Some(number) => number,
-                // Without a counter of its own it has no entry, and so no fast path.
-                None => match (0..=(FAST_LEN - 1) as u8).find(|n| !taken.contains(n)) {
-                    Some(number) => {
-                        self.zero(number)?;
-                        number
-                    }
-                    None => continue,
-                },
+        let mut interfaces = survey.interfaces;
+        for found in &mut interfaces {
+            // Without a counter of its own it has no entry, and so no fast path.
+            let Some((place, number)) = self.room(found.index)? else {
+                found.findings.push(Finding::too_many());
+                continue;
             };
-            taken.insert(number);
             let entry = FastIface {
+                ifindex: found.index,
                 flags: Obstacle::leave(found.obstacles()) | survey.routing,
                 obstacles: found.obstacles(),
                 mac: found.mac,
                 number,
                 zone: found.zone,
             };
-            if before.get(&found.index) != Some(&entry) {
-                self.write(found.index, entry)?;
+            if self.written.get(&found.index) != Some(&(place, entry)) {
+                self.write(place, entry)?;
             }
         }
-        Ok(says(&survey.everywhere, &survey.interfaces))
+        Ok(says(&survey.everywhere, &interfaces))
     }
 
-    fn entries(&self) -> Result<BTreeMap<u32, FastIface>, Error> {
-        self.map
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(Error::map(maps::FAST_IFACES))
+    /// Place and number of an interface; `None` if none is left.
+    fn room(&self, index: u32) -> Result<Option<(u32, u8)>, Error> {
+        if let Some((place, entry)) = self.written.get(&index) {
+            return Ok(Some((*place, entry.number)));
+        }
+        let taken: BTreeSet<u32> = self.written.values().map(|(place, _)| *place).collect();
+        let numbers: BTreeSet<u8> = self.written.values().map(|(_, e)| e.number).collect();
+        let place = fast_places(index).into_iter().find(|p| !taken.contains(p));
+        let number = (0..=(FAST_LEN - 1) as u8).find(|n| !numbers.contains(n));
+        let Some(room) = place.zip(number) else {
+            return Ok(None);
+        };
+        self.zero(room.1)?;
+        Ok(Some(room))
     }
 
-    fn write(&mut self, index: u32, entry: FastIface) -> Result<(), Error> {
+    fn remove(&mut self, index: u32) -> Result<(), Error> {
+        if let Some((place, _)) = self.written.remove(&index) {
+            self.set(place, FastIface::zeroed())?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, place: u32, entry: FastIface) -> Result<(), Error> {
+        self.set(place, entry)?;
+        self.written.insert(entry.ifindex, (place, entry));
+        Ok(())
+    }
+
+    fn set(&mut self, place: u32, entry: FastIface) -> Result<(), Error> {
         self.map
-            .insert(index, entry, 0)
+            .set(place, entry, 0)
             .map_err(Error::map(maps::FAST_IFACES))
     }
 
@@ -219,8 +238,6 @@ fn says(everywhere: &[Finding], interfaces: &[Surveyed]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use bytemuck::Zeroable as _;
-
     use super::*;
 
     fn finding(obstacle: Obstacle) -> Finding {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display, fs, io};
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use firewall_common::abi::{FAST_LEN, Iface, Obstacle, fast_flags, iface_flags};
+use firewall_common::abi::{FAST_LEN, FAST_PLACES, Iface, Obstacle, fast_flags, iface_flags};
 
 use super::peer::{Checksums, Peers};
 use crate::{
@@ -67,6 +67,18 @@ impl Finding {
             what: what.into(),
             remedy: remedy.into(),
         }
+    }
+
+    /// There is no room for it.
+    pub(super) fn too_many() -> Self {
+        Self::new(
+            Obstacle::TooMany,
+            format!(
+                "there is no room for it: {FAST_LEN} interfaces have some, and three whose indices \
+                 are the same modulo {FAST_PLACES}, or next to it, do not all fit"
+            ),
+            "guard fewer, or make the interface anew",
+        )
     }
 
     fn unknown(about: &str, error: &impl Display) -> Self {
@@ -163,13 +175,6 @@ impl Surveyor {
                 None => found
                     .findings
                     .push(Finding::unknown("the interface", &"it is gone")),
-            }
-            if interfaces.len() >= FAST_LEN {
-                found.findings.push(Finding::new(
-                    Obstacle::TooMany,
-                    format!("more than {FAST_LEN} interfaces are guarded"),
-                    "guard fewer",
-                ));
             }
             interfaces.push(found);
         }

@@ -134,6 +134,7 @@ mod tests {
 
     fn view(obstacles: u32) -> FastView {
         let entry = FastIface {
+            ifindex: 1,
             flags: Obstacle::leave(obstacles),
             obstacles,
             mac: [2, 0, 0, 0, 0, 1],
@@ -197,6 +198,7 @@ mod tests {
     #[test]
     fn without_packets_there_is_no_share() {
         let entry = FastIface {
+            ifindex: 1,
             flags: 0,
             obstacles: 0,
             mac: [0; 6],
