@@ -7,6 +7,7 @@
 
 mod begin;
 mod entry;
+mod plain;
 mod refused;
 mod step;
 mod tiers;
@@ -21,6 +22,7 @@ use firewall_common::{
 };
 
 pub(crate) use entry::{forget_rule, is_expired, last_of, seen_of, state_of};
+pub(crate) use plain::plain;
 pub(crate) use tiers::{Family, count_created, count_in_tier, delete_expired, delete_live};
 
 use crate::{
@@ -60,7 +62,8 @@ pub(crate) fn track<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdic
     // Without ports its key would be that of an echo flow with identifier 0.
     let found = if is_tracked(&work.headers) {
         let fresh = is_syn(&work.headers);
-        life::find(&mut Here::<K>::new(work), fresh)
+        let missed = work.missed;
+        life::find(&mut Here::<K>::new(work), fresh, missed)
     } else {
         None
     };
@@ -154,7 +157,7 @@ fn related<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdict {
     }
     let (key, heading) = K::of(quoted);
     *K::slot(work) = key;
-    let Some(found) = life::find(&mut Here::<K>::new(work), false) else {
+    let Some(found) = life::find(&mut Here::<K>::new(work), false, false) else {
         return UNRELATED;
     };
     let (Entry(entry), word) = (found.entry, found.word);

@@ -26,7 +26,7 @@ mod watch;
 mod work;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
     helpers::generated::bpf_redirect,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
@@ -36,6 +36,7 @@ use firewall_common::{
     verdict::{DropReason, Event, PassReason, Verdict},
 };
 use packet::{Packet as _, TcPacket, XdpPacket};
+use pipeline::OPEN;
 use work::Slot;
 
 /// Ingress of a guarded interface.
@@ -44,35 +45,49 @@ pub(crate) fn pinhole_ingress(ctx: XdpContext) -> u32 {
     const ESTABLISHED: u32 = PassReason::Established.index();
     const NEW_BY_RULE: u32 = PassReason::NewByRule.index();
     const NEW_EXPECTED: u32 = PassReason::NewExpected.index();
-    match pinhole_judge(ctx.ctx) {
-        ESTABLISHED | NEW_BY_RULE | NEW_EXPECTED => {
-            forward::pinhole_forward(ctx.ctx, Slot::Ingress as u32)
-        }
+    const SLOT: u32 = Slot::Ingress as u32;
+    let mut outcome = pinhole_open(ctx.ctx);
+    if outcome == OPEN {
+        outcome = pinhole_judge(ctx.ctx, SLOT);
+    }
+    match outcome {
+        ESTABLISHED | NEW_BY_RULE | NEW_EXPECTED => forward::pinhole_forward(ctx.ctx, SLOT),
         outcome => to_xdp(outcome),
     }
 }
 
-/// [`pipeline::judge`] at ingress.
-///
-/// A global function: were it a part of the program that goes on to forward, the
-/// verifier of 6.1 would follow many times as many ways through it.
+// The parts of judging are global functions, which the verifier looks at one by one.
+// In one piece, it would follow each way through the first through all of the second.
+
+/// [`pipeline::open`] at ingress.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pinhole_judge(ctx: *mut xdp_md) -> u32 {
-    pipeline::judge(&XdpPacket::new(XdpContext::new(ctx)), Slot::Ingress)
+extern "C" fn pinhole_open(ctx: *mut xdp_md) -> u32 {
+    pipeline::open(&XdpPacket::new(XdpContext::new(ctx)), Slot::Ingress)
+}
+
+/// [`pipeline::judge`] at ingress, and of a packet that is run again.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_judge(ctx: *mut xdp_md, slot: u32) -> u32 {
+    pipeline::judge(&XdpPacket::new(XdpContext::new(ctx)), slot)
 }
 
 /// A held SYN again, with holding off. Run by the agent on live frames.
 #[xdp]
 pub(crate) fn pinhole_reinject(ctx: XdpContext) -> u32 {
-    let packet = XdpPacket::new(ctx);
+    let packet = XdpPacket::new(XdpContext::new(ctx.ctx));
     stats::event(Event::Reinjected);
     // In generic mode the attached program sees the frame again and judges it;
     // judging it here too would count it twice.
     if pipeline::iface(packet.ifindex()).is_some_and(|i| i.flags & iface_flags::XDP_GENERIC != 0) {
         return xdp_action::XDP_PASS;
     }
-    to_xdp(pipeline::judge(&packet, Slot::Reinject))
+    let mut outcome = pipeline::open(&packet, Slot::Reinject);
+    if outcome == OPEN {
+        outcome = pinhole_judge(ctx.ctx, Slot::Reinject as u32);
+    }
+    to_xdp(outcome)
 }
 
 /// Egress of a guarded interface.
@@ -81,12 +96,31 @@ pub(crate) fn pinhole_egress(ctx: TcContext) -> i32 {
     const RING_FULL: u32 = DropReason::RingFull.index();
     const HELD: u32 = DropReason::Held.index();
     const MOVING: u32 = DropReason::Moving.index();
-    match pipeline::judge(&TcPacket::new(ctx), Slot::Egress) {
+    let skb = ctx.skb.skb;
+    let mut outcome = pinhole_open_egress(skb);
+    if outcome == OPEN {
+        outcome = pinhole_judge_egress(skb);
+    }
+    match outcome {
         RING_FULL | HELD | MOVING => steal(),
         outcome if Verdict::is_drop(outcome) => TC_ACT_SHOT,
         // "Not my decision": programs behind this one still have their say.
         _ => TC_ACT_UNSPEC,
     }
+}
+
+/// [`pipeline::open`] at egress.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_open_egress(skb: *mut __sk_buff) -> u32 {
+    pipeline::open(&TcPacket::new(TcContext::new(skb)), Slot::Egress)
+}
+
+/// [`pipeline::judge`] at egress.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_judge_egress(skb: *mut __sk_buff) -> u32 {
+    pipeline::judge(&TcPacket::new(TcContext::new(skb)), Slot::Egress as u32)
 }
 
 /// Drops a packet that its sender shall take for sent.

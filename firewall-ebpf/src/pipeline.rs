@@ -28,22 +28,56 @@ pub(crate) fn iface(ifindex: u32) -> Option<&'static Iface> {
     unsafe { IFACES.get(ifindex) }
 }
 
-/// Judges a packet, and counts it once. Returns [`Verdict::index`].
+/// What [`open`] says of a packet that [`judge`] has to judge, or to count.
+pub(crate) const OPEN: u32 = u32::MAX;
+
+/// The first part of judging a packet: what the settings say of it, and all of it for a
+/// packet of a flow that just goes on. Returns [`Verdict::index`] of what was judged and
+/// counted, or [`OPEN`].
 #[inline(always)]
-pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> u32 {
+pub(crate) fn open<P: Packet>(packet: &P, slot: Slot) -> u32 {
+    const TRACKED: u32 = PassReason::Tracked.index();
+    const ESTABLISHED: u32 = PassReason::Established.index();
     let Some(work) = work::area(slot) else {
+        return Verdict::Drop(DropReason::TableError).index();
+    };
+    explain::begin(work);
+    work.link.set(Link::ETHERNET.pack());
+    work.flags = 0;
+    work.flow_ahead = 0;
+    work.missed = false;
+    let known = match settings(packet, work, !matches!(slot, Slot::Reinject)) {
+        Some(verdict) => verdict.index(),
+        None if goes_on(packet, work) => ESTABLISHED,
+        None => OPEN,
+    };
+    // Through memory: so the verifier forgets which way the verdict came, and
+    // looks at what follows once instead of once for each way.
+    work.outcome.set(known);
+    let known = work.outcome.get();
+    if known != TRACKED && known != ESTABLISHED {
+        return OPEN;
+    }
+    explain::outcome(work, known);
+    count(packet, work, known);
+    known
+}
+
+/// The rest: judges the packet, unless the settings have, and counts it once. Returns
+/// [`Verdict::index`].
+#[inline(always)]
+pub(crate) fn judge<P: Packet>(packet: &P, slot: u32) -> u32 {
+    let Some(work) = work::again(slot) else {
         return Verdict::Drop(DropReason::TableError).index();
     };
     work.headers.l3_len = 0;
     work.headers.fragment = Fragment::Whole;
     work.link.set(Link::ETHERNET.pack());
-    explain::begin(work);
-    work.flags = 0;
-    work.flow_ahead = 0;
-    let verdict = judge_uncounted(packet, work, !matches!(slot, Slot::Reinject));
-    // Through memory: so the verifier forgets which way the verdict came, and
-    // looks at what follows once instead of once for each way.
-    work.outcome.set(verdict.index());
+    if work.outcome.get() == OPEN {
+        let verdict = judge_frame(packet, work);
+        // Through memory, as above.
+        work.outcome.set(verdict.index());
+    }
     let fragmented = work.headers.fragment as u8 != Fragment::Whole as u8;
     if fragmented && !Verdict::is_drop(work.outcome.get()) {
         fragments::join(work);
@@ -56,45 +90,73 @@ pub(crate) fn judge<P: Packet>(packet: &P, slot: Slot) -> u32 {
         outcome = Verdict::in_shadow(outcome);
     }
     log::outcome(packet, work, outcome);
-    // Layer 2 is not counted.
-    let link = Link::unpack(work.link.get());
-    let bytes = (packet.frame_len() as u32).saturating_sub(link.offset as u32);
-    stats::outcome(outcome, bytes);
+    count(packet, work, outcome);
     outcome
 }
 
+/// Reads the settings. The verdict, if they decide it.
 #[inline(always)]
-fn judge_uncounted<P: Packet>(packet: &P, work: &mut Work, may_hold: bool) -> Verdict {
+fn settings<P: Packet>(packet: &P, work: &mut Work, may_hold: bool) -> Option<Verdict> {
     // SAFETY: a helper without arguments.
     work.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
     work.now = Tick::from_ns(work.now_ns);
     let (Some(config), Some(control)) = (CONFIG.get(0), CONTROL.get(0)) else {
-        return Verdict::Drop(DropReason::TableError);
+        return Some(Verdict::Drop(DropReason::TableError));
     };
     work.flags = config.flags;
     let deadline = control.confirm_deadline_ns;
     if deadline != 0 && work.now_ns > deadline {
-        return Verdict::Pass(PassReason::Unconfirmed);
+        return Some(Verdict::Pass(PassReason::Unconfirmed));
     }
     let Some(guarded) = iface(packet.ifindex()) else {
-        return Verdict::Drop(DropReason::UnknownInterface);
+        return Some(Verdict::Drop(DropReason::UnknownInterface));
     };
-    work.essentials = config.essentials;
-    work.iface_zone = guarded.zone;
-    work.from_zone = if P::EGRESS { ZONE_HOST } else { guarded.zone };
-    work.from_inside = P::EGRESS || guarded.trusted != 0;
-    work.may_hold = may_hold && config.flags & config_flags::HOLD != 0;
     // What came in through a guarded interface was judged there.
     if P::EGRESS && packet.came_in_by() != 0 && iface(packet.came_in_by()).is_some() {
-        return Verdict::Pass(PassReason::Tracked);
+        return Some(Verdict::Pass(PassReason::Tracked));
     }
-    match parse_link(packet, guarded.flags & iface_flags::NO_ETHERNET == 0) {
-        Ok(link) => work.link.set(link.pack()),
-        Err(reason) => return Verdict::Drop(reason),
-    }
+    work.essentials = config.essentials;
+    work.iface_zone = guarded.zone;
+    work.iface_trusted = guarded.trusted != 0;
+    work.ethernet = guarded.flags & iface_flags::NO_ETHERNET == 0;
+    work.may_hold = may_hold && config.flags & config_flags::HOLD != 0;
+    from(packet, work);
+    None
+}
+
+/// Notes where the packet comes from.
+#[inline(always)]
+fn from<P: Packet>(_: &P, work: &mut Work) {
+    work.from_zone = if P::EGRESS {
+        ZONE_HOST
+    } else {
+        work.iface_zone
+    };
+    work.from_inside = P::EGRESS || work.iface_trusted;
+}
+
+/// Reads the headers, and does all that a packet needs whose flow just goes on.
+#[inline(always)]
+fn goes_on<P: Packet>(packet: &P, work: &mut Work) -> bool {
+    matches!(headers(packet, work), Ok(Frame::Ip)) && conntrack::plain(packet, work)
+}
+
+#[inline(always)]
+fn headers<P: Packet>(packet: &P, work: &mut Work) -> Parsed<Frame> {
+    let link = parse_link(packet, work.ethernet)?;
     // Through memory: to the verifier the offset is then one number with a bound,
     // and it follows the rest once instead of once for each count of tags.
-    match parse_network(packet, Link::unpack(work.link.get()), &mut work.headers) {
+    work.link.set(link.pack());
+    parse_network(packet, Link::unpack(work.link.get()), &mut work.headers)
+}
+
+/// Judges a packet that is not plain. Its headers are read once more: what the
+/// compiler and the verifier knew of them is gone with [`open`], and without it they
+/// follow many times as many ways.
+#[inline(always)]
+fn judge_frame<P: Packet>(packet: &P, work: &mut Work) -> Verdict {
+    from(packet, work);
+    match headers(packet, work) {
         Ok(Frame::Ip) => judge_ip(packet, work),
         Ok(Frame::Arp) => essential(work, essentials::ARP, PassReason::Arp),
         Ok(Frame::LinkControl) => {
@@ -102,6 +164,15 @@ fn judge_uncounted<P: Packet>(packet: &P, work: &mut Work, may_hold: bool) -> Ve
         }
         Err(reason) => Verdict::Drop(reason),
     }
+}
+
+/// Counts the packet.
+#[inline(always)]
+fn count<P: Packet>(packet: &P, work: &mut Work, outcome: u32) {
+    // Layer 2 is not counted.
+    let link = Link::unpack(work.link.get());
+    let bytes = (packet.frame_len() as u32).saturating_sub(link.offset as u32);
+    stats::outcome(outcome, bytes);
 }
 
 #[inline(always)]

@@ -49,6 +49,10 @@ pub(crate) struct Work {
     pub essentials: u32,
     /// The guarded interface's zone (at egress, where the packet goes).
     pub iface_zone: u8,
+    /// Whether flows that begin in that zone count as begun inside.
+    pub iface_trusted: bool,
+    /// Whether its packets have an Ethernet header.
+    pub ethernet: bool,
     /// Zone that the packet comes from.
     pub from_zone: u8,
     /// Zone that a new flow goes to.
@@ -57,6 +61,8 @@ pub(crate) struct Work {
     pub from_inside: bool,
     /// Whether a data SYN may be held for the agent.
     pub may_hold: bool,
+    /// Whether the packet's flow was looked for in the proved table, and is not there.
+    pub missed: bool,
     /// Whether the new flow takes the place of an unanswered one of another zone.
     pub displaces: bool,
     /// Whether the agent may know more than the expectations: records waited for it

@@ -8,7 +8,7 @@ use firewall_common::{
     key::Direction,
     tcp::{
         Arrived, Begun, FlowCells, Segment, State, Stepped, Transition, What, opened, picked_up,
-        resynchronised, step, transition,
+        plain, resynchronised, step, transition,
     },
     time::Tick,
     timeout::Timeouts,
@@ -135,15 +135,25 @@ impl World {
         true
     }
 
-    /// The same step of the same flow has the same outcome.
+    /// The same step of the same flow has the same outcome, by the plain step, too, if
+    /// that takes the segment.
     fn step(&self, arrived: &Arrived<'_>) -> Stepped {
         let again = self.cells.clone();
+        let by_plain = self.cells.clone();
+        let before = self.cells.flow();
+        let is_plain = plain(&by_plain, arrived, before.state(), self.now);
         let [mut out, mut same] = [Stepped::NONE; 2];
         for (cells, out) in [(&self.cells, &mut out), (&again, &mut same)] {
             step(cells, arrived, INCARNATION, self.now, &self.timeouts, out);
         }
         assert_eq!(self.cells.flow(), again.flow());
         assert_eq!((out.what, out.word), (same.what, same.word));
+        if is_plain {
+            assert_eq!(by_plain.flow(), again.flow());
+            assert_eq!((out.what, out.word, out.changed), (What::Accepted, before.state(), false));
+        } else {
+            assert_eq!(by_plain.flow(), before);
+        }
         out
     }
 

@@ -157,6 +157,15 @@ impl FlowState {
         }
     }
 
+    /// Is it a live word in the protocol state `state`?
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_live_in(self, state: u8) -> bool {
+        // Both stand side by side: one comparison.
+        const BOTH: u64 = FlowState::STATE_MASK | 3 << FlowState::PHASE_SHIFT;
+        self.0 & BOTH == Self::new(state, 0, 0).0
+    }
+
     /// The same word in another phase.
     #[inline(always)]
     #[must_use]
@@ -451,6 +460,7 @@ mod tests {
         let doomed = w.with_phase(Phase::Doomed).with_state(9);
         assert_eq!(doomed.phase(), Phase::Doomed);
         assert_eq!(doomed.state(), 9);
+        assert!(w.is_live_in(3) && !w.is_live_in(9) && !doomed.is_live_in(9));
         assert_eq!(doomed.flags(), w.flags());
         assert_eq!(doomed.incarnation(), w.incarnation());
         let scaled = doomed.with_scales(7, 14);

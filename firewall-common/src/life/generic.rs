@@ -7,6 +7,15 @@ use crate::{
     time::Tick,
 };
 
+/// Steps a flow, which was found with `word`, by a packet at `now` that leaves this word
+/// as it is, because it is replied. False if [`step`] has to decide.
+#[inline(always)]
+pub fn plain<E: Cells>(entry: E, word: FlowState, now: Tick) -> bool {
+    word.is_live_in(generic::REPLIED)
+        && word.has(flow_flags::SEEN_REPLY)
+        && super::renew(entry, now, word.incarnation())
+}
+
 /// Steps the flow of `incarnation` by a packet at `now`: the first answer makes it
 /// replied.
 #[inline(always)]

@@ -122,10 +122,10 @@ pub struct Found<E> {
 ///
 /// A flow that moves up between the looks is in neither table when looked for:
 /// unless `fresh`, a packet that can only be the first of a flow, the proved one is
-/// looked at again.
+/// looked at again. With `missed` it was looked at a moment ago, and had no entry.
 #[inline(always)]
-pub fn find<T: Tables>(tables: &mut T, fresh: bool) -> Option<Found<T::Entry>> {
-    if let Some(found) = look(tables, Place::Proved) {
+pub fn find<T: Tables>(tables: &mut T, fresh: bool, missed: bool) -> Option<Found<T::Entry>> {
+    if !missed && let Some(found) = look(tables, Place::Proved) {
         return Some(found);
     }
     if let Some(found) = look(tables, Place::Inside) {

@@ -4,12 +4,14 @@
 //! - `options` reads the options that windows depend on
 //! - `window` holds a segment against the windows of its flow
 //! - `step` is the whole of it, over memory that several CPUs share (`cells`)
+//! - `plain` is the whole of it for the segments that most are
 //! - `first` makes the entry that a segment begins
 //! - `quoted` holds a segment that an ICMP error quotes against its flow
 
 mod cells;
 mod first;
 pub mod options;
+mod plain;
 mod quoted;
 mod state;
 mod step;
@@ -19,6 +21,7 @@ mod window;
 
 pub use cells::{Cells, Counter, FlowCells, Word};
 pub use first::{Begun, opened, picked_up, resynchronised};
+pub use plain::plain;
 pub use quoted::is_in_flight;
 pub use state::{Segment, State, Transition, transition};
 pub use step::{

@@ -258,6 +258,25 @@ fn bounds(m: &mut Measured) {
     }
 }
 
+/// All of measuring for a segment that does nothing to the state of an established flow;
+/// `None` unless both sides are known and it lies inside their windows.
+#[inline(always)]
+pub(super) fn plain<E: Cells>(
+    cells: E,
+    word: FlowState,
+    arrived: &Arrived<'_>,
+) -> Option<Measured> {
+    let mut m = Measured::NONE;
+    measure(cells, word, State::Established, arrived, &mut m);
+    // Nobody writes the first values of either side.
+    if matches!(m.fit, Fit::Inside) && matches!(m.first, First::Known) {
+        settle(State::Established, arrived, &mut m);
+        compare(word, arrived, &mut m);
+        return matches!(m.fit, Fit::Inside).then_some(m);
+    }
+    None
+}
+
 /// Lost swaps after which a value is left as it is.
 const TRIES: usize = 4;
 

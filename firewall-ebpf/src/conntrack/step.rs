@@ -103,17 +103,11 @@ pub(super) fn step<P: Packet, K: Family>(
     }
     let mut moved = false;
     if proved {
-        let entry = Entry(entry);
-        entry.packets(direction).add(work.on_wire.packets);
-        entry.bytes(direction).add(work.on_wire.bytes as u64);
+        count(Entry(entry), work);
     } else {
         moved = K::half_open_step(entry, work) != 0;
     }
-    // What was written just now may have gone to the node's next flow. It is
-    // one packet's worth, so it is counted and left.
-    if FlowState(state_of(entry).load()).incarnation() != incarnation {
-        stats::event(Event::Recycled);
-    }
+    note_recycled(entry, incarnation);
     if changed && word.has(flow_flags::RELATED) && is_there(word) {
         expect::served(work, direction);
     }
@@ -132,6 +126,23 @@ pub(super) fn step<P: Packet, K: Family>(
         end(&*K::slot(work), entry, word, proved, EndReason::Reset);
     }
     Some(verdict)
+}
+
+/// Counts the packet in its flow.
+#[inline(always)]
+pub(super) fn count(entry: Entry, work: &Work) {
+    let direction = work.direction();
+    entry.packets(direction).add(work.on_wire.packets);
+    entry.bytes(direction).add(work.on_wire.bytes as u64);
+}
+
+/// What was written just now may have gone to the node's next flow. It is one packet's
+/// worth, so it is counted and left.
+#[inline(always)]
+pub(super) fn note_recycled(entry: *mut Flow, incarnation: u32) {
+    if FlowState(state_of(entry).load()).incarnation() != incarnation {
+        stats::event(Event::Recycled);
+    }
 }
 
 /// The loop of [`tcp::step`]. The result is in [`Work::stepped`].

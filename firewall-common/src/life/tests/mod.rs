@@ -89,7 +89,7 @@ fn timeouts() -> Timeouts {
 
 /// Looks the flow up, steps it, counts, moves it up: as the programs do.
 pub(super) fn judge(tables: &mut View<'_>, packet: &Packet) -> Fate {
-    let Some(found) = find(tables, false) else {
+    let Some(found) = find(tables, false, false) else {
         return Fate::Missed;
     };
     judge_found(tables, packet, found)

@@ -83,16 +83,32 @@ impl Track {
         track
     }
 
+    /// The complete step. If the plain one takes the segment, it has left the same.
     pub(super) fn step(&mut self, direction: Direction, h: &Headers) -> Stepped {
         let arrived = Arrived {
             headers: h,
             segment: Segment::of(h.tcp_flags).unwrap(),
             direction,
         };
+        let before = self.flow();
+        let by_plain = FlowCells::new(&before);
+        let is_plain = plain(&by_plain, &arrived, before.state(), self.now);
+        let out = self.complete_step(&arrived);
+        if is_plain {
+            assert_eq!(out.what, What::Accepted, "{out:?}");
+            assert_eq!((out.word, out.changed), (before.state(), false));
+            assert_eq!(by_plain.flow(), self.flow());
+        } else {
+            assert_eq!(by_plain.flow(), before, "nothing is written");
+        }
+        out
+    }
+
+    fn complete_step(&mut self, arrived: &Arrived<'_>) -> Stepped {
         let mut out = Stepped::NONE;
         step(
             &self.cells,
-            &arrived,
+            arrived,
             INCARNATION,
             self.now,
             &timeouts(),
@@ -133,4 +149,31 @@ fn the_handshake_ends_in_a_proved_flow() {
     assert!(track.has(flow_flags::ASSURED) && track.has(flow_flags::SEEN_REPLY));
     assert_eq!(track.side(OUT).end, 1001);
     assert_eq!(track.side(BACK).end, 5001);
+}
+
+/// The control of what [`Track::step`] compares: the plain step does take segments.
+#[test]
+fn a_segment_of_either_side_is_plain_once_both_have_spoken() {
+    let track = Track::established();
+    let takes = |direction, h: &Headers| {
+        let arrived = Arrived {
+            headers: h,
+            segment: Segment::of(h.tcp_flags).unwrap(),
+            direction,
+        };
+        plain(&track.cells.clone(), &arrived, track.flow().state(), START)
+    };
+    assert!(takes(OUT, &segment(ACK, 1001, 5001, 100)));
+    assert!(takes(BACK, &segment(ACK, 5001, 1001, 100)));
+    assert!(!takes(OUT, &segment(ACK | FIN, 1001, 5001, 100)));
+    assert!(!takes(BACK, &segment(RST, 5001, 1001, 0)));
+    assert!(
+        !takes(OUT, &segment(ACK, 900_000, 5001, 100)),
+        "out of window"
+    );
+    let torn = Headers {
+        options_malformed: true,
+        ..segment(ACK, 1001, 5001, 100)
+    };
+    assert!(!takes(OUT, &torn));
 }
