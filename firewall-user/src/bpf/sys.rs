@@ -1,6 +1,7 @@
 //! The system calls that neither std nor aya offers: the only unsafe code of user space.
 
 use std::{
+    borrow::Borrow,
     ffi::CString,
     io, mem,
     os::{
@@ -10,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use aya::maps::{HashMap, IterableMap as _, MapData};
+use aya::maps::{HashMap, IterableMap as _, MapData, PerCpuArray};
 use aya_obj::generated::{bpf_attr, bpf_cmd};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -66,6 +67,41 @@ pub(crate) fn lookup_batch<K: aya::Pod, V: aya::Pod>(
             cursor: None,
         }),
         Err(other) => Err(other),
+    }
+}
+
+/// Copies the first `len` elements of an array, those of all possible CPUs of the first element
+/// first, in one call. Linux 5.13 and later.
+///
+/// # Errors
+///
+/// `EINVAL` for a `V` whose size is no multiple of eight; what the kernel says.
+pub fn lookup_per_cpu<V: aya::Pod + Default>(
+    map: &PerCpuArray<impl Borrow<MapData>, V>,
+    len: usize,
+) -> io::Result<Vec<V>> {
+    // The kernel rounds each CPU's value up to eight bytes.
+    if !mem::size_of::<V>().is_multiple_of(8) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    let mut keys = vec![0_u32; len];
+    let mut values = vec![V::default(); len * cpus];
+    let mut to = 0_u32;
+    let mut attr = zeroed_attr();
+    attr.batch.out_batch = (&raw mut to) as u64;
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.values = values.as_mut_ptr() as u64;
+    attr.batch.count = u32::try_from(len).unwrap_or(u32::MAX);
+    attr.batch.map_fd = map.map().fd().as_fd().as_raw_fd().cast_unsigned();
+    // SAFETY: the kernel writes at most `len` keys, and as many times as there are possible CPUs
+    // (`nr_cpus`) a value of the map's own size, which aya held against `V`; any bytes are
+    // valid for it (`aya::Pod`). An array's cursor is a u32.
+    let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
+    match result {
+        // The array has no more than what was asked for.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(values),
     }
 }
 
@@ -282,6 +318,25 @@ pub fn peer(socket: impl AsFd) -> io::Result<Peer> {
     Ok(Peer {
         pid: cred.pid as u32,
         uid: cred.uid,
+    })
+}
+
+/// Has the kernel say in words why it refuses a request on a netlink socket.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn extended_acks(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: `on` is readable for the length that is given.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_NETLINK,
+            libc::NETLINK_EXT_ACK,
+            (&raw const on).cast(),
+            mem::size_of_val(&on) as libc::socklen_t,
+        )
     })
 }
 

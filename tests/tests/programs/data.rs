@@ -144,6 +144,8 @@ fn data_revives_nothing() {
     let ended = long_ago();
     data_comes(&mut rig, ended);
     assert_eq!(control_seen(&mut rig), ended);
+    // The next one takes over its programs.
+    drop(rig);
     // What one side has ended.
     let mut rig = connected();
     let fin = tcp(FTP, CONTROL, &segment("FA", 5001, 1001));
@@ -151,6 +153,7 @@ fn data_revives_nothing() {
     let old = tick().0.wrapping_sub(100);
     data_comes(&mut rig, old);
     assert_eq!(control_seen(&mut rig), old);
+    drop(rig);
     // What is another connection by now.
     let mut rig = connected();
     let (key, mut tie) = ties(&mut rig)[0];

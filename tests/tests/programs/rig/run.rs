@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use aya::programs::{ProgramError, TestRun, TestRunOptions};
+use aya::programs::{Program, TestRun, TestRunOptions};
 
 pub(super) fn run<P>(program: &P, frame: &[u8]) -> u32
 where
@@ -39,7 +39,12 @@ where
     program.test_run(options).unwrap();
 }
 
-pub(super) fn loaded(result: Result<(), ProgramError>) {
+pub(super) fn loaded(program: &mut Program) {
+    let result = match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        other => panic!("no program of pinhole's: {other:?}"),
+    };
     if let Err(error) = result {
         panic!("the verifier refuses a program: {error:#?}");
     }
