@@ -20,7 +20,7 @@ use firewall_tests::lab::{
 };
 
 /// One that is not refused would run for ever.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn mistakes_in_the_file() -> Result<()> {
@@ -175,6 +175,101 @@ fn somebody_elses_xdp_program() -> Result<()> {
     let after = Remains::find(ns, &pins(&lab))?;
     ensure!(after == before, "{after:?}");
     Ok(())
+}
+
+/// The other end of a veth must send nothing that does not fit into one page.
+#[test]
+fn a_driver_that_needs_a_smaller_mtu() -> Result<()> {
+    let lab = Lab::line()?;
+    lab.ns(Node::FwB).ip("link set in0 mtu 9000")?;
+    let remedy = ["eth0", "MTU is too large", "mtu 1500", "--mode auto"];
+    refuses_native(&lab, "eth0", &remedy)?;
+    // The control: it helps.
+    lab.ns(Node::FwB).ip("link set in0 mtu 1500")?;
+    takes_native(&lab, "eth0")
+}
+
+#[test]
+fn a_driver_with_too_few_queues() -> Result<()> {
+    let lab = Lab::line()?;
+    lab.ns(Node::Server).ip(
+        "link add few0 numrxqueues 1 numtxqueues 1 type veth peer name few1 numrxqueues 4 \
+         numtxqueues 4\nlink set few0 up\nlink set few1 up",
+    )?;
+    let remedy = ["few0", "rx queues", "ethtool -L", "--mode auto"];
+    refuses_native(&lab, "few0", &remedy)?;
+    takes_native(&lab, "few1")
+}
+
+#[test]
+fn a_driver_without_native_xdp() -> Result<()> {
+    let lab = Lab::line()?;
+    let ns = lab.ns(Node::Server);
+    ns.ip("link add plain0 type bridge\nlink set plain0 up")?;
+    refuses_native(&lab, "plain0", &["plain0", "no native XDP", "--mode auto"])
+}
+
+/// Native mode is refused with all of `said` and leaves nothing; left to itself, pinhole runs
+/// in generic mode, and says why.
+fn refuses_native(lab: &Lab, interface: &str, said: &[&str]) -> Result<()> {
+    // Both ways of TC, which is attached by then.
+    for tc in ["tcx", "clsact"] {
+        let args = ["--iface", interface, "--mode", "native", "--tc", tc];
+        let output = run(lab, Node::Server, &args)?;
+        refused(lab, Node::Server, &output, 1, said)?;
+    }
+    let (_agent, said_then) = runs(lab, &["--iface", interface, "--mode", "auto"])?;
+    ensure!(said_then.contains("XDP generic"), "{said_then}");
+    for text in &said[1..said.len() - 1] {
+        ensure!(
+            said_then.contains(text),
+            "{text:?} is not said: {said_then}"
+        );
+    }
+    Ok(())
+}
+
+fn takes_native(lab: &Lab, interface: &str) -> Result<()> {
+    let (_agent, said) = runs(lab, &["--iface", interface, "--mode", "native"])?;
+    ensure!(said.contains("XDP native"), "{said}");
+    Ok(())
+}
+
+/// An agent that gets ready, and what it has said until then.
+fn runs(lab: &Lab, args: &[&str]) -> Result<(Running, String)> {
+    let instance = instance(lab);
+    let binary = pinhole::binary()?;
+    let mut command = lab.ns(Node::Server).command(&binary.to_string_lossy());
+    command.args(["--instance", &instance, "run"]).args(args);
+    let agent = Daemon::spawn(command, lab.dir().join("log"))?;
+    let mut running = Running {
+        unload: lab.ns(Node::Server).command(&binary.to_string_lossy()),
+        agent,
+    };
+    running.unload.args(["--instance", &instance, "unload"]);
+    process::await_some("pinhole is ready", LIMIT, || {
+        let agent = &mut running.agent;
+        let ready = agent.log().lines().any(|line| line.starts_with("ready"));
+        (ready || agent.ended().is_some()).then_some(())
+    })?;
+    let said = running.agent.log();
+    ensure!(running.agent.ended().is_none(), "{said}");
+    Ok((running, said))
+}
+
+/// Unloaded when dropped.
+struct Running {
+    agent: Daemon,
+    unload: Command,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let unloaded = process::run(&mut self.unload, LIMIT);
+        if !std::thread::panicking() {
+            assert!(unloaded.is_ok_and(|output| output.success()));
+        }
+    }
 }
 
 /// A second instance is somebody else, too.

@@ -15,6 +15,7 @@ use super::{
     detach::{self, tcx_pin, xdp_pin},
     fill, hooks,
     loader::{self, Loaded},
+    refusal::NativeRefusal,
     text, vlan, vlan_children,
 };
 use crate::{
@@ -67,6 +68,17 @@ pub enum Error {
         found: &'static str,
         /// What was asked for.
         wanted: &'static str,
+    },
+    /// The driver refuses native XDP, and nothing else was to be tried.
+    #[error(
+        "interface {interface} takes no native XDP program: {refusal}; or use --mode auto or \
+         generic"
+    )]
+    Native {
+        /// The interface.
+        interface: String,
+        /// Why.
+        refusal: NativeRefusal,
     },
     /// The driver refuses XDP.
     #[error("interface {interface} takes no {mode} XDP program: {cause}; {remedy}")]

@@ -1,6 +1,6 @@
 //! The two hooks of one interface: making, and replacing in place, what runs there.
 
-use std::{io, path::Path};
+use std::{io, os::fd::AsFd as _, path::Path};
 
 use aya::programs::{
     LinkOrder, ProgramError, TcAttachType, Xdp, XdpMode as AyaMode,
@@ -15,6 +15,7 @@ use super::{
     detach::{self, HANDLE, PRIORITY, tcx_pin, xdp_pin},
     errno,
     loader::Loaded,
+    refusal::NativeRefusal,
 };
 use crate::{
     cli::args::{TcKind, XdpMode},
@@ -192,22 +193,18 @@ fn replace_xdp(program: &mut Xdp, plan: &Plan, pin: &Path) -> Result<(), Error> 
 fn add_xdp(program: &mut Xdp, plan: &mut Plan, pin: &Path) -> Result<bool, Error> {
     let wish = plan.mode;
     let index = plan.link.index;
-    let wrong = |mode, cause, remedy| Error::Xdp {
-        interface: plan.link.name.clone(),
-        mode,
-        cause,
-        remedy,
-    };
     if wish != XdpMode::Generic {
-        match link_xdp(program, index, AyaMode::Driver, pin) {
-            Ok(()) => return Ok(true),
-            Err(cause) if wish == XdpMode::Native => {
-                let remedy = "the driver may need a smaller MTU or fewer queues; \
-                              or use --mode auto or generic";
-                return Err(wrong("native", cause, remedy));
-            }
-            Err(cause) => plan.native_refused = Some(cause.to_string()),
+        let Err(cause) = link_xdp(program, index, AyaMode::Driver, pin) else {
+            return Ok(true);
+        };
+        let refusal = native_refusal(program, index, cause);
+        if wish == XdpMode::Native {
+            return Err(Error::Native {
+                interface: plan.link.name.clone(),
+                refusal,
+            });
         }
+        plan.native_refused = Some(refusal.to_string());
     }
     link_xdp(program, index, AyaMode::Skb, pin).map_err(|cause| Error::Xdp {
         interface: plan.link.name.clone(),
@@ -216,6 +213,19 @@ fn add_xdp(program: &mut Xdp, plan: &mut Plan, pin: &Path) -> Result<bool, Error
         remedy: "guard another interface",
     })?;
     Ok(false)
+}
+
+/// With the words of the kernel, if it has any.
+fn native_refusal(program: &Xdp, index: u32, cause: io::Error) -> NativeRefusal {
+    let fd = program.fd().ok();
+    let asked = fd.map(|fd| route::xdp_refusal(index, fd.as_fd()));
+    let words = asked.and_then(|asked| {
+        asked.unwrap_or_else(|error| {
+            log::debug!("the kernel does not say why native XDP is refused: {error}");
+            None
+        })
+    });
+    NativeRefusal::new(cause, words)
 }
 
 fn link_xdp(program: &mut Xdp, index: u32, mode: AyaMode, pin: &Path) -> io::Result<()> {

@@ -13,6 +13,7 @@ pub mod maps;
 pub mod memory;
 pub mod pins;
 pub mod private;
+pub mod refusal;
 pub mod requests;
 mod rows;
 pub mod sys;

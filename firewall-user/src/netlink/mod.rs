@@ -14,6 +14,22 @@ use std::io::{self, Read, Write};
 
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 
+use crate::bpf::sys;
+
+/// Of `linux/netlink.h`.
+const NLM_F_CAPPED: i32 = 0x100;
+const NLM_F_ACK_TLVS: i32 = 0x200;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// Why the kernel does not do something.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The error number.
+    pub cause: io::Error,
+    /// What it says beside that.
+    pub words: Option<String>,
+}
+
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// Bytes of `struct nlattr`.
@@ -49,6 +65,11 @@ impl Message {
         Self(bytes)
     }
 
+    /// Attributes alone, to nest them in one of a request.
+    pub(crate) const fn attributes() -> Self {
+        Self(Vec::new())
+    }
+
     /// The same request with one more attribute.
     pub(crate) fn attr(mut self, kind: u16, value: &[u8]) -> Self {
         let len = (ATTR_HEADER + value.len()) as u16;
@@ -80,6 +101,30 @@ impl Socket {
         // The kernel answers at once; a hang would be a hang at attach.
         socket.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
         Ok(Self(socket))
+    }
+
+    /// Sends `message`, which asks for nothing but its acknowledgement. Why the kernel refuses
+    /// it, in its own words if it has any.
+    pub(crate) fn demand(&mut self, message: Message) -> Result<(), Refusal> {
+        self.demanded(message).unwrap_or_else(|cause| {
+            let words = None;
+            Err(Refusal { cause, words })
+        })
+    }
+
+    fn demanded(&mut self, message: Message) -> io::Result<Result<(), Refusal>> {
+        sys::extended_acks(&self.0)?;
+        self.0.write_all(&message.finish())?;
+        let mut buffer = vec![0; RECEIVE];
+        let received = self.0.read(&mut buffer)?;
+        let answer = buffer.get(..received).unwrap_or_default();
+        let (_, payload) = messages(answer)
+            .next()
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(status(payload).map_err(|cause| Refusal {
+            cause,
+            words: words(answer),
+        }))
     }
 
     /// Sends `message` and hands every answer (type, payload) to `each`, until
@@ -116,6 +161,26 @@ impl Socket {
             }
         }
     }
+}
+
+/// The kernel's words in the extended acknowledgement of a request: the first datagram with
+/// its answer.
+///
+/// The error number is followed by the header of the request, by the rest of the request
+/// unless that is left out (`NLM_F_CAPPED`), and by attributes
+/// (`netlink_ack` of net/netlink/af_netlink.c).
+fn words(datagram: &[u8]) -> Option<String> {
+    let len = read_u32(datagram, 0)? as usize;
+    let (kind, flags) = (read_u16(datagram, 4)?, read_u16(datagram, 6)?);
+    if i32::from(kind) != libc::NLMSG_ERROR || i32::from(flags) & NLM_F_ACK_TLVS == 0 {
+        return None;
+    }
+    let payload = datagram.get(HEADER..len)?;
+    let echoed = match i32::from(flags) & NLM_F_CAPPED {
+        0 => align(read_u32(payload, 4)? as usize),
+        _ => HEADER,
+    };
+    attr(payload.get(4 + echoed..)?, NLMSGERR_ATTR_MSG).map(crate::bpf::text)
 }
 
 /// The error number at the front of an acknowledgement or of the end of a dump.
@@ -220,6 +285,24 @@ mod tests {
         let error = status(&(-libc::EPERM).to_ne_bytes()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
         assert!(status(&i32::MIN.to_ne_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_kernels_words_are_found_behind_what_it_refuses() {
+        let answer = |flags: i32, echoed: usize| {
+            let mut payload = (-libc::ERANGE).to_ne_bytes().to_vec();
+            payload.extend(40_u32.to_ne_bytes());
+            payload.resize(4 + echoed, 0);
+            let mut message = Message::new(libc::NLMSG_ERROR as u16, flags, &payload);
+            message = message.attr(NLMSGERR_ATTR_MSG, b"Peer MTU is too large\0");
+            message.finish()
+        };
+        let words_of = |flags, echoed| words(&answer(flags, echoed));
+        let wanted = Some("Peer MTU is too large".to_owned());
+        assert_eq!(words_of(NLM_F_ACK_TLVS, 40), wanted);
+        assert_eq!(words_of(NLM_F_ACK_TLVS | NLM_F_CAPPED, HEADER), wanted);
+        assert_eq!(words_of(0, 40), None);
+        assert_eq!(words(&answer(NLM_F_ACK_TLVS, 40)[..40]), None);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! rtnetlink: interfaces, routes, and the filters of the clsact qdisc.
 
-use std::{io, net::IpAddr};
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
 
 use super::{Message, Socket, attr, nested, read_u16, read_u32};
 use crate::bpf::text;
@@ -12,8 +16,14 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
+const IFLA_XDP_FD: u16 = 1;
 const IFLA_XDP_ATTACHED: u16 = 2;
+const IFLA_XDP_FLAGS: u16 = 3;
 const IFLA_XDP_PROG_ID: u16 = 4;
+const IFLA_XDP_EXPECTED_FD: u16 = 8;
+const XDP_FLAGS_UPDATE_IF_NOEXIST: u32 = 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+const XDP_FLAGS_REPLACE: u32 = 1 << 4;
 const XDP_ATTACHED_NONE: u8 = 0;
 const XDP_ATTACHED_DRV: u8 = 1;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
@@ -126,6 +136,40 @@ impl Link {
             xdp: xdp(attributes),
         })
     }
+}
+
+/// Why the driver of an interface takes no native XDP program, in its own words. bpf(2) has just
+/// refused this one with a number alone, so it is asked once more by netlink; should it take
+/// the program now, that is off again at once, and there are no words.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn xdp_refusal(index: u32, program: BorrowedFd<'_>) -> io::Result<Option<String>> {
+    let fd = program.as_raw_fd();
+    let mut socket = Socket::open(libc::NETLINK_ROUTE)?;
+    let flags = XDP_FLAGS_UPDATE_IF_NOEXIST | XDP_FLAGS_DRV_MODE;
+    match socket.demand(set_xdp(index, fd, flags, None)) {
+        Err(refusal) => Ok(refusal.words),
+        Ok(()) => {
+            let flags = XDP_FLAGS_REPLACE | XDP_FLAGS_DRV_MODE;
+            let off = socket.demand(set_xdp(index, -1, flags, Some(fd)));
+            off.map(|()| None).map_err(|refusal| refusal.cause)
+        }
+    }
+}
+
+fn set_xdp(index: u32, program: i32, flags: u32, expected: Option<i32>) -> Message {
+    let mut interface = [0; IFINFOMSG];
+    interface[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut xdp = Message::attributes()
+        .attr(IFLA_XDP_FD, &program.to_ne_bytes())
+        .attr(IFLA_XDP_FLAGS, &flags.to_ne_bytes());
+    if let Some(fd) = expected {
+        xdp = xdp.attr(IFLA_XDP_EXPECTED_FD, &fd.to_ne_bytes());
+    }
+    let nested = IFLA_XDP | libc::NLA_F_NESTED as u16;
+    Message::request(libc::RTM_SETLINK, &interface).attr(nested, &xdp.0)
 }
 
 fn xdp(attributes: &[u8]) -> Option<XdpState> {
