@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use aya::maps::MapError;
+use aya::maps::{MapData, MapError};
 use bytemuck::Zeroable as _;
 use firewall_common::{
     abi::{
@@ -28,7 +28,8 @@ use firewall_common::{
 
 use crate::{
     bpf::{
-        loader::{Error, Loaded, map_mut},
+        Instance,
+        loader::{Error, pinned},
         requests, words,
     },
     netlink::{
@@ -115,23 +116,29 @@ pub fn collect(policy: &Policy<'_>, now: Tick) -> io::Result<Vec<Seed>> {
     Ok(seeds)
 }
 
-/// Writes `seeds` into the flow tables, where the programs have none yet.
+/// Writes `seeds` into the flow tables of `instance`, where the programs have none yet.
 /// Returns how many were written: no tier takes more than its limit.
 ///
 /// # Errors
 ///
 /// A table that refuses an entry, but for one that is there already.
-pub fn write(loaded: &mut Loaded, seeds: &[Seed], limits: [u32; 4]) -> Result<usize, Error> {
+pub fn write(instance: &Instance, seeds: &[Seed], limits: [u32; 4]) -> Result<usize, Error> {
+    let mut tables = FlowTables {
+        v4: pinned(instance, maps::FLOWS4)?,
+        v6: pinned(instance, maps::FLOWS6)?,
+    };
     let mut written = [0_u32; TIER_COUNTS_LEN];
     for seed in seeds {
         let count = &mut written[seed.tier as usize];
-        if *count < limits[seed.tier as usize] && insert(loaded, seed)? {
+        if *count < limits[seed.tier as usize] && tables.insert(seed)? {
             *count += 1;
         }
     }
     let total = written.iter().sum::<u32>() as usize;
     if total > 0 {
-        requests::count(loaded, &counts(written)).map_err(Error::map(maps::TIER_COUNTS))?;
+        requests::Control::open(instance)
+            .and_then(|control| control.count(&counts(written)))
+            .map_err(Error::map(maps::TIER_COUNTS))?;
     }
     Ok(total)
 }
@@ -149,25 +156,28 @@ fn counts(written: [u32; TIER_COUNTS_LEN]) -> CtlCounts {
     }
 }
 
-fn insert(loaded: &mut Loaded, seed: &Seed) -> Result<bool, Error> {
-    let (table, done) = match seed.key.narrow() {
-        Some(key) => {
-            let mut map: aya::maps::HashMap<_, FlowKey4, Flow> =
-                map_mut(&mut loaded.ebpf, maps::FLOWS4)?;
-            (maps::FLOWS4, map.insert(key, seed.flow, BPF_NOEXIST))
+/// Where proved flows stand.
+struct FlowTables {
+    v4: aya::maps::HashMap<MapData, FlowKey4, Flow>,
+    v6: aya::maps::HashMap<MapData, FlowKey6, Flow>,
+}
+
+impl FlowTables {
+    fn insert(&mut self, seed: &Seed) -> Result<bool, Error> {
+        let (table, done) = match seed.key.narrow() {
+            Some(key) => (maps::FLOWS4, self.v4.insert(key, seed.flow, BPF_NOEXIST)),
+            None => (
+                maps::FLOWS6,
+                self.v6.insert(seed.key, seed.flow, BPF_NOEXIST),
+            ),
+        };
+        match done {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EEXIST) => {
+                Ok(false)
+            }
+            Err(e) => Err(Error::map(table)(e)),
         }
-        None => {
-            let mut map: aya::maps::HashMap<_, FlowKey6, Flow> =
-                map_mut(&mut loaded.ebpf, maps::FLOWS6)?;
-            (maps::FLOWS6, map.insert(seed.key, seed.flow, BPF_NOEXIST))
-        }
-    };
-    match done {
-        Ok(()) => Ok(true),
-        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EEXIST) => {
-            Ok(false)
-        }
-        Err(e) => Err(Error::map(table)(e)),
     }
 }
 

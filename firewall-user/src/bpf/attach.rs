@@ -14,7 +14,7 @@ use super::{
     Instance,
     detach::{self, tcx_pin, xdp_pin},
     fill, hooks,
-    loader::{self, Loaded},
+    loader::{self, Hooks},
     refusal::NativeRefusal,
     text, vlan, vlan_children,
 };
@@ -147,49 +147,83 @@ pub struct Attached {
 
 /// Attaches to `targets`, running `seed` before TC egress and again before XDP.
 /// Replaces in place what an earlier run attached; what it attached to other
-/// interfaces goes last, after `commit`.
+/// interfaces goes last, after `commit`. Both get `context`.
 ///
 /// # Errors
 ///
 /// [`Error`]. Everything that this call attached is off again then.
-pub fn attach(
-    loaded: &mut Loaded,
+pub fn attach<C>(
+    hooks: &mut Hooks,
     targets: &[(GuardedIface, Link)],
     wish: Wish,
-    mut seed: impl FnMut(&mut Loaded) -> Result<(), Error>,
-    commit: impl FnOnce(&mut Loaded) -> Result<(), Error>,
+    context: &mut C,
+    mut seed: impl FnMut(&mut C) -> Result<(), Error>,
+    commit: impl FnOnce(&mut C) -> Result<(), Error>,
 ) -> Result<Vec<Attached>, Error> {
     let links = route::links().map_err(|e| failed("(any)", "the list cannot be read")(e))?;
-    let before = recorded(loaded)?;
+    let before = recorded(&hooks.instance)?;
+    let mut undo = Undo::default();
+    let plans = put_on(hooks, targets, wish, &links, &mut undo, || seed(context))?;
+    commit(context)?;
+    undo.disarm();
+    remove_others(&hooks.instance, &before, &plans, &links)?;
+    vlan_children::open(&hooks.instance)?.refresh(&links)?;
+    Ok(plans.into_iter().map(Plan::attached).collect())
+}
+
+/// As [`attach`], for an interface that has come back while the others stay as they are.
+///
+/// # Errors
+///
+/// [`Error`]; nothing is attached to it then.
+pub fn attach_again(
+    hooks: &mut Hooks,
+    target: (GuardedIface, Link),
+    wish: Wish,
+    seed: impl FnMut() -> Result<(), Error>,
+) -> Result<Attached, Error> {
+    let links = route::links().map_err(|e| failed("(any)", "the list cannot be read")(e))?;
+    let name = target.1.name.clone();
+    let mut undo = Undo::default();
+    let plans = put_on(hooks, &[target], wish, &links, &mut undo, seed)?;
+    undo.disarm();
+    let attached = plans.into_iter().map(Plan::attached).next();
+    attached.ok_or_else(|| failed(&name, "it was not planned")(io::ErrorKind::NotFound.into()))
+}
+
+/// Attaches to each, as long as `undo` is not dropped before it is disarmed.
+fn put_on(
+    hooks: &mut Hooks,
+    targets: &[(GuardedIface, Link)],
+    wish: Wish,
+    links: &[Link],
+    undo: &mut Undo,
+    mut seed: impl FnMut() -> Result<(), Error>,
+) -> Result<Vec<Plan>, Error> {
+    let before = recorded(&hooks.instance)?;
     let mut plans = Vec::with_capacity(targets.len());
     for (guarded, link) in targets {
-        plans.push(plan(&loaded.instance, guarded, link, wish, &before)?);
+        plans.push(plan(&hooks.instance, guarded, link, wish, &before)?);
     }
-    let mut undo = Undo::default();
-    let (instance, all) = (loaded.instance.clone(), links.clone());
+    let (instance, all) = (hooks.instance.clone(), links.to_vec());
     // Undone last: when the guarded interfaces are as they were.
     undo.push(move || {
         if let Err(error) = vlan_children::open(&instance).and_then(|mut map| map.refresh(&all)) {
             log::warn!("{error}");
         }
     });
-    seed(loaded)?;
+    seed()?;
     for plan in &mut plans {
-        prepare(loaded, plan, &links, &mut undo)?;
-        hooks::attach_tc(loaded, plan, &mut undo)?;
+        prepare(&hooks.instance, plan, links, undo)?;
+        hooks::attach_tc(hooks, plan, undo)?;
     }
-    let mut children = vlan_children::open(&loaded.instance)?;
-    children.refresh(&links)?;
-    seed(loaded)?;
+    vlan_children::open(&hooks.instance)?.refresh(links)?;
+    seed()?;
     for plan in &mut plans {
-        hooks::attach_xdp(loaded, plan, &mut undo)?;
-        record(loaded, plan)?;
+        hooks::attach_xdp(hooks, plan, undo)?;
+        record(&hooks.instance, plan)?;
     }
-    commit(loaded)?;
-    undo.disarm();
-    remove_others(loaded, &before, &plans, &links)?;
-    children.refresh(&links)?;
-    Ok(plans.into_iter().map(Plan::attached).collect())
+    Ok(plans)
 }
 
 /// What to do on one interface.
@@ -379,7 +413,7 @@ fn existing_tc(instance: &Instance, link: &Link) -> Result<Option<TcKind>, Error
 
 /// VLAN offload, and the entry that the programs look up.
 fn prepare(
-    loaded: &mut Loaded,
+    instance: &Instance,
     plan: &mut Plan,
     links: &[Link],
     undo: &mut Undo,
@@ -402,8 +436,8 @@ fn prepare(
         _ if plan.mode == XdpMode::Generic => iface_flags::XDP_GENERIC,
         _ => iface_flags::XDP_NATIVE,
     };
-    record(loaded, plan)?;
-    let mut map = fill::ifaces(loaded)?;
+    record(instance, plan)?;
+    let mut map = fill::ifaces(instance)?;
     let (index, before) = (plan.link.index, plan.before);
     undo.push(move || {
         let restored = match before {
@@ -418,8 +452,8 @@ fn prepare(
 }
 
 /// Writes the interface's entry as far as it is known.
-pub(super) fn record(loaded: &Loaded, plan: &Plan) -> Result<(), Error> {
-    fill::ifaces(loaded)?
+pub(super) fn record(instance: &Instance, plan: &Plan) -> Result<(), Error> {
+    fill::ifaces(instance)?
         .insert(plan.link.index, plan.iface(), 0)
         .map_err(loader::Error::map(maps::IFACES))?;
     Ok(())
@@ -427,12 +461,12 @@ pub(super) fn record(loaded: &Loaded, plan: &Plan) -> Result<(), Error> {
 
 /// Takes off the interfaces that an earlier run guarded and this one does not.
 fn remove_others(
-    loaded: &Loaded,
+    instance: &Instance,
     before: &[(u32, Iface)],
     plans: &[Plan],
     links: &[Link],
 ) -> Result<(), Error> {
-    let mut map = fill::ifaces(loaded)?;
+    let mut map = fill::ifaces(instance)?;
     for (index, iface) in before {
         if plans.iter().any(|plan| plan.link.index == *index) {
             continue;
@@ -441,7 +475,7 @@ fn remove_others(
         // An interface made again under its old name has the pins that were
         // just written.
         if !plans.iter().any(|plan| plan.link.name == name) {
-            detach::interface(&loaded.instance, *index, iface, links)
+            detach::interface(instance, *index, iface, links)
                 .map_err(failed(&name, "it cannot be detached"))?;
         }
         map.remove(index)
@@ -450,8 +484,8 @@ fn remove_others(
     Ok(())
 }
 
-fn recorded(loaded: &Loaded) -> Result<Vec<(u32, Iface)>, Error> {
-    let map = fill::ifaces(loaded)?;
+fn recorded(instance: &Instance) -> Result<Vec<(u32, Iface)>, Error> {
+    let map = fill::ifaces(instance)?;
     map.iter()
         .filter(|entry| !matches!(entry, Ok((_, iface)) if !vlan_children::is_guarded(iface)))
         .collect::<Result<_, _>>()

@@ -118,8 +118,8 @@ pub fn first_beat(loaded: &mut Loaded) -> Result<(), Error> {
 /// # Errors
 ///
 /// [`Error::Map`].
-pub fn ifaces(loaded: &Loaded) -> Result<HashMap<MapData, u32, Iface>, Error> {
-    pinned(&loaded.instance, maps::IFACES)
+pub fn ifaces(instance: &Instance) -> Result<HashMap<MapData, u32, Iface>, Error> {
+    pinned(instance, maps::IFACES)
 }
 
 fn write_rules(loaded: &mut Loaded, compiled: &Compiled, generation: u32) -> Result<(), Error> {

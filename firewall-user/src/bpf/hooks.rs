@@ -8,13 +8,13 @@ use aya::programs::{
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, qdisc_add_clsact},
     xdp::XdpLink,
 };
-use firewall_common::abi::{iface_flags, programs};
+use firewall_common::abi::iface_flags;
 
 use super::{
     attach::{Error, Plan, Undo, record},
     detach::{self, HANDLE, PRIORITY, tcx_pin, xdp_pin},
     errno,
-    loader::Loaded,
+    loader::Hooks,
     refusal::NativeRefusal,
 };
 use crate::{
@@ -23,28 +23,24 @@ use crate::{
 };
 
 /// TC egress as planned.
-pub(super) fn attach_tc(
-    loaded: &mut Loaded,
-    plan: &mut Plan,
-    undo: &mut Undo,
-) -> Result<(), Error> {
+pub(super) fn attach_tc(hooks: &mut Hooks, plan: &mut Plan, undo: &mut Undo) -> Result<(), Error> {
     match (plan.tc, plan.replace_tc) {
-        (TcKind::Clsact, true) => replace_clsact(loaded, plan),
-        (TcKind::Clsact, false) => add_clsact(loaded, plan, undo),
-        (_, true) => replace_tcx(loaded, plan),
-        (_, false) => add_tcx(loaded, plan, undo),
+        (TcKind::Clsact, true) => replace_clsact(hooks, plan),
+        (TcKind::Clsact, false) => add_clsact(hooks, plan, undo),
+        (_, true) => replace_tcx(hooks, plan),
+        (_, false) => add_tcx(hooks, plan, undo),
     }
 }
 
-fn add_tcx(loaded: &mut Loaded, plan: &Plan, undo: &mut Undo) -> Result<(), Error> {
-    let pin = loaded.instance.pin(&tcx_pin(&plan.link.name));
+fn add_tcx(hooks: &mut Hooks, plan: &Plan, undo: &mut Undo) -> Result<(), Error> {
+    let pin = hooks.instance.pin(&tcx_pin(&plan.link.name));
     let wrong = |cause| Error::Tc {
         interface: plan.link.name.clone(),
         kind: "TCX link",
         cause,
         remedy: "try --tc clsact",
     };
-    let program = loaded.egress()?;
+    let program = &mut hooks.egress;
     // First, so that no other program ends the chain before it.
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program
@@ -57,8 +53,8 @@ fn add_tcx(loaded: &mut Loaded, plan: &Plan, undo: &mut Undo) -> Result<(), Erro
     Ok(())
 }
 
-fn replace_tcx(loaded: &mut Loaded, plan: &Plan) -> Result<(), Error> {
-    let pin = loaded.instance.pin(&tcx_pin(&plan.link.name));
+fn replace_tcx(hooks: &mut Hooks, plan: &Plan) -> Result<(), Error> {
+    let pin = hooks.instance.pin(&tcx_pin(&plan.link.name));
     let wrong = |cause| Error::Tc {
         interface: plan.link.name.clone(),
         kind: "TCX link",
@@ -66,7 +62,7 @@ fn replace_tcx(loaded: &mut Loaded, plan: &Plan) -> Result<(), Error> {
         remedy: "`pinhole unload`, then run again",
     };
     let link: SchedClassifierLink = open_link(&pin).map_err(wrong)?;
-    let program = loaded.egress()?;
+    let program = &mut hooks.egress;
     let id = program
         .attach_to_link(link)
         .map_err(|e| wrong(os_error(&e)))?;
@@ -77,7 +73,7 @@ fn replace_tcx(loaded: &mut Loaded, plan: &Plan) -> Result<(), Error> {
         .map_err(|e| wrong(os_error(&e)))
 }
 
-fn add_clsact(loaded: &mut Loaded, plan: &mut Plan, undo: &mut Undo) -> Result<(), Error> {
+fn add_clsact(hooks: &mut Hooks, plan: &mut Plan, undo: &mut Undo) -> Result<(), Error> {
     let name = plan.link.name.clone();
     let wrong = |cause| Error::Tc {
         interface: name.clone(),
@@ -89,7 +85,7 @@ fn add_clsact(loaded: &mut Loaded, plan: &mut Plan, undo: &mut Undo) -> Result<(
     match qdisc_add_clsact(&name) {
         Ok(()) => {
             plan.flags |= iface_flags::CLSACT_ADDED;
-            record(loaded, plan)?;
+            record(&hooks.instance, plan)?;
             let (index, name) = (plan.link.index, name.clone());
             undo.push(move || {
                 if let Err(error) = route::remove_empty_clsact(index) {
@@ -100,7 +96,7 @@ fn add_clsact(loaded: &mut Loaded, plan: &mut Plan, undo: &mut Undo) -> Result<(
         Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => {}
         Err(e) => return Err(wrong(tc_os_error(&e))),
     }
-    let program = loaded.egress()?;
+    let program = &mut hooks.egress;
     let options = TcAttachOptions::Netlink(NlOptions {
         priority: PRIORITY,
         handle: HANDLE,
@@ -122,7 +118,7 @@ fn add_clsact(loaded: &mut Loaded, plan: &mut Plan, undo: &mut Undo) -> Result<(
     Ok(())
 }
 
-fn replace_clsact(loaded: &mut Loaded, plan: &Plan) -> Result<(), Error> {
+fn replace_clsact(hooks: &mut Hooks, plan: &Plan) -> Result<(), Error> {
     let wrong = |cause| Error::Tc {
         interface: plan.link.name.clone(),
         kind: "clsact filter",
@@ -137,7 +133,7 @@ fn replace_clsact(loaded: &mut Loaded, plan: &Plan) -> Result<(), Error> {
         None,
     )
     .map_err(wrong)?;
-    let program = loaded.egress()?;
+    let program = &mut hooks.egress;
     // cls_bpf swaps the program of a filter under RCU.
     let id = program
         .attach_to_link(link)
@@ -148,13 +144,9 @@ fn replace_clsact(loaded: &mut Loaded, plan: &Plan) -> Result<(), Error> {
 }
 
 /// XDP as planned, native first; sets the mode in the plan's flags.
-pub(super) fn attach_xdp(
-    loaded: &mut Loaded,
-    plan: &mut Plan,
-    undo: &mut Undo,
-) -> Result<(), Error> {
-    let pin = loaded.instance.pin(&xdp_pin(&plan.link.name));
-    let program = loaded.xdp(programs::INGRESS)?;
+pub(super) fn attach_xdp(hooks: &mut Hooks, plan: &mut Plan, undo: &mut Undo) -> Result<(), Error> {
+    let pin = hooks.instance.pin(&xdp_pin(&plan.link.name));
+    let program = &mut hooks.ingress;
     let native = if let Some(state) = plan.replace_xdp {
         replace_xdp(program, plan, &pin)?;
         state.native

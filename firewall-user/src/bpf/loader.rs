@@ -1,12 +1,13 @@
 //! From the embedded object to loaded programs over pinned maps.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, MapInfo},
     programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
+use aya_obj::programs::XdpAttachType;
 use firewall_common::abi::{ABI_VERSION, FRAGMENTS_LEN, maps, programs};
 
 use super::{BPFFS, Instance, causes, claim::Claim, pins};
@@ -202,23 +203,58 @@ impl Loaded {
         self.claim.keep();
     }
 
-    /// An XDP program of the object.
+    /// Handles of their own to the programs that are attached.
     ///
     /// # Errors
     ///
-    /// [`Error::Program`] if the object has none of this name.
-    pub fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, Error> {
-        program(&mut self.ebpf, name)
+    /// [`Error::Program`] if the object has none, or they cannot be pinned for a moment, which
+    /// is how a second handle is had.
+    pub fn hooks(&mut self) -> Result<Hooks, Error> {
+        let ingress: &mut Xdp = program(&mut self.ebpf, programs::INGRESS)?;
+        let ingress = second(&self.instance, programs::INGRESS, |path| {
+            ingress.pin(path).map_err(|error| causes(&error))?;
+            Xdp::from_pin(path, XdpAttachType::Interface).map_err(|error| causes(&error))
+        })?;
+        let egress: &mut SchedClassifier = program(&mut self.ebpf, programs::EGRESS)?;
+        let egress = second(&self.instance, programs::EGRESS, |path| {
+            egress.pin(path).map_err(|error| causes(&error))?;
+            SchedClassifier::from_pin(path).map_err(|error| causes(&error))
+        })?;
+        Ok(Hooks {
+            instance: self.instance.clone(),
+            ingress,
+            egress,
+        })
     }
+}
 
-    /// The TC program of the object.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Program`] if the object has none.
-    pub fn egress(&mut self) -> Result<&mut SchedClassifier, Error> {
-        program(&mut self.ebpf, programs::EGRESS)
-    }
+/// The programs that are attached to interfaces, apart from the rest of the object.
+#[derive(Debug)]
+pub struct Hooks {
+    /// Whose they are.
+    pub instance: Instance,
+    pub(super) ingress: Xdp,
+    pub(super) egress: SchedClassifier,
+}
+
+/// A program by a pin that is there for as long as it takes to open it.
+fn second<T>(
+    instance: &Instance,
+    name: &'static str,
+    by_pin: impl FnOnce(&Path) -> Result<T, String>,
+) -> Result<T, Error> {
+    let path = instance.pin(&format!("{name}-new"));
+    // Left by a start that was cut short.
+    let _ = fs::remove_file(&path);
+    let opened = by_pin(&path).map_err(|error| Error::Program {
+        program: name,
+        reason: format!("it cannot be opened again at {}: {error}", path.display()),
+    })?;
+    fs::remove_file(&path).map_err(|error| Error::Program {
+        program: name,
+        reason: format!("its pin {} cannot be removed: {error}", path.display()),
+    })?;
+    Ok(opened)
 }
 
 type Kept = Vec<(&'static str, u32, u32)>;

@@ -131,7 +131,7 @@ impl Requests {
     ///
     /// [`Error`].
     pub fn count(&self, counts: &CtlCounts) -> Result<(), Error> {
-        count(&self.0, counts)
+        count(self.program(programs::CTL)?, counts)
     }
 
     /// Runs a held frame again as if it had just come in through `ifindex`,
@@ -170,12 +170,7 @@ impl Requests {
     }
 }
 
-/// As [`Requests::count`], before the programs are shared.
-///
-/// # Errors
-///
-/// [`Error`].
-pub fn count(loaded: &Loaded, counts: &CtlCounts) -> Result<(), Error> {
+fn count(program: &Xdp, counts: &CtlCounts) -> Result<(), Error> {
     let request = CtlCounts {
         op: ctl_op::COUNT,
         count: 0,
@@ -185,7 +180,6 @@ pub fn count(loaded: &Loaded, counts: &CtlCounts) -> Result<(), Error> {
         data_in: Some(bytemuck::bytes_of(&request)),
         ..TestRunOptions::new()
     };
-    let program = loaded_program(loaded, programs::CTL)?;
     run(program, programs::CTL, options).map(|_| ())
 }
 
@@ -238,6 +232,15 @@ impl Control {
     /// [`Error::Run`].
     pub fn delete(&self, flows: &[CtlFlow]) -> Result<u32, Error> {
         control(&self.0, ctl_op::DELETE, flows)
+    }
+
+    /// As [`Requests::count`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Run`].
+    pub fn count(&self, counts: &CtlCounts) -> Result<(), Error> {
+        count(&self.0, counts)
     }
 }
 

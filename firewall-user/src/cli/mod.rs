@@ -7,6 +7,7 @@ pub mod flow_args;
 mod flows;
 mod ftp;
 pub mod ftp_args;
+mod presence;
 mod program_log;
 mod run;
 mod serve;

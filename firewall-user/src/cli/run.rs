@@ -14,14 +14,15 @@ use firewall_common::{
 
 use super::{
     args::{RunArgs, XdpMode},
-    serve::{self, Stop},
+    presence::Presence,
+    serve::{self, Host, Stop},
 };
 use crate::{
     bpf::{
         Instance,
         attach::{self, Attached, Wish},
         detach, fill,
-        loader::{Loaded, ProgramLog},
+        loader::{Hooks, Loaded, ProgramLog},
         maps::Pinned,
         memory, sys, text, vlan_children,
     },
@@ -97,7 +98,12 @@ async fn attached(
     let before = readmit(&loaded, &compiled)?;
     let off = fast::off(&compiled.config);
     let mut fast_path = FastPath::open(instance, off, &compiled.complete_checksums)?;
-    attach(&mut loaded, &compiled, &targets, &guarded, args)?;
+    let mut hooks = loaded.hooks()?;
+    let wish = Wish {
+        mode: args.mode,
+        tc: args.tc,
+    };
+    attach(&mut loaded, &mut hooks, &compiled, &targets, &guarded, wish)?;
     // Flows can have begun under the old mode until the moment of the switch.
     match readmit(&loaded, &compiled) {
         Ok(after) => say_readmitted(before, after, args.shadow),
@@ -110,13 +116,16 @@ async fn attached(
     if let Some(confirm) = confirm {
         confirm.keep();
     }
+    let settings = (settings(&compiled), compiled.ftp.realtime);
+    let presence = Presence::new(hooks, compiled, wish)?;
+    let host = Host::new(instance, presence, fast_path)?;
     serve::serve(
         instance,
         &lock,
         args.verbose,
         loaded,
-        (settings(&compiled), compiled.ftp.realtime),
-        fast_path,
+        settings,
+        host,
         &mut stop,
     )
     .await
@@ -189,7 +198,7 @@ fn settings(compiled: &Compiled) -> Settings {
     }
 }
 
-type Target = (GuardedIface, Link);
+pub(super) type Target = (GuardedIface, Link);
 
 /// The interfaces of the policy, in its order.
 fn links(compiled: &Compiled, mode: XdpMode) -> anyhow::Result<Vec<Link>> {
@@ -253,32 +262,30 @@ fn renumber(loaded: &Loaded, compiled: &mut Compiled) -> anyhow::Result<HashSet<
 
 fn attach(
     loaded: &mut Loaded,
+    hooks: &mut Hooks,
     compiled: &Compiled,
     targets: &[Target],
     guarded: &HashSet<u32>,
-    args: &RunArgs,
+    wish: Wish,
 ) -> anyhow::Result<()> {
     let config = fill::stage(loaded, compiled)?;
     // Egress follows this policy from its first packet, unless another is in force.
     if guarded.is_empty() {
         fill::commit(loaded, &config)?;
     }
-    let wish = Wish {
-        mode: args.mode,
-        tc: args.tc,
-    };
     let mut seeded = 0;
     let attached = attach::attach(
-        loaded,
+        hooks,
         targets,
         wish,
+        loaded,
         |loaded| {
             fill::first_beat(loaded)?;
             if targets
                 .iter()
                 .any(|(_, link)| !guarded.contains(&link.index))
             {
-                seeded += seed_flows(loaded, compiled, targets, guarded)?;
+                seeded += seed_flows(&loaded.instance, compiled, targets, guarded)?;
             }
             Ok(())
         },
@@ -296,8 +303,10 @@ fn attach(
     Ok(())
 }
 
-fn seed_flows(
-    loaded: &mut Loaded,
+/// Writes the connections that are known beside pinhole, on interfaces that are not `guarded`
+/// yet. Returns how many.
+pub(super) fn seed_flows(
+    instance: &Instance,
     compiled: &Compiled,
     targets: &[Target],
     guarded: &HashSet<u32>,
@@ -327,7 +336,7 @@ fn seed_flows(
     };
     let seeds = seed::collect(&policy, Tick::from_ns(sys::monotonic_ns()))
         .map_err(|e| attach::Error::Seed(e.to_string()))?;
-    let written = seed::write(loaded, &seeds, compiled.config.tier_limits)?;
+    let written = seed::write(instance, &seeds, compiled.config.tier_limits)?;
     if written < seeds.len() {
         log::debug!(
             "{written} of {} connections seeded: the others were known already",
@@ -338,7 +347,7 @@ fn seed_flows(
 }
 
 /// `eth0: zone outside, XDP native, TC TCX`.
-fn describe(got: &Attached) -> String {
+pub(super) fn describe(got: &Attached) -> String {
     let has = |flag| got.iface.flags & flag != 0;
     let mode = if has(iface_flags::XDP_NATIVE) {
         "native".to_owned()

@@ -10,7 +10,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::program_log::{self, ProgramLog};
+use super::{
+    presence::Presence,
+    program_log::{self, ProgramLog},
+};
 use crate::{
     bpf::{
         Instance,
@@ -63,7 +66,7 @@ pub(super) async fn serve(
     verbose: bool,
     mut loaded: Loaded,
     (settings, realtime): (Settings, bool),
-    fast_path: FastPath,
+    host: Host,
     stop: &mut Stop,
 ) -> anyhow::Result<ExitCode> {
     let logger = verbose
@@ -71,7 +74,6 @@ pub(super) async fn serve(
         .transpose()?;
     let requests = Requests::new(Arc::new(loaded));
     let collector = Collector::open(instance, requests.clone())?;
-    let children = vlan_children::open(instance)?;
     let own = instance.clone();
     let make = move || {
         let tables = MapTables::open(&own, requests)?;
@@ -84,7 +86,7 @@ pub(super) async fn serve(
         biased;
         () = stop.wait() => stopped(instance),
         ended = helper.ended() => ended.map(|()| ExitCode::SUCCESS),
-        ended = look_after(instance, lock, children, fast_path) => ended,
+        ended = look_after(instance, lock, host) => ended,
         never = collect(collector) => match never {},
         ended = log_lines(logger) => ended,
     }
@@ -137,16 +139,10 @@ fn stopped(instance: &Instance) -> anyhow::Result<ExitCode> {
 async fn look_after(
     instance: &Instance,
     lock: &AgentLock,
-    children: VlanChildren,
-    fast_path: FastPath,
+    mut host: Host,
 ) -> anyhow::Result<ExitCode> {
     let mut every = interval(LOOK);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut host = Host {
-        children,
-        fast_path,
-        looks: 0,
-    };
     loop {
         every.tick().await;
         lock.drain();
@@ -160,22 +156,43 @@ async fn look_after(
 }
 
 /// What depends on the host's links, and changes with them.
-struct Host {
+pub(super) struct Host {
+    presence: Presence,
     children: VlanChildren,
     fast_path: FastPath,
     looks: u32,
 }
 
 impl Host {
+    pub(super) fn new(
+        instance: &Instance,
+        presence: Presence,
+        fast_path: FastPath,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            presence,
+            children: vlan_children::open(instance)?,
+            fast_path,
+            looks: 0,
+        })
+    }
+
     fn looked_at(mut self) -> Self {
         self.looks = self.looks.wrapping_add(1);
-        let refreshed = route::links().map(|links| self.children.refresh(&links));
-        match refreshed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => log::warn!("VLANs on guarded interfaces: {error}"),
-            Err(error) => log::warn!("VLANs on guarded interfaces: they cannot be listed: {error}"),
-        }
-        if self.looks.is_multiple_of(FAST_PATH_LOOKS) {
+        let changed = match route::links() {
+            Ok(links) => {
+                let changed = self.presence.look(&links);
+                if let Err(error) = self.children.refresh(&links) {
+                    log::warn!("VLANs on guarded interfaces: {error}");
+                }
+                changed
+            }
+            Err(error) => {
+                log::warn!("the interfaces cannot be listed: {error}");
+                false
+            }
+        };
+        if changed || self.looks.is_multiple_of(FAST_PATH_LOOKS) {
             match self.fast_path.refresh() {
                 Ok(news) => news.iter().for_each(|line| log::warn!("{line}")),
                 Err(error) => log::warn!("fast path: {error}"),

@@ -1,0 +1,195 @@
+//! Guarded interfaces that vanish, and come back.
+//!
+//! A removed interface takes its programs with it, one that goes to another network namespace
+//! keeps the XDP program, which knows nothing of that namespace. Either leaves an entry and
+//! pins behind, and whatever gets its name next would pass for guarded.
+
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::Context as _;
+use aya::maps::{HashMap, MapData};
+use firewall_common::abi::{Iface, maps};
+
+use super::run::{Target, describe, seed_flows};
+use crate::{
+    bpf::{
+        attach::{self, Wish},
+        detach, fill,
+        loader::{Error, Hooks},
+        text, vlan_children,
+    },
+    config::Compiled,
+    netlink::route::Link,
+    preflight, unload,
+};
+
+/// Looks whether all interfaces of the policy are there and guarded.
+pub(super) struct Presence {
+    hooks: Hooks,
+    compiled: Compiled,
+    wish: Wish,
+    map: HashMap<MapData, u32, Iface>,
+    /// Why an interface that is back is not guarded, as it was said last.
+    said: BTreeMap<String, String>,
+}
+
+impl Presence {
+    /// For interfaces that have just been attached.
+    pub(super) fn new(hooks: Hooks, compiled: Compiled, wish: Wish) -> Result<Self, Error> {
+        Ok(Self {
+            map: fill::ifaces(&hooks.instance)?,
+            hooks,
+            compiled,
+            wish,
+            said: BTreeMap::new(),
+        })
+    }
+
+    /// Clears away what is left of interfaces that are gone, and guards those that are back.
+    /// Returns whether there was one.
+    pub(super) fn look(&mut self, links: &[Link]) -> bool {
+        let looked = self.gone(links).and_then(|gone| {
+            let back = self.back(links)?;
+            Ok(gone || back)
+        });
+        looked.unwrap_or_else(|error| {
+            log::warn!("the guarded interfaces cannot be looked at: {error:#}");
+            false
+        })
+    }
+
+    fn gone(&mut self, links: &[Link]) -> anyhow::Result<bool> {
+        let guarded = self.guarded()?;
+        let gone: Vec<_> = guarded
+            .iter()
+            .filter(|(index, iface)| !self.is_there(*index, iface, links))
+            .collect();
+        if gone.is_empty() {
+            return Ok(false);
+        }
+        // So that an unload meets all of it or nothing.
+        let _guard = unload::guard(&self.hooks.instance)?;
+        let stay = guarded.iter().filter(|entry| !gone.contains(entry));
+        let mut stay: Vec<String> = stay.map(|(_, iface)| text(&iface.name)).collect();
+        stay.sort_unstable();
+        for (index, iface) in &gone {
+            let name = text(&iface.name);
+            // Its index may be another interface's by now, which is left alone.
+            if let Err(error) = detach::interface(&self.hooks.instance, *index, iface, &[]) {
+                log::warn!("{name}: what is left of it cannot be removed: {error}");
+            }
+            self.map.remove(index).map_err(Error::map(maps::IFACES))?;
+            let is_there = links.iter().any(|l| l.index == *index && l.name == name);
+            log::warn!("{}", farewell(&name, is_there, &stay));
+        }
+        Ok(true)
+    }
+
+    fn guarded(&self) -> Result<Vec<(u32, Iface)>, Error> {
+        let entries = self.map.iter();
+        entries
+            .filter(|entry| !matches!(entry, Ok((_, iface)) if !vlan_children::is_guarded(iface)))
+            .collect::<Result<_, _>>()
+            .map_err(Error::map(maps::IFACES))
+    }
+
+    /// Under its name, or under another with our program: then it was renamed.
+    fn is_there(&self, index: u32, iface: &Iface, links: &[Link]) -> bool {
+        let Some(link) = links.iter().find(|link| link.index == index) else {
+            return false;
+        };
+        let pin = || {
+            let pin = detach::xdp_pin(&text(&iface.name));
+            detach::pinned_program(&self.hooks.instance.pin(&pin))
+        };
+        let runs_ours = || {
+            let program = link.xdp.map(|state| state.program);
+            program.is_some() && pin().is_ok_and(|ours| ours == program)
+        };
+        // A new one of the old name and index has no program yet.
+        runs_ours() || (link.name == text(&iface.name) && link.xdp.is_some())
+    }
+
+    fn back(&mut self, links: &[Link]) -> anyhow::Result<bool> {
+        let guarded = self.guarded()?;
+        let known: HashSet<String> = guarded.iter().map(|(_, i)| text(&i.name)).collect();
+        let is_back = |name: &str| !known.contains(name) && links.iter().any(|l| l.name == name);
+        let ifaces = self.compiled.ifaces.iter();
+        let back: Vec<_> = ifaces.filter(|i| is_back(&i.name)).cloned().collect();
+        let mut changed = false;
+        for iface in back {
+            let name = iface.name.clone();
+            match self.guard(iface, &guarded) {
+                Ok(attached) => {
+                    self.said.remove(&name);
+                    changed = true;
+                    log::warn!("interface {name} is back, and guarded again: {attached}");
+                }
+                Err(error) => {
+                    let said = format!("{error:#}");
+                    if self.said.get(&name) != Some(&said) {
+                        log::warn!(
+                            "interface {name} is back, but NOT guarded, and tried again each \
+                             second: {said}"
+                        );
+                    }
+                    self.said.insert(name, said);
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Attaches to an interface of the policy beside those that are `guarded`.
+    fn guard(
+        &mut self,
+        iface: crate::config::GuardedIface,
+        guarded: &[(u32, Iface)],
+    ) -> anyhow::Result<String> {
+        let instance = self.hooks.instance.clone();
+        let _guard = unload::guard(&instance).context("it is being unloaded")?;
+        let link = preflight::interfaces([iface.name.as_str()])?
+            .pop()
+            .context("it is gone again")?;
+        let mut zones: BTreeMap<u32, u8> = guarded.iter().map(|(i, e)| (*i, e.zone)).collect();
+        zones.insert(link.index, iface.zone);
+        preflight::vlan_zones(&zones)?;
+        let target: Target = (iface, link);
+        let others = guarded.iter().map(|(index, _)| *index).collect();
+        let targets = [target.clone()];
+        let attached = attach::attach_again(&mut self.hooks, target, self.wish, || {
+            seed_flows(&instance, &self.compiled, &targets, &others)?;
+            Ok(())
+        })?;
+        Ok(describe(&attached))
+    }
+}
+
+/// What is said of an interface that is gone, or whose program is, while others `stay`.
+fn farewell(name: &str, is_there: bool, stay: &[String]) -> String {
+    if is_there {
+        return format!("interface {name} has lost its XDP program: it is attached anew");
+    }
+    let rest = match stay {
+        [] => "nothing is guarded now".to_owned(),
+        some => format!("still guarded: {}", some.join(", ")),
+    };
+    format!(
+        "interface {name} is gone: removed, or moved to another network namespace, and detached; \
+         {rest}. It is guarded again when an interface of that name comes back"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::farewell;
+
+    #[test]
+    fn who_stays_is_said() {
+        let alone = farewell("eth0", false, &[]);
+        assert!(alone.contains("eth0 is gone") && alone.contains("nothing is guarded now"));
+        let said = farewell("eth0", false, &["in0".into(), "in1".into()]);
+        assert!(said.contains("still guarded: in0, in1."), "{said}");
+        assert!(farewell("eth0", true, &[]).contains("attached anew"));
+    }
+}
