@@ -66,6 +66,13 @@ extern "C" fn pinhole_open(ctx: *mut xdp_md) -> u32 {
     pipeline::open(&XdpPacket::new(XdpContext::new(ctx)), Slot::Ingress)
 }
 
+/// [`pipeline::open`] of a packet that is run again.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_open_again(ctx: *mut xdp_md) -> u32 {
+    pipeline::open(&XdpPacket::new(XdpContext::new(ctx)), Slot::Reinject)
+}
+
 /// [`pipeline::judge`] at ingress, and of a packet that is run again.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -83,7 +90,7 @@ pub(crate) fn pinhole_reinject(ctx: XdpContext) -> u32 {
     if pipeline::iface(packet.ifindex()).is_some_and(|i| i.flags & iface_flags::XDP_GENERIC != 0) {
         return xdp_action::XDP_PASS;
     }
-    let mut outcome = pipeline::open(&packet, Slot::Reinject);
+    let mut outcome = pinhole_open_again(ctx.ctx);
     if outcome == OPEN {
         outcome = pinhole_judge(ctx.ctx, Slot::Reinject as u32);
     }
