@@ -164,18 +164,35 @@ impl Cost {
     }
 
     /// What grew by more than it may.
-    fn outgrows(&self, recorded: &Self) -> Vec<&'static str> {
-        let over = |now: u64, then: u64| now * 100 > then * (100 + GROWTH);
+    fn outgrows(&self, recorded: &Self) -> Vec<Growth> {
         let figures = [
             ("instructions", self.instructions, recorded.instructions),
             ("states", self.states, recorded.states),
             ("stack", self.deepest(), recorded.deepest()),
         ];
-        let grown = figures
-            .into_iter()
-            .filter(|(_, now, then)| over(*now, *then));
-        grown.map(|(name, ..)| name).collect()
+        let growths = figures.map(|(what, now, then)| Growth { what, then, now });
+        let too_much = |growth: &Growth| growth.now * 100 > growth.then * (100 + GROWTH);
+        growths.into_iter().filter(too_much).collect()
     }
+}
+
+/// One figure of a program, recorded and found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Growth {
+    what: &'static str,
+    then: u64,
+    now: u64,
+}
+
+impl std::fmt::Display for Growth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { what, then, now } = self;
+        write!(f, "{what} {then} -> {now} ({})", percent(*now, *then))
+    }
+}
+
+fn percent(now: u64, then: u64) -> String {
+    format!("{:+.1} %", (now as f64 / then as f64 - 1.0) * 100.0)
 }
 
 /// Prints all, and fails if something grew.
@@ -191,10 +208,15 @@ fn judge(ctx: &Ctx, found: &Costs) -> Result<()> {
         "{:<6} {:<16} {:<5} {:>12} {:>9} {:>7}  {:>5}  record",
         "kernel", "program", "as", "instructions", "change", "states", "stack"
     );
-    let mut grown = 0;
+    let mut grown = Vec::new();
     for (subject, cost) in found {
-        let (change, verdict) = compare(cost, recorded.get(subject));
-        grown += usize::from(verdict.starts_with("GREW"));
+        let growths = recorded
+            .get(subject)
+            .map_or(Vec::new(), |then| cost.outgrows(then));
+        let (change, verdict) = compare(cost, recorded.get(subject), &growths);
+        if !growths.is_empty() {
+            grown.push(complaint(subject, &growths));
+        }
         let Subject {
             kernel,
             program,
@@ -211,30 +233,41 @@ fn judge(ctx: &Ctx, found: &Costs) -> Result<()> {
              {stack:>5}  {verdict}"
         );
     }
-    if grown > 0 {
+    if !grown.is_empty() {
         bail!(
-            "{grown} of {} grew by more than {GROWTH} %: make them smaller, or record them with \
-             `cargo xtask verify --write`",
-            found.len()
+            "{} of {} grew by more than {GROWTH} % over {RECORD}:\n  {}\nmake them smaller, or record \
+             them with `cargo xtask verify --write`",
+            grown.len(),
+            found.len(),
+            grown.join("\n  ")
         );
     }
     Ok(())
 }
 
+/// `pinhole_egress on 6.1 (run): states 100 -> 120 (+20.0 %)`.
+fn complaint(subject: &Subject, growths: &[Growth]) -> String {
+    let Subject {
+        kernel,
+        program,
+        way,
+    } = subject;
+    let growths: Vec<String> = growths.iter().map(ToString::to_string).collect();
+    format!("{program} on {kernel} ({way}): {}", growths.join(", "))
+}
+
 /// The change of the instructions, and what it comes to.
-fn compare(cost: &Cost, recorded: Option<&Cost>) -> (String, String) {
+fn compare(cost: &Cost, recorded: Option<&Cost>, growths: &[Growth]) -> (String, String) {
     let Some(recorded) = recorded else {
         return (String::new(), "new".into());
     };
-    let (now, then) = (cost.instructions as f64, recorded.instructions as f64);
-    let change = format!("{:+.1} %", (now / then - 1.0) * 100.0);
-    let grown = cost.outgrows(recorded);
-    let verdict = if grown.is_empty() {
+    let names: Vec<&str> = growths.iter().map(|growth| growth.what).collect();
+    let verdict = if names.is_empty() {
         "ok".into()
     } else {
-        format!("GREW: {}", grown.join(", "))
+        format!("GREW: {}", names.join(", "))
     };
-    (change, verdict)
+    (percent(cost.instructions, recorded.instructions), verdict)
 }
 
 /// Replaces the records of the kernels that were looked at.
@@ -316,11 +349,28 @@ mod tests {
             stack: stack.into(),
         };
         let recorded = cost(1000, 100, "200+16");
-        assert!(cost(1100, 110, "220+99").outgrows(&recorded).is_empty());
-        assert_eq!(cost(1101, 10, "8").outgrows(&recorded), ["instructions"]);
-        let grown = cost(10, 111, "8+221").outgrows(&recorded);
-        assert_eq!(grown, ["states", "stack"]);
-        assert_eq!(compare(&recorded, None).1, "new");
-        assert_eq!(compare(&cost(900, 1, "0"), Some(&recorded)).0, "-10.0 %");
+        let grown = |now: Cost| now.outgrows(&recorded);
+        let names = |now| grown(now).iter().map(|g| g.what).collect::<Vec<_>>();
+        assert!(grown(cost(1100, 110, "220+99")).is_empty());
+        assert_eq!(names(cost(1101, 10, "8")), ["instructions"]);
+        assert_eq!(names(cost(10, 111, "8+221")), ["states", "stack"]);
+        assert_eq!(compare(&recorded, None, &[]).1, "new");
+        let smaller = compare(&cost(900, 1, "0"), Some(&recorded), &[]);
+        assert_eq!(smaller, ("-10.0 %".into(), "ok".into()));
+    }
+
+    #[test]
+    fn growth_is_told_with_program_kernel_and_both_figures() -> Result<()> {
+        let found = costs(&SAID)?;
+        let (subject, then) = found.iter().next_back().context("none")?;
+        let now = Cost {
+            instructions: 1320,
+            ..then.clone()
+        };
+        assert_eq!(
+            complaint(subject, &now.outgrows(then)),
+            "pinhole_egress on 6.12 (run): instructions 1100 -> 1320 (+20.0 %)"
+        );
+        Ok(())
     }
 }
