@@ -108,10 +108,14 @@ fn without_btf_and_on_an_old_kernel() -> Result<()> {
     let output = run_disguised(&lab, "mount -t tmpfs none /sys/kernel/btf")?;
     refused(&lab, Node::Server, &output, 1, &["BTF"])?;
     let old = lab.dir().join("osrelease");
-    fs::write(&old, "5.4.0-1-amd64\n")?;
     let hide = format!("mount --bind {} /proc/sys/kernel/osrelease", old.display());
-    let output = run_disguised(&lab, &hide)?;
-    refused(&lab, Node::Server, &output, 1, &["5.4.0", "too old"])
+    for release in ["5.4.0-1-amd64", "5.17.15-76051715-generic"] {
+        fs::write(&old, format!("{release}\n"))?;
+        let output = run_disguised(&lab, &hide)?;
+        let said = [release, "too old", "5.18", "live frames"];
+        refused(&lab, Node::Server, &output, 1, &said)?;
+    }
+    Ok(())
 }
 
 /// Not bad input: what is merely not mounted, pinhole mounts itself.
