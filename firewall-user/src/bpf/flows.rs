@@ -1,6 +1,9 @@
 //! Flows of the pinned tables.
 
-use std::collections::{self, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{self, HashSet},
+};
 
 use aya::maps::{HashMap, MapData, MapError};
 use bytemuck::Zeroable;
@@ -128,7 +131,8 @@ impl Pinned {
             }
         })?;
         let now = Tick::from_ns(sys::monotonic_ns());
-        rows.sort_by_key(|row| std::cmp::Reverse(now.since(Tick(row.flow.created))));
+        // Rows are large: they are moved once, when their order is known.
+        rows.sort_by_cached_key(|row| Reverse(now.since(Tick(row.flow.created))));
         Ok(rows)
     }
 

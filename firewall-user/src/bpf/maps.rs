@@ -401,7 +401,8 @@ where
     V: aya::Pod + Zeroable,
 {
     let mut out = Vec::new();
-    each(map, |key, value| out.push((*key, *value)))?;
+    // What is kept whole is small, as a rule, and often empty.
+    each_by(map, 256, |key, value| out.push((*key, *value)))?;
     Ok(out)
 }
 
@@ -409,13 +410,26 @@ where
 ///
 /// # Errors
 /// Those of bpf(2).
-pub fn each<K, V>(map: &HashMap<MapData, K, V>, mut see: impl FnMut(&K, &V)) -> io::Result<()>
+pub fn each<K, V>(map: &HashMap<MapData, K, V>, see: impl FnMut(&K, &V)) -> io::Result<()>
 where
     K: aya::Pod + Zeroable,
     V: aya::Pod + Zeroable,
 {
-    let mut keys = vec![K::zeroed(); 4096];
-    let mut values = vec![V::zeroed(); 4096];
+    each_by(map, 4096, see)
+}
+
+/// So many at once.
+fn each_by<K, V>(
+    map: &HashMap<MapData, K, V>,
+    batch: usize,
+    mut see: impl FnMut(&K, &V),
+) -> io::Result<()>
+where
+    K: aya::Pod + Zeroable,
+    V: aya::Pod + Zeroable,
+{
+    let mut keys = vec![K::zeroed(); batch];
+    let mut values = vec![V::zeroed(); batch];
     let mut cursor = None;
     loop {
         match sys::lookup_batch(map, cursor, &mut keys, &mut values) {

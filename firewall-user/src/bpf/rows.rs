@@ -1,6 +1,6 @@
 //! Entries of the flow tables as they are listed, and the names to print them with.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use firewall_common::{
     abi::{Flow, FlowKey6, FlowState, Phase, ZONE_ANY, ZONE_HOST},
@@ -55,11 +55,12 @@ impl FlowRow {
     }
 }
 
-/// Names of zones and rules, to print entries with.
+/// Names of zones and rules, to print entries with. They are shared, not copied: a list
+/// can be of a million flows.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    zones: BTreeMap<u8, String>,
-    rules: Vec<String>,
+    zones: BTreeMap<u8, Rc<str>>,
+    rules: Vec<Rc<str>>,
 }
 
 impl Names {
@@ -69,25 +70,29 @@ impl Names {
     /// From pairs of number and name, and rule names by
     /// [`Rule::id`](firewall_common::abi::Rule::id).
     pub fn new(zones: impl IntoIterator<Item = (u8, String)>, rules: Vec<String>) -> Self {
-        let zones = zones.into_iter().collect();
-        Self { zones, rules }
+        let zones = zones
+            .into_iter()
+            .map(|(number, name)| (number, name.into()));
+        let own = [(ZONE_HOST, Self::HOST.into()), (ZONE_ANY, "any".into())];
+        Self {
+            zones: zones.chain(own).collect(),
+            rules: rules.into_iter().map(Rc::from).collect(),
+        }
     }
 
     /// The zone's name; its number if it has no interface any more.
     #[must_use]
-    pub fn zone(&self, number: u8) -> String {
-        match (number, self.zones.get(&number)) {
-            (ZONE_HOST, _) => Self::HOST.into(),
-            (ZONE_ANY, _) => "any".into(),
-            (_, Some(name)) => name.clone(),
-            (other, None) => format!("zone-{other}"),
+    pub fn zone(&self, number: u8) -> Rc<str> {
+        match self.zones.get(&number) {
+            Some(name) => name.clone(),
+            None => format!("zone-{number}").into(),
         }
     }
 
     /// The rule's name, `None` for flows that no rule admitted.
     #[must_use]
-    pub fn rule(&self, id: u16) -> Option<&str> {
-        let name = self.rules.get(usize::from(id)).map(String::as_str);
+    pub fn rule(&self, id: u16) -> Option<&Rc<str>> {
+        let name = self.rules.get(usize::from(id));
         name.filter(|name| !name.is_empty())
     }
 }
@@ -99,10 +104,10 @@ mod tests {
     #[test]
     fn names_without_an_entry_are_numbers() {
         let names = Names::new([(1, "outside".into())], vec!["ssh".into()]);
-        assert_eq!(names.zone(0), "host");
-        assert_eq!(names.zone(1), "outside");
-        assert_eq!(names.zone(2), "zone-2");
-        assert_eq!(names.rule(0), Some("ssh"));
+        assert_eq!(&*names.zone(0), "host");
+        assert_eq!(&*names.zone(1), "outside");
+        assert_eq!(&*names.zone(2), "zone-2");
+        assert_eq!(names.rule(0).map(|name| &**name), Some("ssh"));
         assert_eq!(names.rule(u16::MAX), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use firewall_common::abi::{DataFlow, EndReason, FlowEventKind, TableId};
+use firewall_common::abi::{DataFlow, EndReason, FlowEventKind, TableId, flow_flags};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -157,12 +157,14 @@ impl Line for FlowEventView {
         add(&mut text, &self.tuple(false));
         let (out, back) = (&flow.original, &flow.reply);
         add(&mut text, &counters(out.packets, out.bytes));
-        if !flow.flags.contains(&"seen-reply") {
+        if !flow.flags.has(flow_flags::SEEN_REPLY) {
             add(&mut text, "[UNREPLIED]");
         }
         add(&mut text, &self.tuple(true));
         add(&mut text, &counters(back.packets, back.bytes));
-        add(&mut text, &flow.flag_tags());
+        let mut tags = String::new();
+        flow.put_flag_tags(&mut tags);
+        add(&mut text, &tags);
         add(
             &mut text,
             &format!("zones={}>{}", flow.zone.from, flow.zone.to),

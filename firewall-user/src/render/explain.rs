@@ -132,7 +132,9 @@ impl ExplainView {
             self.phase
         );
         for happened in &self.story {
-            let head = format!("  {}  ", now.clock(happened.at));
+            let mut head = "  ".to_owned();
+            now.put_clock(&mut head, happened.at);
+            head.push_str("  ");
             wrap(&mut text, &head, &happened.text);
         }
         if !self.trouble {

@@ -1,6 +1,6 @@
 //! `flows list` and `flows get`.
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr, rc::Rc};
 
 use firewall_common::{
     abi::{DataFlow, ExpectVia, flow_flags},
@@ -12,7 +12,7 @@ use firewall_common::{
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use super::{Now, Paint, ParentView, Row, Table, endpoint, rfc3339, short_bytes, short_time};
+use super::{Now, Paint, ParentView, Put as _, Row, Table, endpoint, rfc3339};
 use crate::{
     bpf::{
         address,
@@ -27,7 +27,7 @@ pub struct FlowView {
     /// `ipv4` or `ipv6`.
     pub family: &'static str,
     /// `tcp`, `udp`, `icmp`, `icmpv6`, `gre` …, or the number as text.
-    pub proto: String,
+    pub proto: Cow<'static, str>,
     /// As `conntrack -L` names it for TCP; else `UNREPLIED` or `REPLIED`.
     pub state: &'static str,
     /// `proved` or `half-open`.
@@ -39,7 +39,7 @@ pub struct FlowView {
     /// Zones of the first packet.
     pub zone: ZonesView,
     /// Name of the rule that admitted it; `null` if none did (expected, seeded).
-    pub rule: Option<String>,
+    pub rule: Option<Rc<str>>,
     /// The drop reason for which enforcing refuses it, if shadow mode let it
     /// in all the same; else `null`.
     pub would_drop: Option<&'static str>,
@@ -47,7 +47,7 @@ pub struct FlowView {
     pub parent: Option<DataParentView>,
     /// Of `seen-reply`, `assured`, `helper-ftp`, `blind`, `related`, `seeded`,
     /// `from-inside`, `would-drop`.
-    pub flags: Vec<&'static str>,
+    pub flags: Flags,
     /// Time of the first packet, RFC 3339 in UTC.
     #[serde(serialize_with = "as_rfc3339")]
     pub started: Timestamp,
@@ -128,9 +128,9 @@ impl fmt::Display for DataParentView {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ZonesView {
     /// Where the first packet came from.
-    pub from: String,
+    pub from: Rc<str>,
     /// Where it went.
-    pub to: String,
+    pub to: Rc<str>,
 }
 
 impl FlowView {
@@ -146,7 +146,7 @@ impl FlowView {
             } else {
                 "ipv6"
             },
-            proto: protocol::name(row.key.proto()).into_owned(),
+            proto: protocol::name(row.key.proto()),
             state: state_name(row.state().state()),
             tier: row.tier.name(),
             original,
@@ -160,13 +160,11 @@ impl FlowView {
             },
             rule: match would_drop {
                 Some(_) => None,
-                None => names.rule(flow.rule()).map(str::to_owned),
+                None => names.rule(flow.rule()).cloned(),
             },
             would_drop: would_drop.map(DropReason::name),
             parent: None,
-            flags: flags(row.state().flags())
-                .map(|(_, name, _)| name)
-                .collect(),
+            flags: Flags(row.state().flags()),
             started: now.wall_of_tick(flow.created),
             last_seen: now.wall_of_tick(flow.seen),
             age_s: now.since_tick(flow.created),
@@ -183,29 +181,27 @@ impl FlowView {
         self
     }
 
-    fn tags(&self) -> String {
-        let mut tags = self.flag_tags();
+    fn put_tags(&self, out: &mut String) {
         if self.tier == FlowTier::HalfOpen.name() {
-            tags.insert_str(0, "[HALF-OPEN]");
+            out.push_str("[HALF-OPEN]");
         }
+        self.put_flag_tags(out);
         if let Some(parent) = &self.parent {
-            tags.push_str(&format!(" {} of {parent}", parent.via));
+            out.extend([" ", parent.via, " of "]);
+            out.push_str(&parent.to_string());
         }
-        tags
     }
 
     /// Tags of the flags that are set.
-    pub(super) fn flag_tags(&self) -> String {
-        let mut tags = String::new();
-        for (_, name, tag) in FLAGS {
-            if self.flags.contains(&name) {
-                tags.push_str(tag);
+    pub(super) fn put_flag_tags(&self, out: &mut String) {
+        for (flag, _, tag) in FLAGS {
+            if self.flags.has(flag) {
+                out.push_str(tag);
             }
         }
         if let Some(reason) = self.would_drop {
-            tags.push_str(&format!("[WOULD DROP {reason}]"));
+            out.extend(["[WOULD DROP ", reason, "]"]);
         }
-        tags
     }
 
     fn paint(&self) -> Paint {
@@ -253,28 +249,62 @@ impl Row for FlowView {
 
     fn draw(&self, table: &mut Table) {
         let (out, back) = (&self.original, &self.reply);
-        let target = match out.id {
-            Some(id) => format!("{} id {id}", out.dst),
-            None => endpoint(out.dst, out.dport),
+        let mut column = 0;
+        let mut cell = |paint: Paint, put: &dyn Fn(&mut String)| {
+            table.cell(column, paint, put);
+            column += 1;
         };
-        let bytes = format!("{}/{}", short_bytes(out.bytes), short_bytes(back.bytes));
-        table.row([
-            (self.proto.clone(), Paint::None),
-            (self.state.to_owned(), self.paint()),
-            (endpoint(out.src, out.sport), Paint::None),
-            (target, Paint::None),
-            (format!("{}/{}", out.packets, back.packets), Paint::None),
-            (bytes, Paint::None),
-            (self.now.clock(self.started), Paint::None),
-            (self.now.clock(self.last_seen), Paint::None),
-            (short_time(self.expires_s), Paint::None),
-            (
-                format!("{} > {}", self.zone.from, self.zone.to),
-                Paint::None,
-            ),
-            (self.rule.clone().unwrap_or_else(|| "-".into()), Paint::None),
-            (self.tags(), Paint::Dim),
-        ]);
+        cell(Paint::None, &|text| text.push_str(&self.proto));
+        cell(self.paint(), &|text| text.push_str(self.state));
+        cell(Paint::None, &|text| text.put_endpoint(out.src, out.sport));
+        cell(Paint::None, &|text| {
+            text.put_endpoint(out.dst, out.dport);
+            if let Some(id) = out.id {
+                text.push_str(" id ");
+                text.put_number(id.into());
+            }
+        });
+        cell(Paint::None, &|text| {
+            text.put_number(out.packets.into());
+            text.push('/');
+            text.put_number(back.packets.into());
+        });
+        cell(Paint::None, &|text| {
+            text.put_bytes(out.bytes);
+            text.push('/');
+            text.put_bytes(back.bytes);
+        });
+        cell(Paint::None, &|text| self.now.put_clock(text, self.started));
+        cell(Paint::None, &|text| {
+            self.now.put_clock(text, self.last_seen);
+        });
+        cell(Paint::None, &|text| text.put_time(self.expires_s));
+        cell(Paint::None, &|text| {
+            text.extend([&*self.zone.from, " > ", &*self.zone.to]);
+        });
+        cell(Paint::None, &|text| {
+            text.push_str(self.rule.as_deref().unwrap_or("-"));
+        });
+        cell(Paint::Dim, &|text| self.put_tags(text));
+    }
+}
+
+/// Flags of a flow; in JSON the names of those that are set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flags(u32);
+
+impl Flags {
+    /// Is this flag of [`flow_flags`] set?
+    #[must_use]
+    pub const fn has(self, flag: u32) -> bool {
+        self.0 & flag != 0
+    }
+}
+
+impl Serialize for Flags {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let set = FLAGS.into_iter().filter(|(flag, ..)| self.has(*flag));
+        to.collect_seq(set.map(|(_, name, _)| name))
     }
 }
 
@@ -289,10 +319,6 @@ const FLAGS: [(u32, &str, &str); 8] = [
     (flow_flags::FROM_INSIDE, "from-inside", ""),
     (flow_flags::WOULD_DROP, "would-drop", ""),
 ];
-
-fn flags(set: u32) -> impl Iterator<Item = (u32, &'static str, &'static str)> {
-    FLAGS.into_iter().filter(move |(flag, ..)| set & flag != 0)
-}
 
 /// As `conntrack -L` names it for TCP; else `UNREPLIED` or `REPLIED`.
 pub(crate) fn state_name(state: u8) -> &'static str {

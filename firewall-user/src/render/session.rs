@@ -89,8 +89,8 @@ impl SessionView {
         Self {
             control: ParentView::new(key, Heading::from_end(session.client_is_hi)),
             zone: SessionZonesView {
-                client: names.zone(session.client_zone),
-                server: names.zone(session.server_zone),
+                client: names.zone(session.client_zone).to_string(),
+                server: names.zone(session.server_zone).to_string(),
             },
             phase: phase.map_or("unknown", SessionPhase::name),
             encrypted: phase == Ok(SessionPhase::Tls),

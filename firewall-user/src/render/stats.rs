@@ -199,7 +199,7 @@ fn by_rule(rules: &[(Rule, Counter)], names: &Names, all: bool) -> Vec<RuleView>
 fn rule_view(rule: &Rule, hits: &Counter, names: &Names) -> RuleView {
     let name = names.rule(rule.id);
     RuleView {
-        name: name.unwrap_or("unnamed").to_owned(),
+        name: name.map_or("unnamed", |name| name).to_owned(),
         action: if rule.action == action::ACCEPT {
             "accept"
         } else {

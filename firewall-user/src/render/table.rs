@@ -51,110 +51,182 @@ const BOLD: &str = "\x1b[1m";
 const RESET: &str = "\x1b[0m";
 const GAP: &str = "  ";
 
-/// A table under construction.
+/// A table under construction. What is in the cells stands in one text, one after another.
 #[derive(Debug)]
 pub struct Table {
     columns: Vec<Column>,
-    lines: Vec<Line>,
+    text: String,
+    cells: Vec<Cell>,
+    has_headings: bool,
 }
 
 #[derive(Debug)]
 struct Column {
     heading: String,
     right: bool,
+    /// Of the widest cell so far.
+    width: usize,
 }
 
-#[derive(Debug)]
-enum Line {
-    Cells(Vec<(String, Paint)>),
-    /// Free text under a row.
-    Note(String, Paint),
+/// A piece of the text.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    bytes: u32,
+    paint: Paint,
+    /// Its column; [`NOTE`] for free text under a row.
+    column: u8,
 }
+
+const NOTE: u8 = u8::MAX;
 
 impl Table {
     /// A table with these headings; those that start with `>` are aligned to the right.
     #[must_use]
     pub fn new(headings: &[&str]) -> Self {
-        let column = |heading: &&str| Column {
-            heading: heading.trim_start_matches('>').to_owned(),
-            right: heading.starts_with('>'),
+        let column = |heading: &&str| {
+            let name = heading.trim_start_matches('>');
+            Column {
+                heading: name.to_owned(),
+                right: heading.starts_with('>'),
+                width: width(name),
+            }
         };
         Self {
             columns: headings.iter().map(column).collect(),
-            lines: Vec::new(),
+            text: String::new(),
+            cells: Vec::new(),
+            has_headings: false,
         }
     }
 
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = (String, Paint)>) {
-        self.lines.push(Line::Cells(cells.into_iter().collect()));
+        for (column, (text, paint)) in cells.into_iter().enumerate() {
+            self.cell(column, paint, |out| out.push_str(&text));
+        }
+    }
+
+    /// Adds a cell of a row, whose cells come in the order of the columns, from 0, and none
+    /// is left out but at the end.
+    pub fn cell(&mut self, column: usize, paint: Paint, put: impl FnOnce(&mut String)) {
+        let from = self.text.len();
+        put(&mut self.text);
+        let text = self.text.get(from..).unwrap_or_default();
+        if let Some(column) = self.columns.get_mut(column) {
+            column.width = column.width.max(width(text));
+        }
+        self.push(from, paint, column as u8);
     }
 
     /// Adds a line of free text under the last row.
     pub fn note(&mut self, text: impl Into<String>, paint: Paint) {
-        self.lines.push(Line::Note(text.into(), paint));
+        let from = self.text.len();
+        self.text.push_str(&text.into());
+        self.push(from, paint, NOTE);
+    }
+
+    fn push(&mut self, from: usize, paint: Paint, column: u8) {
+        self.cells.push(Cell {
+            bytes: (self.text.len() - from) as u32,
+            paint,
+            column,
+        });
     }
 
     /// The text, headings first, each line ended.
     #[must_use]
     pub fn render(&self, ink: Ink) -> String {
-        let widths = self.widths();
-        let headings = self.columns.iter().map(|c| (c.heading.as_str(), BOLD));
         let mut out = String::new();
-        self.line(headings, &widths, ink, &mut out);
-        for line in &self.lines {
-            match line {
-                Line::Cells(cells) => {
-                    let cells = cells
-                        .iter()
-                        .map(|(text, paint)| (text.as_str(), paint.code()));
-                    self.line(cells, &widths, ink, &mut out);
-                }
-                Line::Note(text, paint) => {
-                    out.push_str("    ");
-                    painted(text, paint.code(), ink, &mut out);
-                    out.push('\n');
-                }
-            }
-        }
+        self.put_headings(ink, &mut out);
+        self.put_lines(ink, &mut out);
         out
     }
 
-    fn widths(&self) -> Vec<usize> {
-        let mut widths: Vec<usize> = self.columns.iter().map(|c| width(&c.heading)).collect();
-        for line in &self.lines {
-            if let Line::Cells(cells) = line {
-                for (widest, (text, _)) in widths.iter_mut().zip(cells) {
-                    *widest = (*widest).max(width(text));
-                }
-            }
+    /// Puts what was added since the last time behind `out`, the first time behind the
+    /// headings, and forgets it. No column becomes narrower.
+    pub fn render_next(&mut self, ink: Ink, out: &mut String) {
+        if !self.has_headings {
+            self.has_headings = true;
+            self.put_headings(ink, out);
         }
-        widths
+        self.put_lines(ink, out);
+        self.text.clear();
+        self.cells.clear();
     }
 
-    fn line<'a>(
-        &self,
-        cells: impl Iterator<Item = (&'a str, &'a str)>,
-        widths: &[usize],
-        ink: Ink,
-        out: &mut String,
-    ) {
-        let start = out.len();
-        for ((column, widest), (text, code)) in self.columns.iter().zip(widths).zip(cells) {
-            if out.len() > start {
-                out.push_str(GAP);
-            }
-            let padding = " ".repeat(widest.saturating_sub(width(text)));
-            if column.right {
-                out.push_str(&padding);
-                painted(text, code, ink, out);
-            } else {
-                painted(text, code, ink, out);
-                out.push_str(&padding);
-            }
+    fn put_headings(&self, ink: Ink, out: &mut String) {
+        let mut line = Line::begin(out, ink);
+        for column in &self.columns {
+            line.cell(column, &column.heading, BOLD);
         }
-        out.truncate(start + out.get(start..).unwrap_or_default().trim_end().len());
-        out.push('\n');
+        line.end();
+    }
+
+    fn put_lines(&self, ink: Ink, out: &mut String) {
+        let (mut rest, mut cells) = (self.text.as_str(), self.cells.iter().peekable());
+        while let Some(cell) = cells.next() {
+            let mut line = Line::begin(out, ink);
+            let mut next = Some(cell);
+            while let Some(cell) = next {
+                let text;
+                (text, rest) = rest.split_at(cell.bytes as usize);
+                match self.columns.get(usize::from(cell.column)) {
+                    Some(column) => line.cell(column, text, cell.paint.code()),
+                    None => line.note(text, cell.paint.code()),
+                }
+                next = cells.next_if(|next| next.column != 0 && next.column != NOTE);
+            }
+            line.end();
+        }
+    }
+}
+
+/// A line behind a text.
+struct Line<'a> {
+    out: &'a mut String,
+    ink: Ink,
+    start: usize,
+}
+
+impl<'a> Line<'a> {
+    const fn begin(out: &'a mut String, ink: Ink) -> Self {
+        let start = out.len();
+        Self { out, ink, start }
+    }
+
+    fn cell(&mut self, column: &Column, text: &str, code: &str) {
+        if self.out.len() > self.start {
+            self.out.push_str(GAP);
+        }
+        let padding = column.width.saturating_sub(width(text));
+        if column.right {
+            pad(self.out, padding);
+        }
+        painted(text, code, self.ink, self.out);
+        if !column.right {
+            pad(self.out, padding);
+        }
+    }
+
+    fn note(&mut self, text: &str, code: &str) {
+        self.out.push_str("    ");
+        painted(text, code, self.ink, self.out);
+    }
+
+    fn end(self) {
+        let line = self.out.get(self.start..).unwrap_or_default();
+        let length = line.trim_end_matches(' ').len();
+        self.out.truncate(self.start + length);
+        self.out.push('\n');
+    }
+}
+
+fn pad(out: &mut String, mut padding: usize) {
+    const SPACES: &str = "                                ";
+    while padding > 0 {
+        let now = padding.min(SPACES.len());
+        out.push_str(&SPACES[..now]);
+        padding -= now;
     }
 }
 
@@ -167,6 +239,9 @@ fn painted(text: &str, code: &str, ink: Ink, out: &mut String) {
 }
 
 fn width(text: &str) -> usize {
+    if text.is_ascii() {
+        return text.len();
+    }
     text.chars().count()
 }
 
@@ -198,6 +273,18 @@ mod tests {
              web               7\n    a note\n\
              long-name  12345678  →\n"
         );
+    }
+
+    #[test]
+    fn a_long_table_goes_on_with_columns_that_only_become_wider() {
+        let mut table = Table::new(&["NAME", ">N"]);
+        let mut out = String::new();
+        for (name, n) in [("a", "1"), ("long", "22"), ("b", "3")] {
+            table.cell(0, Paint::None, |out| out.push_str(name));
+            table.cell(1, Paint::None, |out| out.push_str(n));
+            table.render_next(Ink::Plain, &mut out);
+        }
+        assert_eq!(out, "NAME  N\na     1\nlong  22\nb      3\n");
     }
 
     #[test]

@@ -231,7 +231,9 @@ impl WhyView {
             condition: Condition::of(judged.verdict, notes),
             windows: judged.before.as_ref().and_then(WindowsView::new),
             rule: judged.rule.map(|rule| DecidedView {
-                name: names.rule(rule.id).unwrap_or("unnamed").to_owned(),
+                name: (names.rule(rule.id))
+                    .map_or("unnamed", |name| name)
+                    .to_owned(),
                 action: if rule.action == action::ACCEPT {
                     "accept"
                 } else {

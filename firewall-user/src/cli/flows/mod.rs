@@ -48,10 +48,7 @@ fn list(instance: &Instance, args: &ListedArgs) -> anyhow::Result<()> {
     let now = Now::read();
     let parents = pinned.parents(&flows)?;
     let view = |row| FlowView::new(row, &names, now).with_parent(parents.of(row));
-    render::list(
-        &flows.iter().map(view).collect::<Vec<_>>(),
-        args.list.output,
-    )
+    render::each(flows.iter().map(view), args.list.output)
 }
 
 fn count(instance: &Instance, args: &ListedArgs) -> anyhow::Result<()> {

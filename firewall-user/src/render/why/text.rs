@@ -103,7 +103,7 @@ impl WhyView {
 
     /// The zones, if the packet came as far as to be asked for both.
     fn asked_zones(&self) -> Option<&ZonesView> {
-        self.zone.as_ref().filter(|zone| zone.to != "any")
+        self.zone.as_ref().filter(|zone| &*zone.to != "any")
     }
 
     fn flow_lines(&self) -> Vec<(&'static str, String)> {
