@@ -139,6 +139,16 @@ pub fn monotonic_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC)
 }
 
+/// Gives memory that is not in use any more back to the kernel: what loading takes (the
+/// kernel's own BTF among it) is more than a running agent ever does.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number, and moves nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,
@@ -348,6 +358,26 @@ pub fn extended_acks(socket: impl AsFd) -> io::Result<()> {
 pub fn enter_netns(namespace: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the descriptor is open, and sockets of other threads stay where they are.
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })
+}
+
+/// Binds a netlink socket to multicast groups, a bit each.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn join_netlink(socket: impl AsFd, groups: u32) -> io::Result<()> {
+    // SAFETY: all-zero is a value of this plain structure.
+    let mut own: libc::sockaddr_nl = unsafe { mem::zeroed() };
+    own.nl_family = libc::AF_NETLINK as u16;
+    own.nl_groups = groups;
+    // SAFETY: the pointer is to as many bytes as is said.
+    check(unsafe {
+        libc::bind(
+            socket.as_fd().as_raw_fd(),
+            (&raw const own).cast(),
+            size_of_val(&own) as libc::socklen_t,
+        )
+    })
 }
 
 /// The driver of an interface, as `ethtool -i` names it.

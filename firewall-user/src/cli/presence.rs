@@ -45,6 +45,11 @@ impl Presence {
         })
     }
 
+    /// Is there nothing that is to be tried again?
+    pub(super) fn is_settled(&self) -> bool {
+        self.said.is_empty()
+    }
+
     /// Clears away what is left of interfaces that are gone, and guards those that are back.
     /// Returns whether there was one.
     pub(super) fn look(&mut self, links: &[Link]) -> bool {

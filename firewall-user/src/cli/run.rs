@@ -119,6 +119,7 @@ async fn attached(
     let settings = (settings(&compiled), compiled.ftp.realtime);
     let presence = Presence::new(hooks, compiled, wish)?;
     let host = Host::new(instance, presence, fast_path)?;
+    sys::trim_heap();
     serve::serve(
         instance,
         &lock,

@@ -32,8 +32,9 @@ use crate::{
 };
 
 const LOOK: Duration = Duration::from_secs(1);
-/// One look in so many is for what the fast path would bypass, too.
-const FAST_PATH_LOOKS: u32 = 5;
+/// One look in so many is at the links even if the kernel tells no news of them, and at what
+/// the fast path would bypass, too.
+const DUE_LOOKS: u32 = 5;
 
 /// The signals that end the agent. Others keep their meaning: the end of the
 /// terminal kills it, and enforcement stays.
@@ -133,9 +134,9 @@ fn stopped(instance: &Instance) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Looks at the host once a second, on a thread of its own: the kernel answers about
-/// links when its lock on them is free, which takes seconds where many come and go, and
-/// the FTP helper must not wait for that.
+/// Looks at the host when its links have changed, once a second at most, on a thread of its
+/// own: the kernel answers about links when its lock on them is free, which takes seconds
+/// where many come and go, and the FTP helper must not wait for that.
 async fn look_after(
     instance: &Instance,
     lock: &AgentLock,
@@ -143,16 +144,25 @@ async fn look_after(
 ) -> anyhow::Result<ExitCode> {
     let mut every = interval(LOOK);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    let mut news = route::LinkNews::open()
+        .inspect_err(|error| log::warn!("no news of links: {error}; they are listed every second"))
+        .ok();
+    for looks in 0_u32.. {
         every.tick().await;
         lock.drain();
         if !instance.pin_dir().exists() {
             bail!("instance {instance} was removed: nothing is guarded any more; run it again");
         }
-        host = spawn_blocking(move || host.looked_at())
-            .await
-            .context("the look at the host ended")?;
+        // Asked every time, so that what was news is none the next time.
+        let is_news = news.as_mut().is_none_or(route::LinkNews::any);
+        let is_due = looks.is_multiple_of(DUE_LOOKS);
+        if is_news || is_due || !host.presence.is_settled() {
+            host = spawn_blocking(move || host.looked_at(is_due))
+                .await
+                .context("the look at the host ended")?;
+        }
     }
+    bail!("the look at the host ended")
 }
 
 /// What depends on the host's links, and changes with them.
@@ -160,7 +170,6 @@ pub(super) struct Host {
     presence: Presence,
     children: VlanChildren,
     fast_path: FastPath,
-    looks: u32,
 }
 
 impl Host {
@@ -173,12 +182,10 @@ impl Host {
             presence,
             children: vlan_children::open(instance)?,
             fast_path,
-            looks: 0,
         })
     }
 
-    fn looked_at(mut self) -> Self {
-        self.looks = self.looks.wrapping_add(1);
+    fn looked_at(mut self, fast_path: bool) -> Self {
         let changed = match route::links() {
             Ok(links) => {
                 let changed = self.presence.look(&links);
@@ -192,7 +199,7 @@ impl Host {
                 false
             }
         };
-        if changed || self.looks.is_multiple_of(FAST_PATH_LOOKS) {
+        if changed || fast_path {
             match self.fast_path.refresh() {
                 Ok(news) => news.iter().for_each(|line| log::warn!("{line}")),
                 Err(error) => log::warn!("fast path: {error}"),

@@ -335,7 +335,8 @@ impl Collector {
         if self.pass.expired > 0 || expectations > 0 {
             log::debug!("collected: {:?}, {expectations} expectations", self.pass);
         }
-        Ok(pace::PASS.saturating_sub(Duration::from_nanos(took)))
+        let apart = pace::between_passes(&self.load, self.pass.cpu_ns);
+        Ok(apart.saturating_sub(Duration::from_nanos(took)))
     }
 
     /// Learns what an entry costs.

@@ -5,8 +5,15 @@ use std::time::Duration;
 /// A pass over all tables takes no less: what is expired counts as absent
 /// anyway, so nobody waits for the collector but those who count or list.
 pub(super) const PASS: Duration = Duration::from_secs(1);
-/// Share of one CPU that the collector takes at most while the tables have room.
-const IDLE_SHARE: f64 = 0.02;
+/// The same while there is nothing in the tables: what comes cannot be expired sooner.
+const EMPTY_PASS: Duration = Duration::from_secs(5);
+/// No rest between two passes is longer.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Share of one CPU that the collector takes at most while the tables have room. A million
+/// flows are then read once in a minute or so. That is soon enough: the programs take
+/// an expired flow for none, and so do lists and counts; it costs an element of a table
+/// that is half empty. As the tables fill or much of them expires, the pace rises.
+const IDLE_SHARE: f64 = 0.008;
 /// The same when new flows need the room that expired ones take.
 const BUSY_SHARE: f64 = 0.25;
 /// Fill of a proved tier above which the pace rises.
@@ -42,6 +49,16 @@ fn share(load: &Load) -> f64 {
     IDLE_SHARE + (BUSY_SHARE - IDLE_SHARE) * pressure
 }
 
+/// How long to rest at least after a pass over all tables that took so much CPU time: a
+/// large table with few entries is slow to walk through, and they do not pay for it.
+pub(super) fn between_passes(load: &Load, cpu_ns: u64) -> Duration {
+    let shortest = if load.present == 0 { EMPTY_PASS } else { PASS };
+    let affordable = cpu_ns as f64 / share(load);
+    shortest
+        .max(Duration::from_nanos(affordable as u64))
+        .min(LONGEST)
+}
+
 /// How long to rest after `read` entries at `pace` a second.
 pub(super) fn rest(read: usize, pace: u64) -> Duration {
     const SHORTEST: Duration = Duration::from_millis(5);
@@ -70,13 +87,13 @@ mod tests {
             present: 1 << 22,
             ..CALM
         };
-        // 2 % of a CPU at 1 µs an entry.
-        assert_eq!(entries_per_second(&large), 20_000);
+        // 0.8 % of a CPU at 1 µs an entry.
+        assert_eq!(entries_per_second(&large), 8_000);
         let dear = Load {
             cost_ns: 4000.0,
             ..large
         };
-        assert_eq!(entries_per_second(&dear), 5_000);
+        assert_eq!(entries_per_second(&dear), 2_000);
     }
 
     #[test]
@@ -92,11 +109,22 @@ mod tests {
                 ..large
             })
         };
-        assert_eq!(with(0.5, 0.0), 20_000, "half full is no pressure");
+        assert_eq!(with(0.5, 0.0), 8_000, "half full is no pressure");
         assert!(with(0.75, 0.0) > 100_000);
         assert_eq!(with(1.0, 0.0), 250_000);
         assert_eq!(with(0.0, 0.5), 250_000);
         assert_eq!(with(7.0, 1.0), 250_000);
+    }
+
+    #[test]
+    fn passes_are_apart_by_what_they_cost() {
+        let empty = Load { present: 0, ..CALM };
+        assert_eq!(between_passes(&empty, 100_000), EMPTY_PASS);
+        assert_eq!(between_passes(&CALM, 100_000), PASS);
+        // 0.8 % of a CPU.
+        let dear = between_passes(&CALM, 16_000_000);
+        assert!(dear.abs_diff(Duration::from_secs(2)) < Duration::from_millis(1));
+        assert_eq!(between_passes(&CALM, u64::MAX), LONGEST);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use firewall_common::{
     time::{NS_PER_SEC, Tick},
 };
 use log::{debug, warn};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, sleep_until};
 
 use self::openings::{Unopened, expect_key};
 use self::range::Leftovers;
@@ -56,6 +56,9 @@ use silence::Deadlines;
 
 /// Time between two signs of life.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
+/// The same while there is nothing to help with. The programs take an agent for dead
+/// that has given none for three seconds.
+const REST: Duration = Duration::from_secs(1);
 /// A record that was older than this when the agent started is not parsed:
 /// the peers have long gone on.
 const STALE_NS: u64 = NS_PER_SEC;
@@ -186,6 +189,17 @@ impl<T: Tables> Agent<T> {
             EventKind::SynStray => self.stray(&record),
         }
         Ok(())
+    }
+
+    /// How long it is from one [`Agent::tick`] to the next.
+    fn pace(&self) -> Duration {
+        let rests = self.sessions.is_empty()
+            && self.book.len() == 0
+            && self.cuts.is_empty()
+            && self.reinjected.is_empty()
+            && self.ranged.is_empty()
+            && self.trail.followed().is_empty();
+        if rests { REST } else { HEARTBEAT }
     }
 
     /// What is due every [`HEARTBEAT`]: the sign of life, expiry, the sweep.
@@ -513,8 +527,7 @@ pub async fn run<T: Tables>(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let mut events = Events::new(ring).context("cannot wait for the ring EVENTS")?;
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut beaten = Instant::now();
     let mut shutdown = pin!(shutdown);
     loop {
         // In this order: a flood of records starves neither the heartbeat nor the end.
@@ -522,7 +535,8 @@ pub async fn run<T: Tables>(
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            _ = heartbeat.tick() => {
+            () = sleep_until(beaten + agent.pace()) => {
+                beaten = Instant::now();
                 agent.tick(monotonic_ns());
                 urgency.review();
             }

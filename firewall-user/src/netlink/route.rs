@@ -1,13 +1,15 @@
 //! rtnetlink: interfaces, routes, and the filters of the clsact qdisc.
 
 use std::{
-    io,
+    io::{self, Read as _},
     net::IpAddr,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+
 use super::{Message, Socket, attr, nested, read_u16, read_u32};
-use crate::bpf::text;
+use crate::bpf::{sys, text};
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
@@ -199,6 +201,43 @@ pub fn links() -> io::Result<Vec<Link>> {
         }
     })?;
     Ok(links)
+}
+
+/// News of the interfaces of this network namespace.
+#[derive(Debug)]
+pub struct LinkNews(RawSocket);
+
+impl LinkNews {
+    /// From now on.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn open() -> io::Result<Self> {
+        let socket = RawSocket::new(
+            Domain::from(libc::AF_NETLINK),
+            Type::RAW.nonblocking(),
+            Some(Protocol::from(libc::NETLINK_ROUTE)),
+        )?;
+        sys::join_netlink(&socket, libc::RTMGRP_LINK.cast_unsigned())?;
+        Ok(Self(socket))
+    }
+
+    /// Has any appeared, changed or gone since this was asked last? What is not known for
+    /// sure counts as a change.
+    #[must_use]
+    pub fn any(&mut self) -> bool {
+        let (mut any, mut buffer) = (false, [0; 512]);
+        // Bounded: interfaces that change without end are a change.
+        for _ in 0..1024 {
+            match self.0.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Among the errors: more has happened than there was room for.
+                Ok(_) | Err(_) => any = true,
+            }
+        }
+        any
+    }
 }
 
 /// Where a packet to some address goes.
@@ -397,6 +436,14 @@ mod tests {
         assert_eq!(lo.index, 1);
         assert_eq!(lo.header(), None);
         assert_eq!(lo.xdp, None);
+    }
+
+    #[test]
+    fn nothing_is_news_twice() {
+        let mut news = LinkNews::open().unwrap();
+        // Other tests may make interfaces in this namespace meanwhile.
+        let quiet = (0..100).any(|_| !news.any());
+        assert!(quiet);
     }
 
     #[test]

@@ -53,6 +53,13 @@ pub(super) struct Leftovers {
     looked_ns: u64,
 }
 
+impl Leftovers {
+    /// Is there nothing to look for?
+    pub(super) const fn is_empty(&self) -> bool {
+        !self.due
+    }
+}
+
 impl<T: Tables> Agent<T> {
     /// Expects a data connection of which a SYN came, if a range is for it.
     pub(super) fn range_opens(
