@@ -8,6 +8,7 @@
 #![no_std]
 #![no_main]
 
+mod plan;
 mod replay;
 
 use aya_ebpf::{

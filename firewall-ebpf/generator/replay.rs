@@ -10,50 +10,13 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 
-/// Bytes of a frame over IPv4: TCP without options and six bytes of payload.
-const LEN4: usize = 60;
-/// Bytes of a frame over IPv6, likewise.
-const LEN6: usize = 80;
+use crate::plan::{L4_4, L4_6, LEN4, LEN6, Plan, WORD4, WORD6, flags, flow};
+
 /// What is left of a segment without payload when the kernel has cut the padding off.
 const SHORTEST: usize = 54;
 const IP: usize = 14;
 const UDP: u8 = 17;
 const TCP: u8 = 6;
-/// Where the last word of an address stands, of the sender's and of the receiver's.
-const WORD4: [usize; 2] = [26, 30];
-const WORD6: [usize; 2] = [34, 50];
-const L4_4: usize = 34;
-const L4_6: usize = 54;
-/// Flows of one address, and the first of their ports.
-const PORTS: u32 = 16;
-const PORT: u16 = 32768;
-/// Bits of [`Plan::flags`].
-const V6: u32 = 1;
-const REPLY: u32 = 2;
-const IS_TCP: u32 = 4;
-/// TCP goes on: each time round, the sequence number is another one.
-const ADVANCE: u32 = 8;
-
-/// What to send. The numbers of flows go up by `stride` with each packet of a CPU,
-/// within `mask`; flow n has the address `word + n / 16` and the port `32768 + n % 16`.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Plan {
-    /// Headers and payload; zero in all that differs by flow, and in the checksums.
-    frame: [u8; LEN6],
-    flags: u32,
-    mask: u32,
-    stride: u32,
-    /// The times round, from the number of a packet: `number >> shift`.
-    shift: u32,
-    /// Last word of the address of flow 0, host byte order.
-    word: u32,
-    /// Sequence number of the first packet, host byte order.
-    seq: u32,
-    /// Sums of the 16-bit words (RFC 1071) of the IPv4 header, and of the rest with
-    /// its pseudo header, in network byte order read as host's.
-    sums: [u32; 2],
-}
 
 #[btf_map]
 static PLAN: Array<Plan, 1> = Array::new();
@@ -89,17 +52,17 @@ fn try_replay(ctx: &XdpContext) -> Option<u32> {
     let number = unsafe { next.read() };
     // SAFETY: as above.
     unsafe { next.write(number.wrapping_add(u64::from(plan.stride))) };
-    let flow = number as u32 & plan.mask;
+    let (word, port) = flow(plan.word, number as u32 & plan.mask);
     let mut varied = Varied {
-        word: plan.word.wrapping_add(flow / PORTS),
-        port: PORT + (flow % PORTS) as u16,
+        word,
+        port,
         seq: plan.seq,
     };
-    if plan.flags & ADVANCE != 0 {
+    if plan.flags & flags::ADVANCE != 0 {
         let round = (number >> plan.shift) as u32 & 63;
         varied.seq = varied.seq.wrapping_add(round * 6);
     }
-    if plan.flags & V6 == 0 {
+    if plan.flags & flags::V6 == 0 {
         write::<LEN4, L4_4>(ctx, plan, WORD4, &varied)
     } else {
         write::<LEN6, L4_6>(ctx, plan, WORD6, &varied)
@@ -123,7 +86,7 @@ fn write<const LEN: usize, const L4: usize>(
     let mut frame = [0_u8; LEN];
     frame.copy_from_slice(&plan.frame[..LEN]);
     let varies = halves(varied.word);
-    if plan.flags & REPLY == 0 {
+    if plan.flags & flags::REPLY == 0 {
         frame[words[0]..words[0] + 4].copy_from_slice(&varied.word.to_be_bytes());
         frame[L4..L4 + 2].copy_from_slice(&varied.port.to_be_bytes());
     } else {
@@ -135,7 +98,7 @@ fn write<const LEN: usize, const L4: usize>(
         frame[IP + 10..IP + 12].copy_from_slice(&check.to_be_bytes());
     }
     let sum = plan.sums[1] + varies + u32::from(varied.port);
-    if plan.flags & IS_TCP != 0 {
+    if plan.flags & flags::TCP != 0 {
         frame[L4 + 4..L4 + 8].copy_from_slice(&varied.seq.to_be_bytes());
         let check = !fold(sum + halves(varied.seq));
         frame[L4 + 16..L4 + 18].copy_from_slice(&check.to_be_bytes());

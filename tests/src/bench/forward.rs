@@ -103,8 +103,20 @@ struct Figure {
     id: String,
     load: Load,
     of: Mode,
-    /// What it is divided by; without, it is a rate.
-    by: Option<Mode>,
+    kind: Kind,
+}
+
+/// What a figure says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Packets per CPU.
+    Rate,
+    /// Of the packets of another mode.
+    Ratio(Mode),
+    /// CPU time of a packet.
+    Cost,
+    /// Connections per CPU, of so many packets each.
+    Connections(u32),
 }
 
 /// Sizes that share one set of fields, and how much of every load they are tried with.
@@ -134,11 +146,12 @@ fn figures() -> Vec<Vec<Figure>> {
         });
         let mut set: Vec<Figure> = loads.flat_map(|load| all_of(load, &ROUTED)).collect();
         if sizes.contains(&1024) {
-            set.extend(all_of(Load::Established(Wire::Udp4, 1024), &[Mode::NftFtp]));
+            set.extend(all_of(Load::Established(Wire::Udp4, KEPT), &[Mode::NftFtp]));
+            set.extend(all_of(Load::Established(Wire::Tcp4, KEPT), &[Mode::NftFtp]));
         }
         sets.push(set);
     }
-    let tracked = [Mode::Forward, Mode::Nft, Mode::Fast];
+    let tracked = [Mode::Forward, Mode::Nft, Mode::Pass, Mode::Fast];
     let mut fresh = Vec::new();
     for load in [
         Load::New(Wire::Udp4),
@@ -151,35 +164,50 @@ fn figures() -> Vec<Vec<Figure>> {
         fresh.extend(all_of(load, &tracked));
     }
     sets.push(fresh);
-    sets.push(all_of(Load::Established(Wire::Udp4, 1024), &HOST));
+    sets.push(all_of(Load::Established(Wire::Udp4, KEPT), &HOST));
     sets
 }
 
-/// The rate of each mode under a load, and the ratios that are asked for.
+/// The rate of each mode under a load, and what is asked for that follows from it.
 fn all_of(load: Load, modes: &[Mode]) -> Vec<Figure> {
     let name = load.name();
-    let figure = |id, of, by| Figure { id, load, of, by };
-    let mut figures: Vec<Figure> = modes
-        .iter()
-        .map(|&mode| figure(format!("mpps_{}_{name}", mode.name()), mode, None))
-        .collect();
+    let figure = |id, of, kind| Figure { id, load, of, kind };
+    let mut figures = Vec::new();
     for &of in modes {
+        let mode = of.name();
+        figures.push(figure(format!("mpps_{mode}_{name}"), of, Kind::Rate));
+        match load {
+            Load::Established(Wire::Udp4 | Wire::Tcp4, KEPT) => {
+                figures.push(figure(format!("cpu_ns_{mode}_{name}"), of, Kind::Cost));
+            }
+            Load::Handshakes => {
+                let kind = Kind::Connections(opening(Proto::Tcp).len() as u32);
+                figures.push(figure(format!("connections_s_{mode}"), of, kind));
+            }
+            _ => {}
+        }
         for &by in modes {
-            let id = match (of, by, load) {
-                (Mode::Fast, Mode::Nft, Load::New(wire)) => {
-                    format!("new_flows{}_vs_nft", wire.suffix())
-                }
-                (Mode::Fast, Mode::Nft, Load::Established(..)) => format!("fwd_{name}_vs_nft"),
-                (Mode::Fast, Mode::Nft, _) => format!("{name}_vs_nft"),
-                (Mode::Fast, Mode::Ceiling, _) => format!("fwd_{name}_vs_ceiling"),
-                (Mode::Pass, Mode::Nft, _) => format!("pass_{name}_vs_nft"),
-                (Mode::HostPinhole, Mode::HostNft, _) => format!("host_{name}_vs_nft"),
-                _ => continue,
-            };
-            figures.push(figure(id, of, Some(by)));
+            figures.extend(ratio(load, of, by).map(|id| figure(id, of, Kind::Ratio(by))));
         }
     }
     figures
+}
+
+/// Of which packets the CPU time is told, too.
+const KEPT: u32 = 1 << 10;
+
+/// The ratio of two modes that is of interest.
+fn ratio(load: Load, of: Mode, by: Mode) -> Option<String> {
+    let name = load.name();
+    Some(match (of, by, load) {
+        (Mode::Fast, Mode::Nft, Load::New(wire)) => format!("new_flows{}_vs_nft", wire.suffix()),
+        (Mode::Fast, Mode::Nft, Load::Established(..)) => format!("fwd_{name}_vs_nft"),
+        (Mode::Fast, Mode::Nft, _) => format!("{name}_vs_nft"),
+        (Mode::Fast, Mode::Ceiling, _) => format!("fwd_{name}_vs_ceiling"),
+        (Mode::Pass, Mode::Nft, Load::Established(..)) => format!("pass_{name}_vs_nft"),
+        (Mode::HostPinhole, Mode::HostNft, _) => format!("host_{name}_vs_nft"),
+        _ => return None,
+    })
 }
 
 /// All ids.
@@ -217,7 +245,11 @@ fn measure(bench: &mut Bench, set: &[Figure]) -> Result<()> {
     let pairs: BTreeSet<(Load, Mode)> = set
         .iter()
         .flat_map(|figure| {
-            let modes = [Some(figure.of), figure.by].into_iter().flatten();
+            let by = match figure.kind {
+                Kind::Ratio(by) => Some(by),
+                _ => None,
+            };
+            let modes = [Some(figure.of), by].into_iter().flatten();
             modes.map(|mode| (figure.load, mode))
         })
         .collect();
@@ -271,12 +303,20 @@ fn result(figure: &Figure, samples: &Samples, lost: &[(Load, Mode, f64)]) -> Met
             .cloned()
             .unwrap_or_default()
     };
-    let mut metric = match figure.by {
-        None => Metric::of(&figure.id, "Mpps/core", &of(figure.of)),
-        Some(by) => {
+    let each = |change: &dyn Fn(f64) -> f64| -> Vec<f64> {
+        of(figure.of).into_iter().map(change).collect()
+    };
+    let mut metric = match figure.kind {
+        Kind::Rate => Metric::of(&figure.id, "Mpps/core", &of(figure.of)),
+        Kind::Ratio(by) => {
             let (upper, lower) = (of(figure.of), of(by));
             let ratios = upper.iter().zip(&lower).map(|(upper, lower)| upper / lower);
             Metric::of(&figure.id, "x", &ratios.collect::<Vec<_>>())
+        }
+        Kind::Cost => Metric::of(&figure.id, "ns", &each(&|mpps| 1000.0 / mpps)),
+        Kind::Connections(packets) => {
+            let each = each(&|mpps| mpps * 1e6 / f64::from(packets));
+            Metric::of(&figure.id, "1/s/core", &each)
         }
     };
     let shares = lost

@@ -50,7 +50,8 @@ const GOALS: [(&str, Goal); 17] = [
     ("list_1m_vs_conntrack", AtMost(0.5)),
     ("collector_1m_core_share", AtMost(0.01)),
     ("collector_1m_pause_ms", AtMost(10.0)),
-    ("agent_rest_cpu", AtMost(0.1)),
+    // What rounds to the 0.0 % of top.
+    ("agent_rest_cpu", AtMost(0.05)),
     ("agent_rest_rss_mib", AtMost(20.0)),
 ];
 

@@ -5,11 +5,15 @@
 //! the sending threads took, the kernel's work in their system calls included, so that
 //! what else the machine does counts as little as can be.
 
+pub mod alone;
 pub mod field;
+pub mod flowtable;
 pub mod forward;
 pub mod ftp;
 pub mod memory;
 pub mod metric;
+#[path = "../../../firewall-ebpf/generator/plan.rs"]
+mod plan;
 mod plot;
 pub mod programs;
 pub mod report;
@@ -30,6 +34,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 use self::metric::Metric;
+use crate::lab::id;
 
 /// One measurement of a rate.
 const TIME: Duration = Duration::from_millis(200);
@@ -37,11 +42,12 @@ const TIME: Duration = Duration::from_millis(200);
 type Part = (fn() -> Vec<String>, fn(&mut Bench) -> Result<()>);
 
 /// All parts, in the order in which they run: their ids, and what measures those.
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     (memory::ids, memory::run),
     (programs::ids, programs::run),
     (rest::ids, rest::run),
     (forward::ids, forward::run),
+    (flowtable::ids, flowtable::run),
     (rules::ids, rules::run),
     (streams::ids, streams::run),
     (ftp::ids, ftp::run),
@@ -106,6 +112,8 @@ impl Bench {
     /// What could not be measured is told, and the rest is.
     fn or_missing(&mut self, ids: &[String], done: Result<()>) {
         let Err(error) = done else { return };
+        // Then everything fails.
+        id::halt_if_interrupted();
         self.failed += 1;
         let why = format!("{error:#}");
         let why = why.lines().next().unwrap_or_default().to_owned();
@@ -122,6 +130,7 @@ impl Bench {
     pub fn run(mut self) -> Results {
         for (ids, run) in PARTS {
             let done = run(&mut self);
+            id::halt_if_interrupted();
             self.or_missing(&ids(), done);
         }
         if stderr().is_terminal() {

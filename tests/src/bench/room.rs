@@ -59,12 +59,13 @@ impl Drop for Room {
     }
 }
 
-/// For the handler of Ctrl-C.
+/// For the handler of Ctrl-C: nobody changes them again until the process ends.
 fn restore() {
-    if let Ok(mut own) = OWN.lock()
-        && let Some((_, max, buckets)) = own.take()
-    {
-        let _ = write(MAX, max).and_then(|()| write(BUCKETS, buckets));
+    if let Ok(mut own) = OWN.lock() {
+        if let Some((_, max, buckets)) = own.take() {
+            let _ = write(MAX, max).and_then(|()| write(BUCKETS, buckets));
+        }
+        std::mem::forget(own);
     }
 }
 

@@ -14,15 +14,12 @@ use super::{
     field::{Field, Mode},
     metric::Metric,
 };
-use crate::lab::{Netns, process};
 
 const MODES: [Mode; 4] = [Mode::Forward, Mode::Nft, Mode::Pass, Mode::Fast];
 const PORT: u16 = 5201;
 /// One measurement.
 const TIME: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What a host's stack leaves to its network card.
-const OFFLOADS: [&str; 4] = ["tx", "tso", "gso", "gro"];
 
 /// Where the stacks leave work to the card, and where they do not.
 const SETTINGS: [(&str, bool); 2] = [("on", true), ("off", false)];
@@ -51,7 +48,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         let mut fields = Vec::new();
         for mode in modes {
             bench.say(&format!("setting up: a TCP stream, {}", mode.title()));
-            fields.push((mode, stage(mode, on)?, Vec::new()));
+            fields.push((mode, Field::between_hosts(mode, on)?, Vec::new()));
         }
         for round in 0..=bench.runs {
             for (mode, field, values) in &mut fields {
@@ -71,19 +68,6 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The offloads of the hosts are set before pinhole looks at them.
-fn stage(mode: Mode, on: bool) -> Result<Field> {
-    let setting = if on { "on" } else { "off" };
-    Field::between_hosts(mode, |host: &Netns| {
-        let mut ethtool = host.command("ethtool");
-        ethtool.args(["-K", "eth0"]);
-        for offload in OFFLOADS {
-            ethtool.args([offload, setting]);
-        }
-        process::check(&mut ethtool).map(drop)
-    })
 }
 
 /// Gigabits a second of payload that arrive.

@@ -18,7 +18,7 @@ use firewall_user::{
         Instance,
         loader::{Loaded, ProgramLog},
         requests::Requests,
-        sys::{monotonic_ns, thread_cpu_ns},
+        sys::thread_cpu_ns,
     },
     config::Policy,
     gc::Collector,
@@ -32,6 +32,7 @@ use super::{
     Bench,
     field::{Field, Mode, policy},
     metric::Metric,
+    rest::share,
     traffic::{Proto, cpus},
 };
 use crate::lab::{Family, netns, pinhole::Firewall};
@@ -135,25 +136,23 @@ fn cpu_seconds(command: &mut Command) -> Result<f64> {
     Ok(spent()? - before)
 }
 
-/// Of the running agent's collector.
+/// Of the running agent, which does nothing else: whole, so that nothing of the collector
+/// goes uncounted.
 fn core_share(bench: &mut Bench, firewall: &Firewall) -> Result<()> {
     let data = MapData::from_pin(firewall.pins().join(maps::COLLECTOR))?;
     let map: Array<_, CollectorState> = Map::from_map_data(data)?.try_into()?;
+    let agent = firewall.agent_pid().context("no agent")?;
     thread::sleep(SETTLE);
     let mut shares = Vec::new();
     for round in 0..bench.runs {
         bench.say(&format!("collector: round {round} of {}", bench.runs));
-        let (began, before) = (monotonic_ns(), map.get(&0, 0)?.cpu_ns);
-        thread::sleep(TIME);
-        let spent = map.get(&0, 0)?.cpu_ns - before;
-        shares.push(spent as f64 / (monotonic_ns() - began) as f64);
+        shares.push(share(agent, TIME)?);
     }
     let state = map.get(&0, 0)?;
     let note = format!(
-        "it read {} entries a second; a pass over all took {:.1} s and {:.0} ms of CPU",
+        "of the whole agent; {} entries a second are read, {:.0} ns of CPU each",
         state.pace,
-        state.pass_ns as f64 / 1e9,
-        state.pass_cpu_ns as f64 / 1e6
+        state.cpu_ns as f64 / state.read.max(1) as f64
     );
     bench.add(Metric::of(SHARE, "core", &shares).noted(note));
     Ok(())
@@ -165,7 +164,7 @@ fn pauses(bench: &mut Bench, field: &Field) -> Result<()> {
     bench.say("setting up: a collector of our own");
     let instance = field.firewall().context("no pinhole")?.instance();
     let instance: Instance = instance.parse().map_err(anyhow::Error::msg)?;
-    let text = policy(field.mode(), FLOWS, 0);
+    let text = policy(field.mode(), FLOWS, 0, true);
     let policy = Policy::parse("bench", &text, cpus() as usize)?;
     // An instance is for one network namespace: that of the process, which is that of
     // its first thread.

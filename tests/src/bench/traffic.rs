@@ -15,20 +15,24 @@ use aya::{
     maps::{Array, PerCpuArray, PerCpuValues},
     programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
 };
-use bytemuck::{Pod, Zeroable};
 use firewall_user::bpf::sys::{monotonic_ns, thread_cpu_ns};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
 
-use super::wire::Wire;
+use super::{
+    plan::{LEN4, LEN6, Plan, flags},
+    wire::Wire,
+};
 use crate::lab::{Family, Netns};
 
 /// Frames that the kernel makes before it passes them on.
 const BATCH: u32 = 64;
 /// Frames in one system call.
 const CHUNK: u64 = 4096;
+/// Packets that are worth a thread on every CPU.
+const MANY: u64 = 1 << 15;
 
 /// What carries the flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -88,63 +92,74 @@ pub enum Flows {
     From(u64),
 }
 
-/// `Plan` of the program.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub(super) struct Plan {
-    frame: [u8; 80],
-    flags: u32,
-    mask: u32,
-    stride: u32,
-    shift: u32,
-    word: u32,
-    seq: u32,
-    sums: [u32; 2],
+/// A packet as all flows send it, on `wire`, from so many CPUs.
+pub(super) fn plan(
+    wire: &Wire,
+    (family, proto): (Family, Proto),
+    packet: &Packet,
+    flows: Flows,
+    cpus: u32,
+) -> Plan {
+    let (frame, sums) = wire.template(family, proto, packet);
+    let count = match flows {
+        Flows::Of(count) => count,
+        Flows::From(_) => 0,
+    };
+    let bit = |on: bool, bit: u32| if on { bit } else { 0 };
+    Plan {
+        frame,
+        flags: bit(family == Family::V6, flags::V6)
+            | bit(packet.reply, flags::REPLY)
+            | bit(proto == Proto::Tcp, flags::TCP)
+            | bit(packet.advance, flags::ADVANCE),
+        mask: count.wrapping_sub(1),
+        stride: cpus,
+        shift: count.max(1).trailing_zeros(),
+        word: wire.first_word(family),
+        seq: packet.seq,
+        sums,
+    }
 }
 
-impl Plan {
-    /// A packet as all flows send it, on `wire`, from so many CPUs.
-    pub(super) fn new(
-        wire: &Wire,
-        (family, proto): (Family, Proto),
-        packet: &Packet,
-        flows: Flows,
-        cpus: u32,
-    ) -> Self {
-        let (frame, sums) = wire.template(family, proto, packet);
-        let count = match flows {
-            Flows::Of(count) => count,
-            Flows::From(_) => 0,
-        };
-        let bit = |on: bool, bit: u32| if on { bit } else { 0 };
-        Self {
-            frame,
-            flags: bit(family == Family::V6, 1)
-                | bit(packet.reply, 2)
-                | bit(proto == Proto::Tcp, 4)
-                | bit(packet.advance, 8),
-            mask: count.wrapping_sub(1),
-            stride: cpus,
-            shift: count.max(1).trailing_zeros(),
-            word: wire.first_word(family),
-            seq: packet.seq,
-            sums,
-        }
-    }
-
-    fn frame(&self) -> &[u8] {
-        let length = if self.flags & 1 == 0 { 60 } else { 80 };
-        &self.frame[..length]
-    }
+fn frame(plan: &Plan) -> &[u8] {
+    let length = if plan.flags & flags::V6 == 0 {
+        LEN4
+    } else {
+        LEN6
+    };
+    &plan.frame[..length]
 }
 
 /// How much to send.
 #[derive(Clone, Copy, Debug)]
 pub enum Amount {
-    /// So many packets, from the first CPU.
+    /// So many packets: from the first CPU if they are few.
     Packets(u64),
     /// For so long, from this many CPUs at once, each with flows of its own.
     For(Duration, u32),
+}
+
+impl Amount {
+    /// How many CPUs send.
+    #[must_use]
+    pub fn cpus(self) -> u32 {
+        match self {
+            Self::Packets(count) if count < MANY => 1,
+            Self::Packets(_) => cpus(),
+            Self::For(_, cpus) => cpus,
+        }
+    }
+
+    /// Of one of those CPUs.
+    fn share(self, cpu: u64) -> Self {
+        match self {
+            Self::Packets(count) => {
+                let cpus = u64::from(self.cpus());
+                Self::Packets(count / cpus + u64::from(cpu < count % cpus))
+            }
+            time => time,
+        }
+    }
 }
 
 /// What it took.
@@ -244,16 +259,12 @@ impl End {
         };
         let map = self.ebpf.map_mut("PLAN").context("PLAN")?;
         Array::<_, [u8; 112]>::try_from(map)?.set(0, bytemuck::cast::<_, [u8; 112]>(*plan), 0)?;
-        let starts = (0..aya::util::nr_cpus().map_err(|(_, error)| error)? as u64)
-            .map(|cpu| first + cpu)
-            .collect::<Vec<_>>();
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)? as u64;
+        let starts = (0..cpus).map(|cpu| first + cpu).collect::<Vec<_>>();
         let map = self.ebpf.map_mut("NEXT").context("NEXT")?;
         let mut next: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
         next.set(0, PerCpuValues::try_from(starts)?, 0)?;
-        let threads = match amount {
-            Amount::Packets(_) => 1,
-            Amount::For(_, cpus) => cpus,
-        };
+        let threads = amount.cpus();
         let (this, ready) = (&*self, &Barrier::new(threads as usize));
         let (began, helpers) = (monotonic_ns(), softirq_ns());
         let sent = thread::scope(|scope| {
@@ -263,7 +274,7 @@ impl End {
                         ns.within(|| {
                             let pinned = pin(cpu);
                             ready.wait();
-                            pinned.and_then(|()| this.run(plan, amount))
+                            pinned.and_then(|()| this.run(plan, amount.share(cpu as u64)))
                         })
                     })
                 })
@@ -288,7 +299,7 @@ impl End {
         let program = self.ebpf.program("replay").context("replay")?;
         let program: &Xdp = program.try_into()?;
         // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context = [0, plan.frame().len() as u32, 0, self.ifindex, 0, 0];
+        let context = [0, frame(plan).len() as u32, 0, self.ifindex, 0, 0];
         let (began, cpu) = (Instant::now(), thread_cpu_ns());
         let mut packets = 0;
         loop {
@@ -301,7 +312,7 @@ impl End {
                 break;
             }
             program.test_run(TestRunOptions {
-                data_in: Some(plan.frame()),
+                data_in: Some(frame(plan)),
                 ctx_in: Some(bytemuck::cast_slice(&context)),
                 repeat: chunk as u32,
                 attrs: TestRunAttrs::new().xdp_live_frames(BATCH),

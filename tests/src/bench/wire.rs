@@ -1,8 +1,11 @@
 //! Addresses of the benchmark's three namespaces, and frames between them.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
-use super::traffic::{Packet, Proto};
+use super::{
+    plan::{self, L4_4, L4_6, LEN4, LEN6, WORD4, WORD6},
+    traffic::{Packet, Proto},
+};
 use crate::lab::Family;
 
 /// Where flows come from: their addresses are counted up in the last word.
@@ -14,6 +17,13 @@ const FIRST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0);
 /// The port to which all flows go.
 pub const PORT: u16 = 9000;
 const IP: usize = 14;
+
+/// Where an IPv4 flow comes from.
+#[must_use]
+pub fn sender4(flow: u32) -> SocketAddrV4 {
+    let (address, port) = plan::flow(FIRST4, flow);
+    SocketAddrV4::new(address.into(), port)
+}
 
 /// Who sends to whom.
 #[derive(Clone, Copy, Debug)]
@@ -78,12 +88,11 @@ impl Wire {
         let (mut frame, mut sums) = self.template(family, proto, packet);
         sums[1] += u32::from(server_port) - u32::from(PORT);
         let (l4, words, length) = match family {
-            Family::V4 => (34, [26, 30], 60),
-            Family::V6 => (54, [34, 50], 80),
+            Family::V4 => (L4_4, WORD4, LEN4),
+            Family::V6 => (L4_6, WORD6, LEN6),
         };
         let reply = usize::from(packet.reply);
-        let word = self.first_word(family) + flow / 16;
-        let port = 32768 + (flow % 16) as u16;
+        let (word, port) = plan::flow(self.first_word(family), flow);
         frame[words[reply]..words[reply] + 4].copy_from_slice(&word.to_be_bytes());
         let (own, other) = (l4 + 2 * reply, l4 + 2 * (1 - reply));
         frame[own..own + 2].copy_from_slice(&port.to_be_bytes());

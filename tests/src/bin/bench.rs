@@ -5,7 +5,10 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use firewall_tests::bench::{self, Bench, metric, report::Report};
+use firewall_tests::{
+    bench::{self, Bench, alone::Alone, metric, report::Report},
+    lab::id,
+};
 
 /// Runs of each measurement, and with `--quick`.
 const RUNS: [usize; 2] = [10, 3];
@@ -49,7 +52,11 @@ fn run(args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let runs = RUNS[usize::from(args.quick)];
-    let results = Bench::new(runs, &args.only)?.run();
+    let bench = Bench::new(runs, &args.only)?;
+    let _alone = Alone::claim()?;
+    let results = bench.run();
+    // What failed half-way may have left something.
+    id::remove_own();
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&results.metrics)?;
         fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;

@@ -6,16 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::{
     Ebpf,
     maps::Array,
     programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
 };
 use firewall_user::bpf::requests::XdpMd;
-use serde_json::Value;
 
-use super::{Netns, process};
+use super::Netns;
 
 /// Frames that the kernel makes before it passes them on.
 const BATCH: u32 = 64;
@@ -68,7 +67,7 @@ impl<'a> Generator<'a> {
         let object = std::fs::read(&path)
             .with_context(|| format!("{}; `cargo xtask build` makes it", path.display()))?;
         let mut ebpf = Ebpf::load(&object)?;
-        let (from, to) = (link(aim.from)?, link(aim.to)?);
+        let (from, to) = (aim.from.0.ether(aim.from.1)?, aim.to.0.ether(aim.to.1)?);
         let frame = template(aim, kind, from.mac, to.mac);
         let map = ebpf.map_mut("TEMPLATE").context("TEMPLATE")?;
         Array::<_, [u8; 64]>::try_from(map)?.set(0, frame, 0)?;
@@ -153,44 +152,21 @@ fn template(aim: &Aim<'_>, kind: Kind, from: [u8; 6], to: [u8; 6]) -> [u8; 64] {
     frame
 }
 
-struct Link {
-    index: u32,
-    mac: [u8; 6],
-}
-
-fn link((ns, name): (&Netns, &str)) -> Result<Link> {
-    let text = process::check(ns.command("ip").args(["-j", "link", "show", "dev", name]))?;
-    let value: Value = serde_json::from_str(&text)?;
-    let mac = value[0]["address"].as_str().unwrap_or_default();
-    let bytes: Vec<u8> = mac
-        .split(':')
-        .filter_map(|byte| u8::from_str_radix(byte, 16).ok())
-        .collect();
-    let (Some(index), Ok(mac)) = (value[0]["ifindex"].as_u64(), bytes.try_into()) else {
-        bail!("no index and address of {name} in {text}");
-    };
-    Ok(Link {
-        index: u32::try_from(index)?,
-        mac,
-    })
-}
-
 /// Makes both ends of an aim know each other for good, and the sender's node
 /// swallow the answers to packets that it never sent.
 ///
 /// # Errors
 /// `ip` cannot be run.
 pub fn prepare(aim: &Aim<'_>, sender: Ipv4Addr) -> Result<()> {
-    let mac = |of: [u8; 6]| of.map(|byte| format!("{byte:02x}")).join(":");
     let ((from_ns, from_if), (to_ns, to_if)) = (aim.from, aim.to);
-    let (from, to) = (link(aim.from)?, link(aim.to)?);
+    let (from, to) = (aim.from.0.ether(aim.from.1)?, aim.to.0.ether(aim.to.1)?);
     from_ns.ip(&format!(
         "neigh replace {} lladdr {} dev {from_if} nud permanent\nroute add blackhole {SOURCES}\n",
         aim.address,
-        mac(to.mac)
+        to.mac_text()
     ))?;
     to_ns.ip(&format!(
         "neigh replace {sender} lladdr {} dev {to_if} nud permanent\n",
-        mac(from.mac)
+        from.mac_text()
     ))
 }

@@ -10,8 +10,10 @@ use std::{
     process::Command,
     sync::{
         Mutex, Once,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +43,7 @@ impl LabId {
             bail!("the lab makes network namespaces: run it as root (sudo)");
         }
         prepare();
+        halt_if_interrupted();
         mount_bpffs()?;
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok(Self(format!("{PREFIX}{}-{n}", std::process::id())))
@@ -70,16 +73,35 @@ fn prepare() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         sweep(|pid| !Path::new(&format!("/proc/{pid}")).exists());
-        let own = std::process::id();
         // Fails only if someone else installed a handler: then cleaning up is theirs.
-        let _ = ctrlc::set_handler(move || {
-            sweep(|pid| pid == own);
+        let _ = ctrlc::set_handler(|| {
+            INTERRUPTED.store(true, Ordering::SeqCst);
+            remove_own();
             if let Ok(acts) = ON_INTERRUPT.lock() {
                 acts.iter().for_each(|act| act());
             }
+            // What was being made at that moment.
+            remove_own();
             std::process::exit(130);
         });
     });
+}
+
+/// The process is being ended from outside, and its labs are removed.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Returns, unless the process is interrupted: then it waits for its end, so that neither
+/// something new is made nor the process ends before all is removed.
+pub fn halt_if_interrupted() {
+    while INTERRUPTED.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Removes whatever labs of this process there still are.
+pub fn remove_own() {
+    let own = std::process::id();
+    sweep(|pid| pid == own);
 }
 
 /// Has `act` called, once, when the process is interrupted: for what is not removed by name.

@@ -13,6 +13,7 @@
 pub mod client;
 pub mod container;
 pub mod datagram;
+pub mod ether;
 pub mod fake_server;
 pub mod fast;
 pub mod foreign;

@@ -1,0 +1,89 @@
+//! What stands in the middle.
+
+/// What stands in the middle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mode {
+    /// An XDP program that redirects, and nothing else.
+    Ceiling,
+    /// The kernel forwards.
+    Forward,
+    /// The kernel forwards, nftables with `ct state` rules.
+    Nft,
+    /// Likewise, with nf_conntrack_ftp attached for port 21.
+    NftFtp,
+    /// The kernel forwards, established flows by nftables' flow table.
+    Flowtable,
+    /// pinhole, its packets forwarded by the kernel.
+    Pass,
+    /// pinhole, packets of established flows forwarded in XDP where it does that.
+    Fast,
+    /// The packets are for the host itself: no firewall.
+    HostOpen,
+    /// For the host itself: nftables with `ct state` rules.
+    HostNft,
+    /// For the host itself: pinhole.
+    HostPinhole,
+}
+
+impl Mode {
+    /// Short name, part of ids.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ceiling => "ceiling",
+            Self::Forward => "forward",
+            Self::Nft => "nft",
+            Self::NftFtp => "nft_ftp",
+            Self::Flowtable => "flowtable",
+            Self::Pass => "pass",
+            Self::Fast => "fwd",
+            Self::HostOpen => "host_open",
+            Self::HostNft => "host_nft",
+            Self::HostPinhole => "host",
+        }
+    }
+
+    /// In words.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Ceiling => "redirect, no tracking",
+            Self::Forward => "kernel forward",
+            Self::Nft => "kernel forward, nftables `ct state`",
+            Self::NftFtp => "the same, nf_conntrack_ftp attached",
+            Self::Flowtable => "the kernel's flow table",
+            Self::Pass => "pinhole, kernel forward",
+            Self::Fast => "pinhole, XDP forward",
+            Self::HostOpen => "host, no firewall",
+            Self::HostNft => "host, nftables `ct state`",
+            Self::HostPinhole => "host, pinhole",
+        }
+    }
+
+    /// Are the packets for the host in the middle?
+    #[must_use]
+    pub const fn is_host(self) -> bool {
+        matches!(self, Self::HostOpen | Self::HostNft | Self::HostPinhole)
+    }
+
+    /// Is it pinhole?
+    #[must_use]
+    pub const fn is_pinhole(self) -> bool {
+        matches!(self, Self::Pass | Self::Fast | Self::HostPinhole)
+    }
+
+    /// Does nf_conntrack keep track of flows?
+    #[must_use]
+    pub const fn is_tracked_by_kernel(self) -> bool {
+        matches!(
+            self,
+            Self::Nft | Self::NftFtp | Self::HostNft | Self::Flowtable
+        )
+    }
+
+    /// Does anybody?
+    #[must_use]
+    pub const fn is_stateful(self) -> bool {
+        self.is_pinhole() || self.is_tracked_by_kernel()
+    }
+}
