@@ -150,7 +150,10 @@ impl World {
         assert_eq!((out.what, out.word), (same.what, same.word));
         if is_plain {
             assert_eq!(by_plain.flow(), again.flow());
-            assert_eq!((out.what, out.word, out.changed), (What::Accepted, before.state(), false));
+            assert_eq!(
+                (out.what, out.word, out.changed),
+                (What::Accepted, before.state(), false)
+            );
         } else {
             assert_eq!(by_plain.flow(), before);
         }
