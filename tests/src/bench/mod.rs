@@ -117,7 +117,7 @@ impl Bench {
         self.failed += 1;
         let why = format!("{error:#}");
         let why = why.lines().next().unwrap_or_default().to_owned();
-        self.say(&format!("failed: {error:#}"));
+        self.say(&format!("failed: {}", brief(&format!("{error:#}"))));
         for id in ids {
             if self.wants(id) && !self.metrics.iter().any(|metric| metric.id == *id) {
                 self.metrics.push(Metric::missing(id, "", &why));
@@ -142,6 +142,18 @@ impl Bench {
         }
     }
 }
+
+/// A message without its middle: the log of a verifier has ten thousand lines.
+fn brief(message: &str) -> String {
+    let lines: Vec<&str> = message.lines().collect();
+    match lines.as_slice() {
+        [first, .., last, end] if lines.len() > BRIEF => format!("{first}\n…\n{last}\n{end}"),
+        _ => message.to_owned(),
+    }
+}
+
+/// Lines of a message that is shown whole.
+const BRIEF: usize = 20;
 
 /// What came of a run.
 #[derive(Debug)]
