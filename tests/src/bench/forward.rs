@@ -163,6 +163,13 @@ fn figures() -> Vec<Vec<Figure>> {
     ] {
         fresh.extend(all_of(load, &tracked));
     }
+    fresh.extend(all_of(Load::New(Wire::Udp4), &[Mode::Insert]));
+    fresh.push(Figure {
+        id: "insert_new_vs_nft".to_owned(),
+        load: Load::New(Wire::Udp4),
+        of: Mode::Insert,
+        kind: Kind::Ratio(Mode::Nft),
+    });
     sets.push(fresh);
     sets.push(all_of(Load::Established(Wire::Udp4, KEPT), &HOST));
     sets

@@ -118,7 +118,8 @@ impl Field {
             None
         };
         match mode {
-            Mode::Ceiling => programs.push(redirect(&nodes[MIDDLE], &links)?),
+            Mode::Ceiling => programs.push(redirect(&nodes[MIDDLE], &links, "redirect")?),
+            Mode::Insert => programs.push(redirect(&nodes[MIDDLE], &links, "insert")?),
             mode if mode.is_pinhole() || ends != Ends::Numbered => {}
             // Without a program of its own a veth takes no frame of a redirect. The other
             // way, GRO, would cost the kernel more.

@@ -5,6 +5,9 @@
 pub enum Mode {
     /// An XDP program that redirects, and nothing else.
     Ceiling,
+    /// One that puts an entry for the packet into an LRU hash, and redirects: what new
+    /// flows cost at least.
+    Insert,
     /// The kernel forwards.
     Forward,
     /// The kernel forwards, nftables with `ct state` rules.
@@ -31,6 +34,7 @@ impl Mode {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ceiling => "ceiling",
+            Self::Insert => "insert",
             Self::Forward => "forward",
             Self::Nft => "nft",
             Self::NftFtp => "nft_ftp",
@@ -48,6 +52,7 @@ impl Mode {
     pub const fn title(self) -> &'static str {
         match self {
             Self::Ceiling => "redirect, no tracking",
+            Self::Insert => "redirect, one insertion into an LRU hash",
             Self::Forward => "kernel forward",
             Self::Nft => "kernel forward, nftables `ct state`",
             Self::NftFtp => "the same, nf_conntrack_ftp attached",

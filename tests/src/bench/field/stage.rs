@@ -110,7 +110,7 @@ fn address(nodes: &[Netns; 3], links: &[Ether; 4]) -> Result<()> {
 }
 
 /// A program in the middle that redirects, and nothing else.
-pub(super) fn redirect(middle: &Netns, links: &[Ether; 4]) -> Result<Ebpf> {
+pub(super) fn redirect(middle: &Netns, links: &[Ether; 4], program: &str) -> Result<Ebpf> {
     let mut ebpf = Ebpf::load(&traffic::object()?)?;
     let mut hops: Array<_, [u8; 16]> = Array::try_from(ebpf.map_mut("HOPS").context("HOPS")?)?;
     for (from, out, to) in [(1, 2, 3), (2, 1, 0)] {
@@ -120,7 +120,7 @@ pub(super) fn redirect(middle: &Netns, links: &[Ether; 4]) -> Result<Ebpf> {
         hop[10..].copy_from_slice(&links[out].mac);
         hops.set(links[from].index & 15, hop, 0)?;
     }
-    attach(middle, ebpf, "redirect", &["in0", "out0"])
+    attach(middle, ebpf, program, &["in0", "out0"])
 }
 
 /// A program that does nothing.
