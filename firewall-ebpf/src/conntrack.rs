@@ -15,7 +15,7 @@ mod tiers;
 use firewall_common::{
     abi::{ZONE_HOST, config_flags, essentials, flow_flags},
     key::{Direction, Heading},
-    life,
+    life::{self, Missed},
     tcp::{Segment, options},
     verdict::{DropReason, Event, PassReason, Verdict},
     wire::{self, Headers, proto, tcp_flags},
@@ -157,7 +157,7 @@ fn related<P: Packet, K: Family>(packet: &P, work: &mut Work) -> Verdict {
     }
     let (key, heading) = K::of(quoted);
     *K::slot(work) = key;
-    let Some(found) = life::find(&mut Here::<K>::new(work), false, false) else {
+    let Some(found) = life::find(&mut Here::<K>::new(work), false, Missed::Nowhere) else {
         return UNRELATED;
     };
     let (Entry(entry), word) = (found.entry, found.word);

@@ -3,6 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use firewall_common::{
     abi::{FlowKey4, FlowKey6, Iface, ZONE_HOST, config_flags, essentials, iface_flags},
+    life::Missed,
     time::Tick,
     verdict::{DropReason, PassReason, Verdict},
     wire::{
@@ -45,7 +46,7 @@ pub(crate) fn open<P: Packet>(packet: &P, slot: Slot) -> u32 {
     work.link.set(Link::ETHERNET.pack());
     work.flags = 0;
     work.flow_ahead = 0;
-    work.missed = false;
+    work.missed = Missed::Nowhere;
     let known = match settings(packet, work, !matches!(slot, Slot::Reinject)) {
         Some(verdict) => verdict.index(),
         None if goes_on(packet, work) => ESTABLISHED,

@@ -13,6 +13,7 @@ use firewall_common::{
         DataFlow, EventHeader, ExpectKey, Explain, Flow, FlowKey4, FlowKey6, FragmentKey, Fragments,
     },
     key::Direction,
+    life::Missed,
     tcp::{Arrived, Segment, Stepped, options::OPTIONS_ROOM},
     time::Tick,
     wire::{Headers, OnWire, Options},
@@ -61,8 +62,8 @@ pub(crate) struct Work {
     pub from_inside: bool,
     /// Whether a data SYN may be held for the agent.
     pub may_hold: bool,
-    /// Whether the packet's flow was looked for in the proved table, and is not there.
-    pub missed: bool,
+    /// Where the packet's flow was looked for already, and is not there.
+    pub missed: Missed,
     /// Whether the new flow takes the place of an unanswered one of another zone.
     pub displaces: bool,
     /// Whether the agent may know more than the expectations: records waited for it

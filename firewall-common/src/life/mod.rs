@@ -118,21 +118,52 @@ pub struct Found<E> {
     pub proved: bool,
 }
 
+/// Where a flow was looked for a moment ago, and had no entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Missed {
+    /// It was not looked for.
+    Nowhere = 0,
+    /// In the proved table.
+    Proved = 1,
+    /// In all three.
+    Everywhere = 2,
+}
+
+/// Where a flow has no entry that has none in the proved table, which was looked at just
+/// now.
+///
+/// Looked at one right after the other, they are waited for at once: memory is most of what
+/// a new flow costs.
+#[inline(always)]
+pub fn missed<T: Tables>(tables: &T) -> Missed {
+    if tables.look(Place::Inside).is_some() || tables.look(Place::Outside).is_some() {
+        Missed::Proved
+    } else {
+        Missed::Everywhere
+    }
+}
+
 /// Looks a flow up, the proved table first: there an established packet is done.
 ///
 /// A flow that moves up between the looks is in neither table when looked for:
 /// unless `fresh`, a packet that can only be the first of a flow, the proved one is
-/// looked at again. With `missed` it was looked at a moment ago, and had no entry.
+/// looked at again. Where it was `missed` it is not looked for once more: what came there
+/// since came as if after this look.
 #[inline(always)]
-pub fn find<T: Tables>(tables: &mut T, fresh: bool, missed: bool) -> Option<Found<T::Entry>> {
-    if !missed && let Some(found) = look(tables, Place::Proved) {
+pub fn find<T: Tables>(tables: &mut T, fresh: bool, missed: Missed) -> Option<Found<T::Entry>> {
+    if matches!(missed, Missed::Nowhere)
+        && let Some(found) = look(tables, Place::Proved)
+    {
         return Some(found);
     }
-    if let Some(found) = look(tables, Place::Inside) {
-        return Some(found);
-    }
-    if let Some(found) = look(tables, Place::Outside) {
-        return Some(found);
+    if !matches!(missed, Missed::Everywhere) {
+        if let Some(found) = look(tables, Place::Inside) {
+            return Some(found);
+        }
+        if let Some(found) = look(tables, Place::Outside) {
+            return Some(found);
+        }
     }
     if fresh {
         return None;

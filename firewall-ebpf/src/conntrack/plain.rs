@@ -16,7 +16,7 @@ use super::{
     OFFSET_MASK, TCP_MIN,
     entry::{Entry, is_expired, seen_of, state_of, zone_of},
     step::{count, note_recycled},
-    tiers::Family,
+    tiers::{Family, Here},
 };
 use crate::{maps::Table as _, packet::Packet, work::Work};
 
@@ -61,7 +61,7 @@ fn goes_on<K: Family>(work: &mut Work) -> bool {
     *K::slot(work) = key;
     let digest = K::to_insert(work).0.digest();
     let Some(entry) = K::flows().entry(&*K::slot(work)) else {
-        work.missed = true;
+        work.missed = life::missed(&Here::<K>::new(work));
         return false;
     };
     let word = FlowState(state_of(entry).load());

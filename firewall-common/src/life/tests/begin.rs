@@ -6,7 +6,7 @@ use crate::explore;
 /// A packet that may begin the flow: from inside it heads up.
 fn packet(cpu: &Cpu<'_, Memory>, inside: bool, incarnation: u32) -> Fate {
     let mut tables = view(cpu, START);
-    if let Some(found) = find(&mut tables, false, false) {
+    if let Some(found) = looked_up(&mut tables) {
         let word = found.word;
         let direction = if word.has(flow_flags::FROM_INSIDE) == inside {
             OUT

@@ -86,7 +86,7 @@ fn a_flow_reopened_under_the_collector_stays() {
     let now = LAST.plus(1);
     let reopen = |cpu: &Cpu<'_, Memory>| {
         let mut tables = view(cpu, now);
-        if find(&mut tables, true, false).is_some() {
+        if find(&mut tables, true, Missed::Nowhere).is_some() {
             return false;
         }
         tables.flow = Flow {

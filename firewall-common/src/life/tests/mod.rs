@@ -87,9 +87,19 @@ fn timeouts() -> Timeouts {
     [LIFE; crate::abi::timeout::LEN]
 }
 
+/// Looks the flow up: as the programs do, which look into the proved table first, and
+/// at the others only if it is not there.
+fn looked_up<'a>(tables: &mut View<'a>) -> Option<Found<At<'a>>> {
+    let missed = match tables.look(Place::Proved) {
+        Some(_) => Missed::Nowhere,
+        None => missed(tables),
+    };
+    find(tables, false, missed)
+}
+
 /// Looks the flow up, steps it, counts, moves it up: as the programs do.
 pub(super) fn judge(tables: &mut View<'_>, packet: &Packet) -> Fate {
-    let Some(found) = find(tables, false, false) else {
+    let Some(found) = looked_up(tables) else {
         return Fate::Missed;
     };
     judge_found(tables, packet, found)
