@@ -40,7 +40,7 @@ pub(crate) fn agent_lives(work: &Work) -> bool {
     beat != 0
         && CONFIG
             .get(0)
-            .is_some_and(|config| work.now_ns.saturating_sub(beat) <= config.agent_stale_ns)
+            .is_some_and(|config| work.moment.now_ns.saturating_sub(beat) <= config.agent_stale_ns)
 }
 
 /// Queues an accepted packet of a control flow, if it says anything.
@@ -77,7 +77,7 @@ pub(crate) fn payload<P: Packet, K: Family>(
     let h = &work.headers;
     let offset = h.payload_offset as u32;
     let event = &mut work.event;
-    event.at_ns = work.now_ns;
+    event.at_ns = work.moment.now_ns;
     event.incarnation = word.incarnation();
     event.ifindex = packet.ifindex();
     event.seq = h.seq;
@@ -167,7 +167,7 @@ pub(crate) fn opened<K: Family>(work: &mut Work, word: FlowState) {
     let first_down = word.has(flow_flags::FIRST_DOWN);
     let streams = work.stepped().streams;
     let event = &mut work.event;
-    event.at_ns = work.now_ns;
+    event.at_ns = work.moment.now_ns;
     event.incarnation = word.incarnation();
     event.ifindex = 0;
     [event.seq, event.ack] = streams;
@@ -214,7 +214,7 @@ pub(crate) fn refused_syn<P: Packet, K: Family>(
     K::into_event(work);
     let h = &work.headers;
     let event = &mut work.event;
-    event.at_ns = work.now_ns;
+    event.at_ns = work.moment.now_ns;
     event.incarnation = 0;
     event.ifindex = packet.ifindex();
     event.seq = h.seq;
@@ -252,7 +252,7 @@ pub(crate) fn passed_syn<P: Packet, K: Family>(work: &mut Work, heading: Heading
     K::into_event(work);
     let h = &work.headers;
     let event = &mut work.event;
-    event.at_ns = work.now_ns;
+    event.at_ns = work.moment.now_ns;
     event.incarnation = FlowState(work.flow.state).incarnation();
     event.ifindex = 0;
     event.seq = h.seq;

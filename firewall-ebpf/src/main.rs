@@ -116,18 +116,21 @@ pub(crate) fn pinhole_egress(ctx: TcContext) -> i32 {
     }
 }
 
-/// [`pipeline::open`] at egress.
+/// [`pipeline::open`] at egress. What does not lie in one piece is not plain.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pinhole_open_egress(skb: *mut __sk_buff) -> u32 {
-    pipeline::open(&TcPacket::new(TcContext::new(skb)), Slot::Egress)
+    pipeline::open(&TcPacket::<true>::new(TcContext::new(skb)), Slot::Egress)
 }
 
 /// [`pipeline::judge`] at egress.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pinhole_judge_egress(skb: *mut __sk_buff) -> u32 {
-    pipeline::judge(&TcPacket::new(TcContext::new(skb)), Slot::Egress as u32)
+    pipeline::judge(
+        &TcPacket::<false>::new(TcContext::new(skb)),
+        Slot::Egress as u32,
+    )
 }
 
 /// Drops a packet that its sender shall take for sent.

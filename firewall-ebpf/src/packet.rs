@@ -31,6 +31,21 @@ pub(crate) trait Packet: Reader + EbpfContext {
     unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool;
 }
 
+/// `N` bytes at `offset` of the memory from `data` to `end`.
+///
+/// # Safety
+/// These are the two fields of a context, so that the verifier sees whose they are.
+#[inline(always)]
+unsafe fn direct<const N: usize>(data: usize, end: usize, offset: usize) -> Option<[u8; N]> {
+    let start = data + offset;
+    if start + N > end {
+        return None;
+    }
+    // SAFETY: the comparison above bounds the read by the packet's end, and
+    // a byte array needs no alignment.
+    Some(unsafe { (start as *const [u8; N]).read() })
+}
+
 /// A length from 1 to `max` as the verifier must see it before it may be passed to
 /// [`Packet::copy`]; `None` for any other.
 ///
@@ -98,13 +113,8 @@ impl Reader for XdpPacket {
 
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let start = self.ctx.data() + offset;
-        if start + N > self.ctx.data_end() {
-            return None;
-        }
-        // SAFETY: the comparison above bounds the read by the packet's end, and
-        // a byte array needs no alignment.
-        Some(unsafe { (start as *const [u8; N]).read() })
+        // SAFETY: those two fields.
+        unsafe { direct(self.ctx.data(), self.ctx.data_end(), offset) }
     }
 }
 
@@ -135,28 +145,29 @@ impl Packet for XdpPacket {
     }
 }
 
-/// A segment at TC. It may span pages, so everything is read through the helper.
-pub(crate) struct TcPacket {
+/// A segment at TC. It may span pages, so everything is read through the helper; or
+/// `LINEAR`, what is in one piece at its head is read there, and nothing else.
+pub(crate) struct TcPacket<const LINEAR: bool> {
     ctx: TcContext,
 }
 
-impl TcPacket {
+impl<const LINEAR: bool> TcPacket<LINEAR> {
     #[inline(always)]
     pub(crate) const fn new(ctx: TcContext) -> Self {
         Self { ctx }
     }
 }
 
-impl EbpfContext for TcPacket {
+impl<const LINEAR: bool> EbpfContext for TcPacket<LINEAR> {
     #[inline(always)]
     fn as_ptr(&self) -> *mut core::ffi::c_void {
         self.ctx.as_ptr()
     }
 }
 
-impl Reader for TcPacket {
+impl<const LINEAR: bool> Reader for TcPacket<LINEAR> {
     const UNCUT: bool = true;
-    const COPIES: bool = true;
+    const COPIES: bool = !LINEAR;
 
     #[inline(always)]
     fn frame_len(&self) -> usize {
@@ -165,6 +176,10 @@ impl Reader for TcPacket {
 
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        if LINEAR {
+            // SAFETY: those two fields.
+            return unsafe { direct(self.ctx.data(), self.ctx.data_end(), offset) };
+        }
         let mut out = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: `out` has room for exactly N bytes.
         let ok = unsafe { self.copy(offset as u32, out.as_mut_ptr().cast(), N as u32) };
@@ -189,7 +204,7 @@ impl Reader for TcPacket {
     }
 }
 
-impl Packet for TcPacket {
+impl<const LINEAR: bool> Packet for TcPacket<LINEAR> {
     const EGRESS: bool = true;
 
     #[inline(always)]

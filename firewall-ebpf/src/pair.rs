@@ -87,9 +87,9 @@ extern "C" fn pinhole_pair_refused(work: *mut Work, may_hold: u32) -> u32 {
     // SAFETY: eight bytes, aligned, changed by `Shared` only while the agent
     // leaves it alone.
     let window = unsafe { Shared::new(window) };
-    if may_hold != 0 && hold(window, work.now_ns, limit) {
+    if may_hold != 0 && hold(window, work.moment.now_ns, limit) {
         Share::Hold as u32
-    } else if report(window, work.now_ns, REPORTS_PER_SECOND) {
+    } else if report(window, work.moment.now_ns, REPORTS_PER_SECOND) {
         Share::Report as u32
     } else {
         Share::Nothing as u32
@@ -120,7 +120,7 @@ extern "C" fn pinhole_pair_passed(work: *mut Work, expected: u32) -> u32 {
     let window = unsafe { &raw mut (*pair).passed };
     // SAFETY: as in `pinhole_pair_refused`.
     let window = unsafe { Shared::new(window) };
-    report(window, work.now_ns, REPORTS_PER_SECOND) as u32
+    report(window, work.moment.now_ns, REPORTS_PER_SECOND) as u32
 }
 
 #[unsafe(no_mangle)]
@@ -139,7 +139,7 @@ extern "C" fn pinhole_pair_came_about(work: *mut Work) -> u32 {
     let window = unsafe { Shared::new(window) };
     for _ in 0..TRIES {
         let word = window.load();
-        let now = PairWindow::at(word, work.now_ns);
+        let now = PairWindow::at(word, work.moment.now_ns);
         if now.held() == 0 || window.swap(word, now.without_hold().0).is_ok() {
             break;
         }
@@ -178,7 +178,7 @@ fn is_stray(work: &Work) -> bool {
     // SAFETY: a map value is valid for the whole run: eight bytes, aligned, changed
     // by `Shared` only once user space has written it.
     let window = unsafe { Shared::new(window) };
-    report(window, work.now_ns, STRAYS_PER_SECOND)
+    report(window, work.moment.now_ns, STRAYS_PER_SECOND)
 }
 
 /// Takes a hold from the pair's budget; false when it is used up.

@@ -1,6 +1,6 @@
 //! From a frame to a verdict.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use firewall_common::{
     abi::{FlowKey4, FlowKey6, Iface, ZONE_HOST, config_flags, essentials, iface_flags},
     life::Missed,
@@ -18,7 +18,7 @@ use crate::{
     packet::{Packet, bounded},
     policy::{self, is_link_local},
     stats,
-    work::{self, Slot, Work},
+    work::{self, KNOWN, KnownIface, Slot, Work},
 };
 
 /// A guarded interface.
@@ -98,31 +98,66 @@ pub(crate) fn judge<P: Packet>(packet: &P, slot: u32) -> u32 {
 /// Reads the settings. The verdict, if they decide it.
 #[inline(always)]
 fn settings<P: Packet>(packet: &P, work: &mut Work, may_hold: bool) -> Option<Verdict> {
-    // SAFETY: a helper without arguments.
-    work.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
-    work.now = Tick::from_ns(work.now_ns);
+    moment(work);
     let (Some(config), Some(control)) = (CONFIG.get(0), CONTROL.get(0)) else {
         return Some(Verdict::Drop(DropReason::TableError));
     };
     work.flags = config.flags;
     let deadline = control.confirm_deadline_ns;
-    if deadline != 0 && work.now_ns > deadline {
+    if deadline != 0 && work.moment.now_ns > deadline {
         return Some(Verdict::Pass(PassReason::Unconfirmed));
     }
-    let Some(guarded) = iface(packet.ifindex()) else {
+    let Some(guarded) = known(work, packet.ifindex()) else {
         return Some(Verdict::Drop(DropReason::UnknownInterface));
     };
     // What came in through a guarded interface was judged there.
-    if P::EGRESS && packet.came_in_by() != 0 && iface(packet.came_in_by()).is_some() {
+    if P::EGRESS && packet.came_in_by() != 0 && known(work, packet.came_in_by()).is_some() {
         return Some(Verdict::Pass(PassReason::Tracked));
     }
     work.essentials = config.essentials;
     work.iface_zone = guarded.zone;
-    work.iface_trusted = guarded.trusted != 0;
+    work.iface_trusted = guarded.trusted;
     work.ethernet = guarded.flags & iface_flags::NO_ETHERNET == 0;
     work.may_hold = may_hold && config.flags & config_flags::HOLD != 0;
     from(packet, work);
     None
+}
+
+/// Takes the time, if it is another jiffy than that of the last packet.
+///
+/// The jiffies are a word that the program reads without a call; the coarse clock, which
+/// goes on in the same steps, takes two.
+#[inline(always)]
+fn moment(work: &mut Work) {
+    // SAFETY: a helper without arguments.
+    let jiffies = unsafe { bpf_jiffies64() };
+    let moment = &mut work.moment;
+    if moment.jiffies != jiffies {
+        moment.jiffies = jiffies;
+        // SAFETY: as above.
+        moment.now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+        for iface in &mut moment.ifaces {
+            *iface = KnownIface::NONE;
+        }
+    }
+    work.now = Tick::from_ns(work.moment.now_ns);
+}
+
+/// [`iface`], as it was in this jiffy. So an interface is guarded, or in another zone,
+/// up to ten milliseconds longer than its element says; one that is added is found at once.
+#[inline(always)]
+fn known(work: &mut Work, ifindex: u32) -> Option<KnownIface> {
+    let place = &mut work.moment.ifaces[ifindex as usize & (KNOWN - 1)];
+    if place.ifindex != ifindex || ifindex == 0 {
+        let guarded = iface(ifindex)?;
+        *place = KnownIface {
+            ifindex,
+            flags: guarded.flags,
+            zone: guarded.zone,
+            trusted: guarded.trusted != 0,
+        };
+    }
+    Some(*place)
 }
 
 /// Notes where the packet comes from.

@@ -36,13 +36,51 @@ const SLOTS: usize = 3;
 #[btf_map]
 static WORK: PerCpuArray<Work, SLOTS> = PerCpuArray::new();
 
+/// Guarded interfaces that are remembered, a power of two.
+pub(crate) const KNOWN: usize = 8;
+
+/// What is looked up once a jiffy, because within one it stays as it is, or may: the
+/// time, and the interfaces that packets pass by.
+#[repr(C)]
+pub(crate) struct Moment {
+    /// The jiffy that all of this is of.
+    pub jiffies: u64,
+    /// `CLOCK_MONOTONIC`, ns, to a few milliseconds.
+    pub now_ns: u64,
+    /// Guarded interfaces, each at the low bits of its index.
+    pub ifaces: [KnownIface; KNOWN],
+}
+
+/// What of an interface packets depend on.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct KnownIface {
+    /// Its index; 0 if none is here.
+    pub ifindex: u32,
+    /// [`firewall_common::abi::Iface::flags`].
+    pub flags: u32,
+    /// Its zone.
+    pub zone: u8,
+    /// Whether flows that begin in that zone count as begun inside.
+    pub trusted: bool,
+}
+
+impl KnownIface {
+    pub(crate) const NONE: Self = Self {
+        ifindex: 0,
+        flags: 0,
+        zone: 0,
+        trusted: false,
+    };
+}
+
 /// A packet, what is known of it, and room for what is made of it. All zero is
 /// a valid value.
 #[repr(C)]
 pub(crate) struct Work {
-    /// `CLOCK_MONOTONIC`, ns, to a few milliseconds.
-    pub now_ns: u64,
-    /// The same in ticks.
+    /// What the packets of this moment have in common.
+    pub moment: Moment,
+    /// [`Moment::now_ns`] in ticks.
     pub now: Tick,
     /// `Config::flags`.
     pub flags: u32,

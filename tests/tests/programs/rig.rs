@@ -244,6 +244,8 @@ impl Rig {
         self.hash::<u32, Iface>(maps::IFACES)
             .insert(LO, iface, 0)
             .unwrap();
+        // The programs remember an interface for a jiffy: ten milliseconds at most.
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
 
     pub(crate) fn rules(&mut self, rules: &[Rule]) {
