@@ -23,6 +23,7 @@ use firewall_common::{
 };
 
 use crate::{
+    control,
     packet::{Packet, XdpPacket},
     policy::{self, found},
     work::{self, Work},
@@ -104,7 +105,8 @@ fn iface(ifindex: u32) -> Option<&'static FastIface> {
 /// forwarded is not touched.
 #[inline(always)]
 fn way(packet: &XdpPacket, work: &mut Work, from: &FastIface, flow: u32) -> Result<u32, Kept> {
-    if from.flags & fast_flags::FROM == 0 {
+    // Only a living agent sees what a redirect would bypass.
+    if from.flags & fast_flags::FROM == 0 || !control::agent_lives(work) {
         return Err(Kept::Interface);
     }
     may_forward(&work.headers, flow, packet.frame_len() as u32)?;
@@ -286,7 +288,7 @@ fn learn(packet: &XdpPacket, work: &mut Work, towards: Towards) {
     if to.flags & fast_flags::TO == 0 {
         hop.flags |= hop_flags::SHUT;
     }
-    if needs_kernel(work, out) {
+    if needs_kernel(work, out, towards) {
         hop.flags |= hop_flags::REFRESH;
     }
     work.learnt = hop.kind;
@@ -294,9 +296,9 @@ fn learn(packet: &XdpPacket, work: &mut Work, towards: Towards) {
 
 /// Shall the kernel have a packet to the next hop in [`Work::route`]? To the neighbour
 /// table a look-up is no use of an entry: without this nobody would ask whether the
-/// neighbour is still there.
+/// neighbour is still there. The next packet to it is due only if this one goes there.
 #[inline(always)]
-fn needs_kernel(work: &Work, out: u32) -> bool {
+fn needs_kernel(work: &Work, out: u32, towards: Towards) -> bool {
     let at = neighbour(work.route.dmac, out, NEIGHBOURS_LEN as u32);
     let Some(last) = NEIGHBOURS.get_ptr_mut(at) else {
         return true;
@@ -304,7 +306,7 @@ fn needs_kernel(work: &Work, out: u32) -> bool {
     // SAFETY: a word of the map; whichever CPU writes it last, it is about now.
     let tick = unsafe { last.read_volatile() };
     let stale = is_stale(tick, work.now);
-    if stale {
+    if stale && matches!(towards, Towards::Destination) {
         // SAFETY: as above.
         unsafe { last.write_volatile(work.now.0) };
     }

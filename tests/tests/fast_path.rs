@@ -730,6 +730,25 @@ fn routing_by_mark_turns_it_off_and_forwarding_is_the_kernels_to_grant() -> Resu
 }
 
 #[test]
+fn without_an_agent_the_kernel_forwards() -> Result<()> {
+    let (mut firewall, lab) = rig()?;
+    let (near, far) = talk(&lab, Family::V4)?;
+    let takes = |firewall: &Firewall| -> Result<bool> {
+        let before = firewall.fast("out0")?.packets;
+        for _ in 0..3 {
+            says(&near, &far)?;
+        }
+        Ok(firewall.fast("out0")?.packets > before)
+    };
+    process::await_some("it is fast", SOON, || takes(&firewall).ok()?.then_some(()))?;
+    firewall.kill_agent();
+    process::await_some("it is the kernel's", SOON, || {
+        (!takes().ok()?).then_some(())
+    })?;
+    Ok(())
+}
+
+#[test]
 fn shadow_mode_forwards_nothing_itself() -> Result<()> {
     let lab = lab()?;
     let text = policy("");

@@ -208,7 +208,7 @@ names! {
     /// Why a packet of a tracked flow was left to the kernel: indices of
     /// [`FastCounter::kept`].
     Kept {
-        Interface = 0, "interface", "What arrives at this interface does not take the fast path.";
+        Interface = 0, "interface", "What arrives at this interface does not take the fast path, or no agent runs.";
         Unproved = 1, "unproved", "The first packets of a flow, whose sender may be another than they say, and its address is not known to lead back to where they came in: the kernel decides.";
         Helper = 2, "control", "Belongs to an FTP control connection.";
         Local = 4, "local", "Its flow leads to the host, or to an interface that is not guarded.";

@@ -112,13 +112,14 @@ impl FastPath {
     }
 
     fn survey(&mut self) -> Result<Vec<String>, Error> {
-        let guarded: BTreeMap<u32, Iface> = self
+        let all: BTreeMap<u32, Iface> = self
             .guarded
             .iter()
-            .filter(|entry| !matches!(entry, Ok((_, iface)) if !vlan_children::is_guarded(iface)))
             .collect::<Result<_, _>>()
             .map_err(Error::map(maps::IFACES))?;
-        let survey = self.surveyor.survey(&guarded);
+        let survey = self.surveyor.survey(&all);
+        let mut guarded = all;
+        guarded.retain(|_, iface| vlan_children::is_guarded(iface));
         let known = self.written.keys().copied();
         let gone: Vec<u32> = known.filter(|at| !guarded.contains_key(at)).collect();
         for index in gone {
@@ -133,7 +134,7 @@ impl FastPath {
             };
             let entry = FastIface {
                 ifindex: found.index,
-                flags: Obstacle::leave(found.obstacles()) | survey.routing,
+                flags: Obstacle::leave(found.obstacles()) | found.routing,
                 obstacles: found.obstacles(),
                 mac: found.mac,
                 number,
@@ -254,6 +255,7 @@ mod tests {
             name: name.into(),
             mac: [0; 6],
             zone: 1,
+            routing: 0,
             findings,
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     bpf::{
         Instance,
         detach::{self, HANDLE, PRIORITY, tcx_pin},
-        sys, text,
+        sys, text, vlan_children,
     },
     netlink::{
         bypass::{self, Device, Rules, XdpFeatures},
@@ -97,6 +97,9 @@ pub(super) struct Surveyed {
     pub(super) name: String,
     pub(super) mac: [u8; 6],
     pub(super) zone: u8,
+    /// What routes of what arrives there depend on: [`fast_flags::STEADY`] and
+    /// [`fast_flags::PLAIN`].
+    pub(super) routing: u32,
     /// What concerns it, with what concerns all.
     pub(super) findings: Vec<Finding>,
 }
@@ -115,8 +118,28 @@ pub(super) struct Survey {
     /// What concerns all interfaces.
     pub(super) everywhere: Vec<Finding>,
     pub(super) interfaces: Vec<Surveyed>,
-    /// What routes depend on: [`fast_flags::STEADY`] and [`fast_flags::PLAIN`].
-    pub(super) routing: u32,
+}
+
+/// What routes of packets depend on that arrive at an interface which forwards them or
+/// not, of IPv4 and of IPv6; `all` tells so of all guarded ones.
+///
+/// A look-up refuses where that very interface does not forward. So a route that was looked
+/// up for another one is no answer for it, unless all are of one mind.
+fn routing_at(routing: u32, forwards: [bool; 2], all: &[[bool; 2]]) -> u32 {
+    let mut families = forwards.iter().enumerate();
+    if families.all(|(family, here)| all.iter().all(|there| there[family] == *here)) {
+        routing
+    } else {
+        routing & !fast_flags::PLAIN
+    }
+}
+
+/// Does the kernel forward what arrives at an interface, of IPv4 and of IPv6?
+fn forwards(name: &str) -> [bool; 2] {
+    ["ipv4", "ipv6"].map(|family| {
+        let path = format!("/proc/sys/net/{family}/conf/{name}/forwarding");
+        fs::read_to_string(path).is_ok_and(|text| text.trim() != "0")
+    })
 }
 
 /// Asks the kernel.
@@ -136,8 +159,8 @@ impl Surveyor {
         }
     }
 
-    /// Of the guarded interfaces, by index.
-    pub(super) fn survey(&mut self, guarded: &BTreeMap<u32, Iface>) -> Survey {
+    /// Of the guarded interfaces among those that are known, by index.
+    pub(super) fn survey(&mut self, known: &BTreeMap<u32, Iface>) -> Survey {
         let rules = bypass::rules();
         let routing = routing(&rules);
         let mut everywhere = everywhere(&rules);
@@ -148,19 +171,22 @@ impl Surveyor {
         });
         let mut features = XdpFeatures::open().unwrap_or_default();
         let mut interfaces = Vec::new();
-        for (index, iface) in guarded {
+        let guarded = known.iter();
+        for (index, iface) in guarded.filter(|(_, iface)| vlan_children::is_guarded(iface)) {
             let mut found = Surveyed {
                 index: *index,
                 name: text(&iface.name),
                 mac: [0; 6],
                 zone: iface.zone,
+                routing: 0,
                 findings: everywhere.clone(),
             };
             let link = links.iter().find(|link| link.index == *index);
             let device = devices.iter().find(|device| device.index == *index);
             match link.zip(device) {
                 Some((link, device)) => {
-                    let alone = guarded.values().filter(|i| i.zone == iface.zone).count() == 1;
+                    // A VLAN on it is another interface, to the kernel.
+                    let alone = known.values().filter(|i| i.zone == iface.zone).count() == 1;
                     found.mac = device.mac.unwrap_or_default();
                     let about = About {
                         iface,
@@ -178,10 +204,13 @@ impl Surveyor {
             }
             interfaces.push(found);
         }
+        let forwarding: Vec<[bool; 2]> = interfaces.iter().map(|i| forwards(&i.name)).collect();
+        for (found, here) in interfaces.iter_mut().zip(&forwarding) {
+            found.routing = routing_at(routing, *here, &forwarding);
+        }
         Survey {
             everywhere,
             interfaces,
-            routing,
         }
     }
 
@@ -471,4 +500,22 @@ fn legacy_tables() -> impl Iterator<Item = (&'static str, String)> {
         let names: Vec<String> = names.lines().map(ToOwned::to_owned).collect();
         names.into_iter().map(move |name| (program, name))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_shared_only_where_all_forward_alike() {
+        const ALL: u32 = fast_flags::STEADY | fast_flags::PLAIN;
+        let (both, v4) = ([true, true], [true, false]);
+        assert_eq!(routing_at(ALL, both, &[both, both]), ALL);
+        assert_eq!(routing_at(ALL, v4, &[v4, v4]), ALL, "none forwards IPv6");
+        for here in [both, v4] {
+            let routing = routing_at(ALL, here, &[both, v4]);
+            assert_eq!(routing, fast_flags::STEADY);
+        }
+        assert_eq!(routing_at(0, both, &[both]), 0);
+    }
 }
