@@ -743,7 +743,7 @@ fn without_an_agent_the_kernel_forwards() -> Result<()> {
     process::await_some("it is fast", SOON, || takes(&firewall).ok()?.then_some(()))?;
     firewall.kill_agent();
     process::await_some("it is the kernel's", SOON, || {
-        (!takes().ok()?).then_some(())
+        (!takes(&firewall).ok()?).then_some(())
     })?;
     Ok(())
 }
