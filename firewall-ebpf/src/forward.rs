@@ -23,6 +23,7 @@ use firewall_common::{
 };
 
 use crate::{
+    atomic::Shared,
     control,
     packet::{Packet, XdpPacket},
     policy::{self, found},
@@ -149,6 +150,9 @@ fn way(packet: &XdpPacket, work: &mut Work, from: &FastIface, flow: u32) -> Resu
     }
     if hop.flags & hop_flags::REFRESH != 0 {
         hop.flags &= !hop_flags::REFRESH;
+        if let Some(asked) = asked(hop) {
+            asked.store(work.now.0);
+        }
         return Err(Kept::Refresh);
     }
     if work.headers.l3_len > hop.mtu as u32 {
@@ -288,29 +292,22 @@ fn learn(packet: &XdpPacket, work: &mut Work, towards: Towards) {
     if to.flags & fast_flags::TO == 0 {
         hop.flags |= hop_flags::SHUT;
     }
-    if needs_kernel(work, out, towards) {
+    if asked(hop).is_none_or(|asked| is_stale(asked.load(), work.now)) {
         hop.flags |= hop_flags::REFRESH;
     }
     work.learnt = hop.kind;
 }
 
-/// Shall the kernel have a packet to the next hop in [`Work::route`]? To the neighbour
-/// table a look-up is no use of an entry: without this nobody would ask whether the
-/// neighbour is still there. The next packet to it is due only if this one goes there.
+/// When the kernel last had a packet to the next hop of `hop`. To the neighbour table a
+/// look-up is no use of an entry: without this nobody would ask whether the neighbour is
+/// still there.
 #[inline(always)]
-fn needs_kernel(work: &Work, out: u32, towards: Towards) -> bool {
-    let at = neighbour(work.route.dmac, out, NEIGHBOURS_LEN as u32);
-    let Some(last) = NEIGHBOURS.get_ptr_mut(at) else {
-        return true;
-    };
-    // SAFETY: a word of the map; whichever CPU writes it last, it is about now.
-    let tick = unsafe { last.read_volatile() };
-    let stale = is_stale(tick, work.now);
-    if stale && matches!(towards, Towards::Destination) {
-        // SAFETY: as above.
-        unsafe { last.write_volatile(work.now.0) };
-    }
-    stale
+fn asked(hop: &Hop) -> Option<Shared<u32>> {
+    let at = neighbour(hop.dmac, hop.out, NEIGHBOURS_LEN as u32);
+    let word = NEIGHBOURS.get_ptr_mut(at)?;
+    // SAFETY: a map value is valid for the whole run: four bytes, aligned, and read and
+    // written here only; whichever CPU writes it last, it is about now.
+    Some(unsafe { Shared::new(word) })
 }
 
 /// One hop less, and the addresses of the next.
