@@ -1,9 +1,17 @@
 //! A guarded interface vanishes: that is said, the others stay guarded, nothing hangs, and it is
 //! guarded again when it comes back.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use firewall_common::abi::Iface;
 use firewall_tests::lab::{
     Family, Lab, Netns, Node,
     foreign::ForeignXdp,
@@ -12,6 +20,7 @@ use firewall_tests::lab::{
     process::{self, await_some},
     remains::Remains,
 };
+use firewall_user::{bpf::text, netlink::route};
 use serde_json::Value;
 
 /// The agent looks once a second.
@@ -31,14 +40,14 @@ struct World {
 
 impl World {
     fn guarded(attach: Attach) -> Result<Self> {
+        Self::guarded_by(&with_extra(), attach)
+    }
+
+    fn guarded_by(policy: &str, attach: Attach) -> Result<Self> {
         let lab = Lab::line()?;
         let far = Netns::new(lab.name("far"))?;
         lay(&lab, &far)?;
-        let text = config::gateway(Node::FwB, true)
-            + "[zones.extra]\ninterfaces = [\"ex0\"]\n\
-               [[rule]]\nname = \"extra\"\nfrom = \"extra\"\nto = \"host\"\nproto = \"tcp\"\n\
-               dport = [80]\naction = \"accept\"\n";
-        let firewall = Firewall::start(&lab, Node::FwB, Some(&text), attach)?;
+        let firewall = Firewall::start(&lab, Node::FwB, Some(policy), attach)?;
         Ok(Self { firewall, far, lab })
     }
 
@@ -92,6 +101,13 @@ impl World {
     }
 }
 
+fn with_extra() -> String {
+    config::gateway(Node::FwB, true)
+        + "[zones.extra]\ninterfaces = [\"ex0\"]\n\
+           [[rule]]\nname = \"extra\"\nfrom = \"extra\"\nto = \"host\"\nproto = \"tcp\"\n\
+           dport = [80]\naction = \"accept\"\n"
+}
+
 fn lay(lab: &Lab, far: &Netns) -> Result<()> {
     let gateway = lab.ns(Node::FwB);
     gateway.ip(&format!(
@@ -139,6 +155,66 @@ fn deleted(attach: Attach) -> Result<()> {
     world.await_said("interface ex0 is back, and guarded again", 2)?;
     world.is_guarded()?;
     unloads(world)
+}
+
+/// Egress of the others takes what came in there for judged as soon as it has an entry.
+#[test]
+fn one_that_comes_back_is_judged_before_it_is_known() -> Result<()> {
+    let world = World::guarded(Attach::default())?;
+    judged_if_known(world.gateway(), &world.firewall.pins(), || {
+        (1..=4).try_for_each(|times| {
+            world.gateway().ip(&format!("link del {EXTRA}"))?;
+            world.await_said("interface ex0 is gone", times)?;
+            lay(&world.lab, &world.far)?;
+            world.await_said("interface ex0 is back, and guarded again", times)
+        })
+    })?;
+    world.is_guarded()
+}
+
+#[test]
+fn one_that_a_takeover_adds_is_judged_before_it_is_known() -> Result<()> {
+    let mut world = World::guarded_by(&config::gateway(Node::FwB, true), Attach::default())?;
+    world.firewall.stop_agent();
+    let gateway = world.lab.ns(Node::FwB);
+    let pins = world.firewall.pins();
+    judged_if_known(gateway, &pins, || {
+        world.firewall.start_agent_with(&with_extra(), &[])
+    })?;
+    world.is_guarded()
+}
+
+/// Looks at `ex0` while something is done: with an entry it must have its XDP program.
+fn judged_if_known(gateway: &Netns, pins: &Path, done: impl FnOnce() -> Result<()>) -> Result<()> {
+    let over = AtomicBool::new(false);
+    let look = || -> Result<usize> {
+        let map = Map::HashMap(MapData::from_pin(pins.join("IFACES"))?);
+        let map: HashMap<_, u32, Iface> = map.try_into()?;
+        let mut seen = 0;
+        loop {
+            let last = over.load(Ordering::Relaxed);
+            let entries: Vec<_> = map.iter().flatten().collect();
+            let is_extra = |entry: &&(u32, Iface)| text(&entry.1.name) == EXTRA;
+            if let Some((index, _)) = entries.iter().find(is_extra)
+                && let Some(link) = route::links()?.iter().find(|link| link.index == *index)
+            {
+                ensure!(link.xdp.is_some(), "known without XDP, after {seen} looks");
+                seen += 1;
+            }
+            if last {
+                return Ok(seen);
+            }
+        }
+    };
+    let (done, seen) = thread::scope(|scope| {
+        let watch = scope.spawn(|| gateway.within(look));
+        let done = done();
+        over.store(true, Ordering::Relaxed);
+        (done, watch.join().unwrap())
+    });
+    done?;
+    ensure!(seen?? > 0, "it was not looked at");
+    Ok(())
 }
 
 /// Nothing of it is left there, on the gateway or with the interface.

@@ -4,6 +4,10 @@
 //! anything that comes in is judged, and nobody is cut off: the first seed lets
 //! TC know what runs already, the second finds what began since. Whatever was
 //! attached before a failure is taken off again.
+//!
+//! An interface that is added beside live ones gets XDP first, then its entry, then
+//! TC egress: egress of the live ones takes what came in by an interface with an entry
+//! for judged. XDP without an entry drops.
 
 use std::io;
 
@@ -212,14 +216,22 @@ fn put_on(
             log::warn!("{error}");
         }
     });
+    let is_live = |link: &Link| link.xdp.is_some() && before.iter().any(|(i, _)| *i == link.index);
+    let beside_live = links.iter().any(is_live);
+    let added = |plan: &Plan| beside_live && plan.replace_xdp.is_none();
     seed()?;
     for plan in &mut plans {
-        prepare(&hooks.instance, plan, links, undo)?;
+        prepare(plan, links, undo)?;
+        if added(plan) {
+            withdraw(&hooks.instance, plan, undo)?;
+            hooks::attach_xdp(hooks, plan, undo)?;
+        }
+        enter(&hooks.instance, plan, undo)?;
         hooks::attach_tc(hooks, plan, undo)?;
     }
     vlan_children::open(&hooks.instance)?.refresh(links)?;
     seed()?;
-    for plan in &mut plans {
+    for plan in plans.iter_mut().filter(|plan| !added(plan)) {
         hooks::attach_xdp(hooks, plan, undo)?;
         record(&hooks.instance, plan)?;
     }
@@ -411,13 +423,8 @@ fn existing_tc(instance: &Instance, link: &Link) -> Result<Option<TcKind>, Error
     Ok(filter.then_some(TcKind::Clsact))
 }
 
-/// VLAN offload, and the entry that the programs look up.
-fn prepare(
-    instance: &Instance,
-    plan: &mut Plan,
-    links: &[Link],
-    undo: &mut Undo,
-) -> Result<(), Error> {
+/// VLAN offload, and the flags of the entry.
+fn prepare(plan: &mut Plan, links: &[Link], undo: &mut Undo) -> Result<(), Error> {
     // Without Ethernet there are no tags.
     let restore = match plan.link.header() {
         Some(LinkHeader::Ethernet) => vlan::turn_off(&plan.link, links)?,
@@ -430,12 +437,17 @@ fn prepare(
         TcKind::Clsact => iface_flags::CLSACT,
         TcKind::Tcx | TcKind::Auto => iface_flags::TCX,
     };
-    // The mode that it most likely gets; `record` says which one it got.
+    // The mode that it most likely gets; another is recorded once it is known.
     plan.flags |= match plan.replace_xdp {
         Some(XdpState { native: false, .. }) => iface_flags::XDP_GENERIC,
         _ if plan.mode == XdpMode::Generic => iface_flags::XDP_GENERIC,
         _ => iface_flags::XDP_NATIVE,
     };
+    Ok(())
+}
+
+/// Writes the entry that the programs look up.
+fn enter(instance: &Instance, plan: &Plan, undo: &mut Undo) -> Result<(), Error> {
     record(instance, plan)?;
     let mut map = fill::ifaces(instance)?;
     let (index, before) = (plan.link.index, plan.before);
@@ -445,6 +457,24 @@ fn prepare(
             None => map.remove(&index),
         };
         if let Err(error) = restored {
+            log::warn!("map IFACES: {error}");
+        }
+    });
+    Ok(())
+}
+
+/// Takes the entry away that an interface has which has lost its XDP program, as long as it has
+/// no other.
+fn withdraw(instance: &Instance, plan: &mut Plan, undo: &mut Undo) -> Result<(), Error> {
+    let Some(before) = plan.before.take() else {
+        return Ok(());
+    };
+    let mut map = fill::ifaces(instance)?;
+    let index = plan.link.index;
+    map.remove(&index)
+        .map_err(loader::Error::map(maps::IFACES))?;
+    undo.push(move || {
+        if let Err(error) = map.insert(index, before, 0) {
             log::warn!("map IFACES: {error}");
         }
     });
