@@ -4,7 +4,10 @@
 //! keeps the XDP program, which knows nothing of that namespace. Either leaves an entry and
 //! pins behind, and whatever gets its name next would pass for guarded.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+};
 
 use anyhow::Context as _;
 use aya::maps::{HashMap, MapData};
@@ -19,9 +22,12 @@ use crate::{
         text, vlan_children,
     },
     config::Compiled,
-    netlink::route::Link,
+    netlink::route::{self, Link},
     preflight, unload,
 };
+
+/// The id of the program where there are several.
+const SEVERAL: u32 = 0;
 
 /// Looks whether all interfaces of the policy are there and guarded.
 pub(super) struct Presence {
@@ -65,10 +71,16 @@ impl Presence {
 
     fn gone(&mut self, links: &[Link]) -> anyhow::Result<bool> {
         let guarded = self.guarded()?;
-        let gone: Vec<_> = guarded
-            .iter()
-            .filter(|(index, iface)| !self.is_there(*index, iface, links))
-            .collect();
+        let mut gone = Vec::new();
+        for entry in &guarded {
+            let (index, iface) = entry;
+            let listed = links.iter().find(|link| link.index == *index);
+            // The list is some moments old, and what is taken off is off.
+            if !self.is_there(iface, listed) && !self.is_there(iface, route::link(*index)?.as_ref())
+            {
+                gone.push(entry);
+            }
+        }
         if gone.is_empty() {
             return Ok(false);
         }
@@ -98,21 +110,12 @@ impl Presence {
             .map_err(Error::map(maps::IFACES))
     }
 
-    /// Under its name, or under another with our program: then it was renamed.
-    fn is_there(&self, index: u32, iface: &Iface, links: &[Link]) -> bool {
-        let Some(link) = links.iter().find(|link| link.index == index) else {
-            return false;
-        };
-        let pin = || {
-            let pin = detach::xdp_pin(&text(&iface.name));
-            detach::pinned_program(&self.hooks.instance.pin(&pin))
-        };
-        let runs_ours = || {
-            let program = link.xdp.map(|state| state.program);
-            program.is_some() && pin().is_ok_and(|ours| ours == program)
-        };
-        // A new one of the old name and index has no program yet.
-        runs_ours() || (link.name == text(&iface.name) && link.xdp.is_some())
+    /// With our program, under its name or under another: then it was renamed.
+    fn is_there(&self, iface: &Iface, link: Option<&Link>) -> bool {
+        let attached = link.and_then(|link| link.xdp).map(|state| state.program);
+        let pin = detach::xdp_pin(&text(&iface.name));
+        attached
+            .is_some_and(|id| is_ours(id, detach::pinned_program(&self.hooks.instance.pin(&pin))))
     }
 
     fn back(&mut self, links: &[Link]) -> anyhow::Result<bool> {
@@ -170,6 +173,16 @@ impl Presence {
     }
 }
 
+/// Is the program that an interface runs the one that is `pinned` for it? Nothing is taken off
+/// because that cannot be told.
+fn is_ours(attached: u32, pinned: io::Result<Option<u32>>) -> bool {
+    match pinned {
+        Ok(Some(ours)) => attached == ours || attached == SEVERAL,
+        Ok(None) => false,
+        Err(_) => true,
+    }
+}
+
 /// What is said of an interface that is gone, or whose program is, while others `stay`.
 fn farewell(name: &str, is_there: bool, stay: &[String]) -> String {
     if is_there {
@@ -187,7 +200,16 @@ fn farewell(name: &str, is_there: bool, stay: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::farewell;
+    use super::{SEVERAL, farewell, io, is_ours};
+
+    #[test]
+    fn a_program_is_ours_if_it_is_the_pinned_one() {
+        assert!(is_ours(7, Ok(Some(7))));
+        assert!(!is_ours(8, Ok(Some(7))));
+        assert!(!is_ours(7, Ok(None)));
+        assert!(is_ours(SEVERAL, Ok(Some(7))));
+        assert!(is_ours(7, Err(io::ErrorKind::PermissionDenied.into())));
+    }
 
     #[test]
     fn who_stays_is_said() {

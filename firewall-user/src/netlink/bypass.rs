@@ -3,7 +3,7 @@
 
 use std::{io, os::fd::AsRawFd as _, os::fd::BorrowedFd};
 
-use super::{Message, Socket, array, attr, attrs, nested, read_u32};
+use super::{Message, Socket, array, attr, attrs, nested, read_u32, whole};
 use crate::bpf::text;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -97,6 +97,10 @@ impl Device {
 ///
 /// What the kernel says.
 pub fn devices() -> io::Result<Vec<Device>> {
+    whole(dump_devices)
+}
+
+fn dump_devices() -> io::Result<Vec<Device>> {
     let mut devices = Vec::new();
     let request = Message::dump(libc::RTM_GETLINK, &[0; IFINFOMSG]);
     Socket::open(libc::NETLINK_ROUTE)?.ask(request, |kind, payload| {
@@ -197,6 +201,10 @@ pub fn rules() -> io::Result<Rules> {
 ///
 /// What the kernel says.
 pub fn routes_are_plain() -> io::Result<bool> {
+    whole(plain_routes)
+}
+
+fn plain_routes() -> io::Result<bool> {
     let (mut plain, mut left) = (true, ROUTES);
     let request = Message::dump(libc::RTM_GETROUTE, &[0; RTMSG]);
     Socket::open(libc::NETLINK_ROUTE)?.ask_while(request, |kind, payload| {

@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use crate::bpf::sys;
 
 /// Of `linux/netlink.h`.
+const NLM_F_DUMP_INTR: i32 = 0x10;
 const NLM_F_CAPPED: i32 = 0x100;
 const NLM_F_ACK_TLVS: i32 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -30,6 +31,8 @@ pub struct Refusal {
     pub words: Option<String>,
 }
 
+/// A dump that changes meanwhile is asked for as often.
+const DUMPS: usize = 16;
 /// Bytes of `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// Bytes of `struct nlattr`.
@@ -128,7 +131,8 @@ impl Socket {
     }
 
     /// Sends `message` and hands every answer (type, payload) to `each`, until
-    /// the acknowledgement or the end of the dump.
+    /// the acknowledgement or the end of the dump. A dump of what changed meanwhile may
+    /// lack what was there all the time: [`io::ErrorKind::Interrupted`], see [`whole`].
     pub(crate) fn ask(
         &mut self,
         message: Message,
@@ -149,10 +153,16 @@ impl Socket {
     ) -> io::Result<()> {
         self.0.write_all(&message.finish())?;
         let mut buffer = vec![0; RECEIVE];
+        let mut is_whole = true;
         loop {
             let received = self.0.read(&mut buffer)?;
+            is_whole &= !is_interrupted(&buffer[..received]);
             for (kind, payload) in messages(&buffer[..received]) {
                 match i32::from(kind) {
+                    libc::NLMSG_DONE if !is_whole => {
+                        return status(payload)
+                            .and_then(|()| Err(io::ErrorKind::Interrupted.into()));
+                    }
                     libc::NLMSG_DONE | libc::NLMSG_ERROR => return status(payload),
                     libc::NLMSG_NOOP => {}
                     _ if each(kind, payload) => {}
@@ -161,6 +171,30 @@ impl Socket {
             }
         }
     }
+}
+
+/// What `dump` returns, begun anew as long as what it lists changes meanwhile.
+///
+/// # Errors
+///
+/// Those of `dump`; [`io::ErrorKind::Interrupted`] if it never holds still.
+pub(crate) fn whole<T>(mut dump: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..DUMPS {
+        match dump() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+    dump()
+}
+
+/// Is a message of the datagram of a dump that something changed under
+/// (`nl_dump_check_consistent` of include/net/netlink.h)?
+fn is_interrupted(datagram: &[u8]) -> bool {
+    headers(datagram).any(|header| {
+        let flags = read_u16(header, 6).unwrap_or(0);
+        i32::from(flags) & NLM_F_DUMP_INTR != 0
+    })
 }
 
 /// The kernel's words in the extended acknowledgement of a request: the first datagram with
@@ -192,13 +226,17 @@ fn status(payload: &[u8]) -> io::Result<()> {
 }
 
 /// The messages in one datagram: type and payload.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    headers(datagram).filter_map(|message| Some((read_u16(message, 4)?, message.get(HEADER..)?)))
+}
+
+/// The messages in one datagram, each with its header.
+fn headers(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let len = read_u32(bytes, 0)? as usize;
-        let kind = read_u16(bytes, 4)?;
-        let payload = bytes.get(HEADER..len)?;
+        let message = bytes.get(..len).filter(|_| len >= HEADER)?;
         bytes = bytes.get(align(len)..).unwrap_or(&[]);
-        Some((kind, payload))
+        Some(message)
     })
 }
 
@@ -268,6 +306,42 @@ mod tests {
         let found: Vec<_> = attrs(&bytes[24..]).collect();
         assert_eq!(found, [(3, b"eth0\0".as_slice())]);
         assert_eq!(crate::bpf::text(found[0].1), "eth0");
+    }
+
+    /// A kernel that answers one dump with a link and its end, with these flags.
+    fn dumped(flags: [i32; 2]) -> io::Result<usize> {
+        let (ours, kernel) = RawSocket::pair(Domain::UNIX, Type::DGRAM, None)?;
+        let link = Message::new(libc::RTM_NEWLINK, flags[0], &[0; 16]).finish();
+        let done = Message::new(libc::NLMSG_DONE as u16, flags[1], &[0; 4]).finish();
+        kernel.send(&[link.clone(), link].concat())?;
+        kernel.send(&done)?;
+        let mut links = 0;
+        let request = Message::dump(libc::RTM_GETLINK, &[]);
+        Socket(ours).ask(request, |_, _| links += 1)?;
+        Ok(links)
+    }
+
+    #[test]
+    fn a_dump_of_what_changed_meanwhile_is_none() {
+        assert_eq!(dumped([libc::NLM_F_MULTI; 2]).unwrap(), 2);
+        let changed = libc::NLM_F_MULTI | NLM_F_DUMP_INTR;
+        for flags in [[changed, libc::NLM_F_MULTI], [libc::NLM_F_MULTI, changed]] {
+            let error = dumped(flags).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        }
+    }
+
+    #[test]
+    fn a_dump_is_begun_anew_until_it_is_whole() {
+        let mut results = vec![dumped([0, 0]), dumped([0, NLM_F_DUMP_INTR])];
+        assert_eq!(whole(|| results.pop().unwrap()).unwrap(), 2);
+        let mut times = 0;
+        let never = whole(|| {
+            times += 1;
+            dumped([NLM_F_DUMP_INTR; 2])
+        });
+        assert_eq!(never.unwrap_err().kind(), io::ErrorKind::Interrupted);
+        assert_eq!(times, DUMPS);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{Message, Socket, array, attr, nested};
+use super::{Message, Socket, array, attr, nested, whole};
 use crate::bpf::text;
 
 const NFT_GETCHAIN: u16 = (10 << 8) | 4;
@@ -70,6 +70,10 @@ pub fn forward_chains() -> io::Result<Vec<ForwardChain>> {
 }
 
 fn chains<T>(parse: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
+    whole(|| dump_chains(&parse))
+}
+
+fn dump_chains<T>(parse: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
     let Ok(mut socket) = Socket::open(libc::NETLINK_NETFILTER) else {
         return Ok(Vec::new());
     };

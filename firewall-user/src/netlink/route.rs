@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 
-use super::{Message, Socket, attr, nested, read_u16, read_u32};
+use super::{Message, Socket, attr, nested, read_u16, read_u32, whole};
 use crate::bpf::{sys, text};
 
 const IFLA_IFNAME: u16 = 3;
@@ -192,6 +192,33 @@ fn xdp(attributes: &[u8]) -> Option<XdpState> {
 ///
 /// What the kernel says.
 pub fn links() -> io::Result<Vec<Link>> {
+    whole(dump_links)
+}
+
+/// The interface with this index, if there is one in this network namespace.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn link(index: u32) -> io::Result<Option<Link>> {
+    let mut interface = [0; IFINFOMSG];
+    interface[4..8].copy_from_slice(&index.to_ne_bytes());
+    let request = Message::request(libc::RTM_GETLINK, &interface)
+        .attr(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    let mut link = None;
+    let asked = Socket::open(libc::NETLINK_ROUTE)?.ask(request, |kind, payload| {
+        if kind == libc::RTM_NEWLINK {
+            link = Link::parse(payload);
+        }
+    });
+    match asked {
+        Ok(()) => link.map(Some).ok_or(io::ErrorKind::InvalidData.into()),
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn dump_links() -> io::Result<Vec<Link>> {
     let mut links = Vec::new();
     let request = Message::dump(libc::RTM_GETLINK, &[0; IFINFOMSG])
         .attr(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
@@ -428,6 +455,14 @@ fn is_absent(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_is_found_by_its_index() {
+        let found = link(1).unwrap().unwrap();
+        assert_eq!((found.index, found.name.as_str()), (1, "lo"));
+        assert_eq!(links().unwrap().first(), Some(&found));
+        assert_eq!(link(i32::MAX.cast_unsigned()).unwrap(), None);
+    }
 
     #[test]
     fn the_loopback_interface_is_listed() {
