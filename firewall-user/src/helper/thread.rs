@@ -1,13 +1,21 @@
 //! The helper's thread: nothing else runs on it, so that a control line waits for nothing
 //! but earlier ones.
 
-use std::thread::{self, JoinHandle};
+use std::{
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, anyhow};
 use aya::maps::{MapData, RingBuf};
 use tokio::{runtime, sync::oneshot};
 
 use super::{Agent, Tables, Urgency, run};
+
+/// How long the end of a helper is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A helper that runs. It stops with its handle.
 #[derive(Debug)]
@@ -76,8 +84,38 @@ impl Drop for Helper {
     fn drop(&mut self) {
         // What it has begun it brings to its end.
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if let Some(thread) = self.thread.take()
+            && !ends_within(&thread, PATIENCE)
+        {
+            log::warn!("the FTP helper does not end: what it is at is left undone");
         }
+    }
+}
+
+/// Waits for the end of a thread. Returns whether it came.
+fn ends_within<T>(thread: &JoinHandle<T>, limit: Duration) -> bool {
+    let begun = Instant::now();
+    while !thread.is_finished() {
+        if begun.elapsed() >= limit {
+            return false;
+        }
+        thread::sleep(LOOK);
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_does_not_end_is_not_waited_for_forever() {
+        let (end, ended) = channel::<()>();
+        let thread = thread::spawn(move || ended.recv().is_err());
+        assert!(!ends_within(&thread, Duration::from_millis(20)));
+        drop(end);
+        assert!(ends_within(&thread, Duration::from_secs(60)));
     }
 }
