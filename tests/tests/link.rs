@@ -314,7 +314,7 @@ fn held_on_tun(family: Family) -> Result<()> {
     process::await_some("the session is known", SOON, || {
         (firewall.sessions().ok()?.len() == 1).then_some(())
     })?;
-    firewall.pause_agent(true);
+    firewall.pause_agent(true)?;
     session.client_says(&format!("EPRT |{kind}|{own}|{}|\r\n", at.port()))?;
     let tried = thread::scope(|scope| -> Result<TcpStream> {
         let said = session.server_says("200 EPRT command successful.\r\n");
@@ -322,7 +322,7 @@ fn held_on_tun(family: Family) -> Result<()> {
         let held = process::await_some("the SYN is held", SOON, || {
             (firewall.stats().ok()?.dropped("held") > 0).then_some(())
         });
-        firewall.pause_agent(false);
+        firewall.pause_agent(false)?;
         said.and(held)
             .with_context(|| format!("{:?}", firewall.stats()))?;
         let joined = connecting.join();

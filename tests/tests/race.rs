@@ -133,13 +133,13 @@ fn while_the_agent_stands_still(hold: bool) -> Result<Syns> {
     })?;
     let (listener, announcement) = dialogue.passive(&lab)?;
     let tap = Tap::start(&[(lab.ns(Node::Client), "eth0")])?;
-    firewall.pause_agent(true);
+    firewall.pause_agent(true)?;
     dialogue.server_says(announcement.as_bytes())?;
     let at = listener.local_addr()?;
     thread::scope(|scope| {
         let connection = scope.spawn(|| lab.ns(Node::Client).connect(at, SOON));
         thread::sleep(STILL);
-        firewall.pause_agent(false);
+        firewall.pause_agent(false)?;
         let connection = connection.join().map_err(|_| anyhow!("it panicked"))?;
         connection??;
         anyhow::Ok(())

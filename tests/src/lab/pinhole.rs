@@ -224,16 +224,36 @@ impl Firewall {
     }
 
     /// Stops the agent in its tracks, or lets it go on: within its heartbeat's
-    /// time, nobody notices.
-    pub fn pause_agent(&self, paused: bool) {
+    /// time, nobody notices. When this returns, none of its threads runs.
+    ///
+    /// # Errors
+    /// It does not stop.
+    pub fn pause_agent(&self, paused: bool) -> Result<()> {
         let signal = if paused {
             Signal::SIGSTOP
         } else {
             Signal::SIGCONT
         };
-        if let Some(agent) = &self.agent {
-            agent.signal(signal);
+        let Some(agent) = &self.agent else {
+            return Ok(());
+        };
+        agent.signal(signal);
+        if !paused {
+            return Ok(());
         }
+        let tasks = PathBuf::from(format!("/proc/{}/task", agent.pid()));
+        process::await_some("the agent's threads stop", Duration::from_secs(5), || {
+            let mut tasks = fs::read_dir(&tasks).ok()?.flatten();
+            tasks
+                .all(|task| {
+                    let stat = fs::read_to_string(task.path().join("stat"));
+                    // The name before can hold anything.
+                    stat.is_ok_and(|stat| {
+                        stat.rsplit(") ").next().is_some_and(|s| s.starts_with('T'))
+                    })
+                })
+                .then_some(())
+        })
     }
 
     /// Has the agent ended?
