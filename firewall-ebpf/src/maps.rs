@@ -1,15 +1,15 @@
 //! The maps. Sizes of the tables are defaults, which the loader overrides.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use firewall_common::abi::{
     Census, CollectorState, Config, Control, Counter, DataFlow, EVENTS_BYTES, ExpectKey,
     Expectation, FLOW_EVENTS_BYTES, FRAGMENTS_LEN, Flow, FlowKey4, FlowKey6, FragmentKey,
-    Fragments, Iface, JOURNAL_LEN, JournalEntry, MAX_RULES, ORPHAN_BUCKETS, Pair, PairKey,
-    REFUSALS_LEN, RING_SHARES_LEN, Rule, RuleName, Session, TABLES_LEN, TIER_COUNTS_LEN,
-    TableCounter, Target, Watch, heartbeat,
+    Fragments, INNER_MAP, Iface, JOURNAL_LEN, JournalEntry, ORPHAN_BUCKETS, Pair, PairKey,
+    REFUSALS_LEN, RING_SHARES_LEN, RULE_NAMES_LEN, Rule, RuleName, Session, TABLES_LEN,
+    TIER_COUNTS_LEN, TableCounter, Target, Watch, classes::Block, heartbeat,
 };
 use firewall_common::verdict::STATS_LEN;
 
@@ -17,6 +17,10 @@ pub(crate) const FLOWS: usize = 65_536;
 pub(crate) const HALF_OPEN: usize = 16_384;
 const FTP: usize = 4096;
 pub(crate) const IFACES_LEN: usize = 1024;
+const GENERATIONS: usize = 2;
+
+/// What each policy has of its own; the real length is decided when it is made.
+pub(crate) type OfPolicy<T> = Array<T, 1, INNER_MAP>;
 
 #[btf_map]
 pub(crate) static ABI: Array<u32, 1> = Array::new();
@@ -53,11 +57,13 @@ pub(crate) static PAIRS: HashMap<PairKey, Pair, FTP> = HashMap::new();
 #[btf_map]
 pub(crate) static IFACES: HashMap<u32, Iface, IFACES_LEN> = HashMap::new();
 #[btf_map]
-pub(crate) static RULES: Array<Rule, { 2 * MAX_RULES }> = Array::new();
+pub(crate) static RULES: ArrayOfMaps<OfPolicy<Rule>, GENERATIONS> = ArrayOfMaps::new();
 #[btf_map]
-pub(crate) static RULE_NAMES: Array<RuleName, { 2 * MAX_RULES }> = Array::new();
+pub(crate) static CLASSES: ArrayOfMaps<OfPolicy<Block>, GENERATIONS> = ArrayOfMaps::new();
 #[btf_map]
-pub(crate) static RULE_HITS: PerCpuArray<Counter, { 2 * MAX_RULES }> = PerCpuArray::new();
+pub(crate) static RULE_HITS: ArrayOfMaps<OfPolicy<Counter>, GENERATIONS> = ArrayOfMaps::new();
+#[btf_map]
+static RULE_NAMES: Array<RuleName, RULE_NAMES_LEN> = Array::new();
 #[btf_map]
 pub(crate) static STATS: PerCpuArray<Counter, { STATS_LEN as usize }> = PerCpuArray::new();
 #[btf_map]

@@ -1,25 +1,41 @@
 //! The rules, and the zone a new flow goes to.
 
-use core::ffi::c_void;
+use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::{
     bindings::bpf_fib_lookup as FibParams,
-    helpers::generated::{bpf_fib_lookup, bpf_loop},
+    helpers::generated::{bpf_fib_lookup, bpf_loop, bpf_map_lookup_elem},
 };
 use firewall_common::{
-    abi::{Config, MAX_RULES, RULE_NONE, ZONE_HOST, action, config_flags},
-    policy::matches,
+    abi::{
+        Config, MAX_RULES, NO_SLOT, RULE_NONE, Rule, ZONE_HOST, action,
+        classes::{Block, CHUNK_RULES, dimension, outcome, searches},
+        config_flags,
+    },
+    policy::{
+        classify::{self, Blocks, Look, Row, Rows},
+        matches,
+    },
     verdict::DropReason,
     wire::{Family, Headers},
 };
 
-use crate::{explain, forward, maps::RULES, packet::Packet, pipeline, stats, work::Work};
+use crate::{
+    explain, forward,
+    maps::{CLASSES, OfPolicy, RULES},
+    packet::Packet,
+    pipeline, stats,
+    work::Work,
+};
 
 /// What the rules say of a new flow.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Decision {
-    /// [`action`], or `NO_MATCH`.
+    /// [`action`], or [`NO_MATCH`].
     pub action: u8,
+    /// Fills up to the next field.
+    reserved: u8,
     /// `Rule::id`, or [`RULE_NONE`].
     pub id: u16,
     /// `Rule::flags`.
@@ -29,67 +45,285 @@ pub(crate) struct Decision {
 /// [`Decision::action`] when no rule matches: the default, drop.
 pub(crate) const NO_MATCH: u8 = 0xff;
 
-struct Scan<'a> {
-    headers: &'a Headers,
-    base: u32,
-    hit: u32,
-    found: Decision,
-    from: u8,
-    to: u8,
-}
-
 /// First match wins.
 #[inline(always)]
 pub(crate) fn decide(config: &Config, work: &mut Work) -> Decision {
     let generation = config.generation & 1;
-    let mut scan = Scan {
-        headers: &work.headers,
-        base: generation * MAX_RULES as u32,
-        hit: 0,
-        found: Decision {
-            action: NO_MATCH,
-            id: RULE_NONE,
-            flags: 0,
-        },
-        from: work.from_zone,
-        to: work.to_zone,
-    };
     let count = config.rule_count[generation as usize];
-    let callback = try_rule as extern "C" fn(u32, *mut c_void) -> i64;
-    // SAFETY: `scan` outlives the loop, and the callback has the signature that
-    // bpf_loop documents.
-    unsafe { bpf_loop(count, callback as *mut c_void, (&raw mut scan).cast(), 0) };
-    if scan.found.action != NO_MATCH {
-        let (hit, found) = (scan.hit, scan.found);
-        stats::rule(hit, work.headers.l3_len);
-        explain::rule(work, hit);
-        return found;
+    let slot = pinhole_rules(work, generation, count);
+    if slot != NO_SLOT {
+        explain::rule(work, slot);
     }
-    scan.found
+    work.decision
+}
+
+/// Looks for the rule of a new flow, and counts it: what it decides is in
+/// [`Work::decision`] then. Returns its slot.
+///
+/// A global function: the verifier follows it once, and not from each state in which
+/// a packet can get here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_rules(work: *mut Work, generation: u32, count: u32) -> u32 {
+    // SAFETY: `decide` passes this run's own work area, which nothing else refers
+    // to meanwhile.
+    let Some(work) = (unsafe { work.as_mut() }) else {
+        return NO_SLOT;
+    };
+    work.decision = Decision {
+        action: NO_MATCH,
+        reserved: 0,
+        id: RULE_NONE,
+        flags: 0,
+    };
+    let found = if count <= WALKED {
+        walk(work, generation, count)
+    } else {
+        search(work, generation)
+    };
+    let Some(index) = found else {
+        return NO_SLOT;
+    };
+    stats::rule(generation, index, count, work.headers.l3_len);
+    generation * MAX_RULES as u32 + index
+}
+
+/// So few rules are faster tried one after the other.
+const WALKED: u32 = 8;
+
+struct Walk<'a> {
+    rules: &'a OfPolicy<Rule>,
+    work: &'a mut Work,
+    hit: u32,
+}
+
+#[inline(always)]
+fn walk(work: &mut Work, generation: u32, count: u32) -> Option<u32> {
+    let mut walk = Walk {
+        rules: RULES.get(generation)?,
+        work,
+        hit: NO_SLOT,
+    };
+    let callback = try_rule as extern "C" fn(u32, *mut c_void) -> i64;
+    // SAFETY: `walk` outlives the loop, and the callback has the signature that
+    // bpf_loop documents.
+    unsafe { bpf_loop(count, callback as *mut c_void, (&raw mut walk).cast(), 0) };
+    (walk.hit != NO_SLOT).then_some(walk.hit)
 }
 
 /// One iteration of the loop: 1 stops it.
-extern "C" fn try_rule(index: u32, scan: *mut c_void) -> i64 {
-    // SAFETY: `decide` passes its own `Scan`, which nothing else refers to meanwhile.
-    let scan = unsafe { &mut *scan.cast::<Scan<'_>>() };
-    let at = scan.base + index;
-    let Some(rule) = RULES.get(at) else {
+extern "C" fn try_rule(index: u32, walk: *mut c_void) -> i64 {
+    // SAFETY: `walk` passes its own, which nothing else refers to meanwhile.
+    let walk = unsafe { &mut *walk.cast::<Walk<'_>>() };
+    let Some(rule) = walk.rules.get(index) else {
         return 1;
     };
-    if !matches(rule, scan.headers, scan.from, scan.to) {
+    let work = &mut *walk.work;
+    if !matches(rule, &work.headers, work.from_zone, work.to_zone) {
         return 0;
     }
-    scan.found = Decision {
-        action: if rule.action == action::ACCEPT {
-            action::ACCEPT
-        } else {
-            action::DROP
-        },
-        id: rule.id,
-        flags: rule.flags,
-    };
-    scan.hit = at;
+    decided(work, rule.action, rule.id, rule.flags);
+    walk.hit = index;
     1
+}
+
+#[inline(always)]
+fn decided(work: &mut Work, action: u8, id: u16, flags: u16) {
+    let accept = action == action::ACCEPT;
+    work.decision = Decision {
+        action: if accept { action::ACCEPT } else { action::DROP },
+        reserved: 0,
+        id,
+        flags,
+    };
+}
+
+/// The blocks of a policy, a word in which numbers are hidden, and room for a key.
+#[derive(Clone, Copy)]
+struct Image<'a> {
+    blocks: &'a OfPolicy<Block>,
+    hidden: *mut u64,
+    key: *mut u32,
+}
+
+impl<'a> Image<'a> {
+    /// `key` is one for all look-ups: each of its own would take eight bytes of stack.
+    #[inline(always)]
+    fn of(blocks: &'a OfPolicy<Block>, work: &mut Work, key: &mut u32) -> Self {
+        Self {
+            blocks,
+            hidden: &raw mut work.hidden,
+            key,
+        }
+    }
+}
+
+impl Blocks for Image<'_> {
+    #[inline(always)]
+    fn block(&self, at: u32) -> Option<&Block> {
+        // SAFETY: the local variable of the function that made this.
+        unsafe { self.key.write_volatile(at) };
+        let map = (&raw const *self.blocks).cast_mut().cast();
+        // SAFETY: a map with keys of this type.
+        let block = unsafe { bpf_map_lookup_elem(map, self.key.cast()) };
+        // SAFETY: null, or an element, which is valid for the whole run; all are numbers.
+        unsafe { block.cast::<Block>().as_ref() }
+    }
+
+    #[inline(always)]
+    fn hide(&self, number: u64) -> u64 {
+        // SAFETY: a field of this run's own work area.
+        unsafe { self.hidden.write_volatile(number) };
+        // SAFETY: as above.
+        unsafe { self.hidden.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn pace(&self, number: u64) -> u64 {
+        let mut number = number;
+        // SAFETY: the number stays where it is. (Line information must not be of no
+        // instruction at all.)
+        unsafe { asm!("{0} = {0}", inout(reg) number, options(nostack, preserves_flags)) };
+        number
+    }
+}
+
+struct Search<'a> {
+    blocks: &'a OfPolicy<Block>,
+    work: &'a mut Work,
+    hit: u32,
+}
+
+#[inline(always)]
+fn search(work: &mut Work, generation: u32) -> Option<u32> {
+    const CHUNKS: u32 = (MAX_RULES / CHUNK_RULES) as u32;
+    let blocks = CLASSES.get(generation)?;
+    if !find_rows(blocks, work) {
+        return None;
+    }
+    let mut search = Search {
+        blocks,
+        work,
+        hit: NO_SLOT,
+    };
+    let callback = try_chunk as extern "C" fn(u32, *mut c_void) -> i64;
+    // SAFETY: as in `walk`.
+    unsafe { bpf_loop(CHUNKS, callback as *mut c_void, (&raw mut search).cast(), 0) };
+    let hit = search.hit;
+    if hit == NO_SLOT {
+        return None;
+    }
+    let mut key = 0;
+    let outcome = classify::outcome(&Image::of(blocks, work, &mut key), hit)?;
+    decided(
+        work,
+        (outcome >> outcome::ACTION) as u8,
+        (outcome >> outcome::ID) as u16,
+        (outcome >> outcome::FLAGS) as u16,
+    );
+    Some(hit)
+}
+
+/// Fills [`Work::rows`]. Functions of their own, each with little on the stack.
+#[inline(always)]
+fn find_rows(blocks: &OfPolicy<Block>, work: &mut Work) -> bool {
+    work.rows = Rows::NONE;
+    find_place(blocks, work)
+        && find_address(blocks, work, false)
+        && find_address(blocks, work, true)
+        && find_port(blocks, work, false)
+        && find_port(blocks, work, true)
+}
+
+#[inline(never)]
+fn find_place(blocks: &OfPolicy<Block>, work: &mut Work) -> bool {
+    let mut key = 0;
+    let image = Image::of(blocks, work, &mut key);
+    let Some(place) = classify::place(&image, work.from_zone, work.to_zone) else {
+        return false;
+    };
+    work.rows.put(dimension::PLACE, place);
+    let Some(protocol) = classify::protocol(&image, &work.headers) else {
+        return false;
+    };
+    work.rows.put(dimension::PROTOCOL, protocol);
+    true
+}
+
+#[inline(always)]
+fn find_address(blocks: &OfPolicy<Block>, work: &mut Work, destination: bool) -> bool {
+    if work.headers.family as u8 == Family::V4 as u8 {
+        find_address4(blocks, work, destination)
+    } else {
+        find_address6(blocks, work, destination)
+    }
+}
+
+#[inline(always)]
+fn put_address(work: &mut Work, destination: bool, row: Row) {
+    if destination {
+        work.rows.put(dimension::DESTINATION, row);
+    } else {
+        work.rows.put(dimension::SOURCE, row);
+    }
+}
+
+#[inline(never)]
+fn find_address4(blocks: &OfPolicy<Block>, work: &mut Work, destination: bool) -> bool {
+    let mut key = 0;
+    let image = Image::of(blocks, work, &mut key);
+    let Some(row) = classify::address4(&image, &work.headers, destination) else {
+        return false;
+    };
+    put_address(work, destination, row);
+    true
+}
+
+#[inline(never)]
+fn find_address6(blocks: &OfPolicy<Block>, work: &mut Work, destination: bool) -> bool {
+    let mut key = 0;
+    let image = Image::of(blocks, work, &mut key);
+    let Some(row) = classify::address6(&image, &work.headers, destination) else {
+        return false;
+    };
+    put_address(work, destination, row);
+    true
+}
+
+#[inline(never)]
+fn find_port(blocks: &OfPolicy<Block>, work: &mut Work, destination: bool) -> bool {
+    let mut key = 0;
+    let image = Image::of(blocks, work, &mut key);
+    let (at, port) = if destination {
+        (searches::DPORT, work.headers.dport)
+    } else {
+        (searches::SPORT, work.headers.sport)
+    };
+    let Some(row) = classify::port(&image, at, port) else {
+        return false;
+    };
+    if destination {
+        work.rows.put(dimension::DPORT, row);
+    } else {
+        work.rows.put(dimension::SPORT, row);
+    }
+    true
+}
+
+/// One iteration of the loop: 1 stops it.
+extern "C" fn try_chunk(_: u32, search: *mut c_void) -> i64 {
+    // SAFETY: `search` passes its own, which nothing else refers to meanwhile.
+    let search = unsafe { &mut *search.cast::<Search<'_>>() };
+    let mut key = 0;
+    let image = Image::of(search.blocks, search.work, &mut key);
+    match search.work.rows.look(&image) {
+        Look::Not => 0,
+        Look::Over => 1,
+        Look::Found(rule) => {
+            search.hit = rule;
+            1
+        }
+    }
 }
 
 /// The zone that a packet arriving at XDP goes to.

@@ -1,6 +1,6 @@
 //! Per-CPU counters: every verdict and every notable event, by its stable index.
 
-use aya_ebpf::btf_maps::PerCpuArray;
+use aya_ebpf::{btf_maps::PerCpuArray, helpers::generated::bpf_get_smp_processor_id};
 use firewall_common::{abi::Counter, verdict::Event};
 
 use crate::maps::{RULE_HITS, STATS};
@@ -17,15 +17,24 @@ pub(crate) fn event(event: Event) {
     add(&STATS, event.index(), 0);
 }
 
-/// Counts a new flow that the compiled rule at `index` decided.
+/// Counts a new flow that the compiled rule `index` of `count` decided.
 #[inline(always)]
-pub(crate) fn rule(index: u32, bytes: u32) {
-    add(&RULE_HITS, index, bytes);
+pub(crate) fn rule(generation: u32, index: u32, count: u32, bytes: u32) {
+    // SAFETY: a helper without arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    if let Some(hits) = RULE_HITS.get(generation) {
+        tally(hits.get_ptr_mut(cpu * count + index), bytes);
+    }
 }
 
 #[inline(always)]
 fn add<const N: usize>(map: &PerCpuArray<Counter, N>, index: u32, bytes: u32) {
-    let Some(counter) = map.get_ptr_mut(index) else {
+    tally(map.get_ptr_mut(index), bytes);
+}
+
+#[inline(always)]
+fn tally(counter: Option<*mut Counter>, bytes: u32) {
+    let Some(counter) = counter else {
         return;
     };
     // SAFETY: the element is this CPU's own, and programs of both hooks run

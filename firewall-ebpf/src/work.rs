@@ -14,10 +14,13 @@ use firewall_common::{
     },
     key::Direction,
     life::Missed,
+    policy::classify::Rows,
     tcp::{Arrived, Segment, Stepped, options::OPTIONS_ROOM},
     time::Tick,
     wire::{Headers, OnWire, Options},
 };
+
+use crate::policy::Decision;
 
 /// Which element a run uses.
 #[derive(Clone, Copy)]
@@ -156,6 +159,12 @@ pub(crate) struct Work {
     pub cursor: Opaque,
     /// The segment's TCP options.
     pub tcp_options: [u8; OPTIONS_ROOM],
+    /// What the rules say of a new flow.
+    pub decision: Decision,
+    /// The rules that its parts allow, each on its own.
+    pub rows: Rows,
+    /// Numbers go through here to be known no more.
+    pub hidden: u64,
     /// Notes for `pinhole why`.
     pub explain: Explain,
 }

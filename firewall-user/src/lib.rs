@@ -2,6 +2,7 @@
 //!
 //! - [`cli`] is the command line, one file a subcommand
 //! - [`config`] turns TOML into a validated policy, and that into compiled rules
+//! - [`classes`] makes those searchable; pure
 //! - [`bpf`] opens pinned maps and reads them as typed entries
 //! - [`filter`] picks flows; pure
 //! - [`render`] writes entries as tables or JSON
@@ -21,6 +22,7 @@
 //! - [`netlink`] asks the kernel about links, routes, sockets, connections and NAT
 
 pub mod bpf;
+pub mod classes;
 pub mod cli;
 pub mod config;
 pub mod error;

@@ -14,13 +14,12 @@ use aya::maps::{MapData, MapError};
 use bytemuck::Zeroable as _;
 use firewall_common::{
     abi::{
-        Config, CtlCounts, Flow, FlowKey4, FlowKey6, FlowState, Last, RULE_NONE, Rule,
-        TIER_COUNTS_LEN, TcpSide, Tier, ZONE_HOST,
+        Config, CtlCounts, Flow, FlowKey4, FlowKey6, FlowState, Last, RULE_NONE, TIER_COUNTS_LEN,
+        TcpSide, Tier, ZONE_HOST,
         flow_flags::{self, NO_SCALE},
         incarnation, maps, rule_flags,
     },
     key::{FlowKey, Heading},
-    policy,
     tcp::{State, generic},
     time::Tick,
     wire::{Family, Headers, proto},
@@ -32,6 +31,7 @@ use crate::{
         loader::{Error, pinned},
         requests, words,
     },
+    classes::Classes,
     netlink::{
         conntrack::{self, Tracked},
         diag::{self, Connection, state},
@@ -69,8 +69,8 @@ struct Found {
 pub struct Policy<'a> {
     /// As it goes into the `CONFIG` map.
     pub config: &'a Config,
-    /// In order.
-    pub rules: &'a [Rule],
+    /// The rules.
+    pub rules: &'a Classes<'a>,
     /// The guarded interfaces by index.
     pub ifaces: HashMap<u32, Guarded>,
 }
@@ -332,10 +332,9 @@ fn entry(
 }
 
 /// Would its first packet have been given to the helper?
-fn is_control(rules: &[Rule], headers: &Headers, from: u8, to: u8) -> bool {
+fn is_control(rules: &Classes<'_>, headers: &Headers, from: u8, to: u8) -> bool {
     rules
-        .iter()
-        .find(|rule| policy::matches(rule, headers, from, to))
+        .find(headers, from, to)
         .is_some_and(|rule| rule.flags & rule_flags::HELPER_FTP != 0)
 }
 

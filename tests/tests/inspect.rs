@@ -15,7 +15,7 @@ use bytemuck::Zeroable;
 use firewall_common::{
     abi::{
         ABI_VERSION, Config, DataFlow, ExpectKey, ExpectVia, Expectation, Flow, FlowKey4, FlowKey6,
-        FlowState, Iface, MAX_RULES, Phase, RuleName, Session, SessionPhase, flow_flags, maps,
+        FlowState, Iface, Phase, RULE_NAMES_LEN, RuleName, Session, SessionPhase, flow_flags, maps,
         timeout,
     },
     key::map_v4,
@@ -65,7 +65,7 @@ impl Pins {
             ..Config::zeroed()
         };
         pins.array(maps::CONFIG, 1, 0, config)?;
-        pins.array::<RuleName>(maps::RULE_NAMES, 2 * MAX_RULES as u32, 0, fixed("web"))?;
+        pins.array::<RuleName>(maps::RULE_NAMES, RULE_NAMES_LEN as u32, 0, fixed("web"))?;
         pins.hash::<u32, Iface>(maps::IFACES, 64)?;
         for name in [maps::FLOWS4, maps::HALF_OPEN4_IN, maps::HALF_OPEN4_OUT] {
             pins.hash::<FlowKey4, Flow>(name, TABLE)?;

@@ -19,7 +19,8 @@ pub const NO_SLOT: u32 = u32::MAX;
 pub struct Explain {
     /// [`crate::verdict::Verdict::index`].
     pub outcome: u32,
-    /// Slot in the `RULES` map of the rule that matched, or [`NO_SLOT`].
+    /// Slot of the rule that matched, its generation times [`super::MAX_RULES`] plus its
+    /// index in the map of that in `RULES`; or [`NO_SLOT`].
     pub rule: u32,
     /// Zone that the packet came from.
     pub from_zone: u8,

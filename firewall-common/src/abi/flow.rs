@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{FlowKey6, FlowState, Last, flow_flags};
+use super::{FlowKey6, FlowState, Last, RULE_NONE, flow_flags};
 use crate::{
     key::Direction,
     pod,
@@ -60,7 +60,9 @@ pub struct Flow {
     pub seen: u32,
     /// [`Tick`] of the first packet.
     pub created: u32,
-    /// Bytes of layer 3 upwards by [`Direction`], added atomically.
+    /// Bytes of layer 3 upwards by [`Direction`], added atomically, modulo 2^58. Above
+    /// them are, in the first, the [`Flow::rule_bits`], and bit 63 is that of
+    /// [`crate::life`].
     pub bytes: [u64; 2],
     /// Packets by [`Direction`], added atomically, modulo 2^32.
     pub packets: [u32; 2],
@@ -98,12 +100,40 @@ impl Flow {
         self.last().to_zone()
     }
 
-    /// Identifier of the rule that admitted the flow ([`super::Rule::id`]).
+    /// Identifier of the rule that admitted the flow ([`super::Rule::id`]), or
+    /// [`RULE_NONE`].
     #[inline(always)]
     #[must_use]
     pub const fn rule(&self) -> u16 {
-        self.last().rule()
+        match self.last().rule() {
+            RULE_NONE => RULE_NONE,
+            low => low | (((self.bytes[0] & Self::RULE_BITS) >> Self::RULE_SHIFT) << 11) as u16,
+        }
     }
+
+    /// What the first of [`Flow::bytes`] says of `rule`: all but the eleven bits that
+    /// [`Last`] has room for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rule_bits(rule: u16) -> u64 {
+        ((rule >> 11) as u64) << Self::RULE_SHIFT
+    }
+
+    /// Bytes of layer 3 upwards that were sent in `direction`.
+    #[must_use]
+    pub const fn octets(&self, direction: Direction) -> u64 {
+        self.bytes[direction.index() & 1] & ((1 << Self::RULE_SHIFT) - 1)
+    }
+
+    /// Those of both directions.
+    #[must_use]
+    pub const fn all_octets(&self) -> u64 {
+        self.octets(Direction::Original) + self.octets(Direction::Reply)
+    }
+
+    const RULE_SHIFT: u32 = 58;
+    /// The bits that [`Flow::rule_bits`] can set.
+    pub const RULE_BITS: u64 = 31 << Self::RULE_SHIFT;
 
     /// Why enforcing refuses the flow; `None` if it does not.
     #[must_use]
@@ -176,7 +206,33 @@ pub const TIER_COUNTS_LEN: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{abi::FlowKey4, key::FlowKey as _};
+    use crate::{
+        abi::{FlowKey4, RULE_NAMES_LEN, id_of_name, name_of_id},
+        key::FlowKey as _,
+    };
+
+    #[test]
+    fn an_entry_names_every_rule_and_counts_all_the_same() {
+        for rule in [0, 1, 2046, 2048, 4096, 32_783, RULE_NONE] {
+            let flow = Flow {
+                last: Last::new(rule, 1, 2).0,
+                bytes: [Flow::rule_bits(rule) | 1234, 5678],
+                ..Flow::zeroed()
+            };
+            assert_eq!(flow.rule(), rule);
+            assert_eq!(flow.octets(Direction::Original), 1234);
+            assert_eq!(flow.octets(Direction::Reply), 5678);
+            let forgotten = Flow {
+                last: flow.last().with_rule(RULE_NONE).0,
+                ..flow
+            };
+            assert_eq!(forgotten.rule(), RULE_NONE);
+        }
+        for slot in 0..RULE_NAMES_LEN as u32 {
+            let id = id_of_name(slot);
+            assert!(id & RULE_NONE != RULE_NONE && name_of_id(id) == slot);
+        }
+    }
 
     #[test]
     fn tiers_follow_family_and_protocol() {

@@ -378,7 +378,8 @@ impl Last {
         self.0 as u32
     }
 
-    /// Identifier of the rule that admitted the flow, or [`RULE_NONE`].
+    /// The lower eleven bits of the identifier of the rule that admitted the flow, or
+    /// [`RULE_NONE`]; the others are in [`super::Flow::rule_bits`].
     #[inline(always)]
     #[must_use]
     pub const fn rule(self) -> u16 {
@@ -441,7 +442,7 @@ impl Last {
 }
 
 const _: () = {
-    assert!(RULE_NONE as u64 == Last::RULE_MASK);
+    assert!(RULE_NONE as u64 == Last::RULE_MASK && Last::RULE_MASK == (1 << 11) - 1);
     assert!(super::MAX_ZONES as u64 <= Last::ZONE_MASK && ZONE_HOST == 0);
 };
 

@@ -4,6 +4,7 @@
 //! become enums by `TryFrom` on the side that reads them. Byte order is the
 //! host's unless a field says otherwise.
 
+pub mod classes;
 mod config;
 mod event;
 mod expect;
@@ -91,12 +92,17 @@ pub mod maps {
     /// `ARRAY<u32>[NEIGHBOURS_LEN]`: the tick in which a packet to a next hop last went
     /// through the kernel. Not pinned.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
-    /// `ARRAY<Rule>[2 * MAX_RULES]`: two generations, of which `Config::generation` is live.
+    /// `ARRAY_OF_MAPS[2]` of `ARRAY<Rule>`, a compiled policy each: two generations, of
+    /// which `Config::generation` is live.
     pub const RULES: &str = "RULES";
-    /// `PERCPU_ARRAY<Counter>[2 * MAX_RULES]`: packets of new flows by rule, as `RULES`.
+    /// `ARRAY_OF_MAPS[2]` of `ARRAY<Counter>`, generations as `RULES`: packets of new flows
+    /// by CPU, then by compiled rule.
     pub const RULE_HITS: &str = "RULE_HITS";
-    /// `ARRAY<RuleName>[2 * MAX_RULES]`: names of the configuration's rules by
-    /// [`super::Rule::id`], in two generations as `RULES`. Never read by the programs.
+    /// `ARRAY_OF_MAPS[2]` of `ARRAY<Block>`, generations as `RULES`: what finds the rule of
+    /// a packet among many ([`super::classes`]).
+    pub const CLASSES: &str = "CLASSES";
+    /// `ARRAY<RuleName>[RULE_NAMES_LEN]`: names of the configuration's rules, by
+    /// [`super::name_of_id`]. Never read by the programs.
     pub const RULE_NAMES: &str = "RULE_NAMES";
     /// `PERCPU_ARRAY<Counter>[STATS_LEN]`, by [`crate::verdict`] index.
     pub const STATS: &str = "STATS";

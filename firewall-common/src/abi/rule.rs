@@ -4,18 +4,54 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::pod;
 
-/// Rules in one generation of the `RULES` map.
-pub const MAX_RULES: usize = 1024;
+/// Compiled rules of one policy at most: a bit in [`super::classes`] for each.
+pub const MAX_RULES: usize = 1 << 15;
 
-/// Rules in the configuration. One less than [`MAX_RULES`], so that no
-/// [`Rule::id`] of either generation is [`RULE_NONE`].
-pub const MAX_NAMED_RULES: usize = MAX_RULES - 1;
+/// Names of the rules of one policy at most: `2^14` of its file, and what else it makes
+/// rules of.
+pub const MAX_NAMED_RULES: usize = (1 << 14) + 256;
+
+/// Elements of `RULE_NAMES`: two generations.
+pub const RULE_NAMES_LEN: usize = 2 * MAX_NAMED_RULES;
+
+/// Flag of the maps inside `RULES`, `RULE_HITS` and `CLASSES` (`BPF_F_INNER_MAP` of
+/// `linux/bpf.h`): each has the length that its policy needs.
+pub const INNER_MAP: usize = 1 << 12;
 
 /// [`Rule::id`] of flows that no rule admitted: seeded, expected, or a named
-/// essential. The highest number that fits in an entry ([`super::Last`]).
+/// essential. Its eleven bits stand for it in an entry, whatever the five above
+/// them ([`super::Flow::rule`]); no other identifier has all of them set.
 pub const RULE_NONE: u16 = 2047;
 
-const _: () = assert!(MAX_NAMED_RULES - 1 + MAX_RULES < RULE_NONE as usize);
+/// [`Rule::id`] of the rule with this number, from 0, in the configuration.
+///
+/// The generations take turns, so that the flows of the policy before this one
+/// still name their rule.
+#[inline(always)]
+#[must_use]
+pub const fn rule_id(generation: u32, number: u16) -> u16 {
+    id_of_name(2 * number as u32 + (generation & 1))
+}
+
+/// [`Rule::id`] of the name in this element of `RULE_NAMES`.
+#[inline(always)]
+#[must_use]
+pub const fn id_of_name(slot: u32) -> u16 {
+    (slot + slot / RULE_NONE as u32) as u16
+}
+
+/// The element of `RULE_NAMES` that names the rule of this [`Rule::id`].
+#[inline(always)]
+#[must_use]
+pub const fn name_of_id(id: u16) -> u32 {
+    id as u32 - id as u32 / (RULE_NONE as u32 + 1)
+}
+
+const _: () = {
+    let last = rule_id(1, MAX_NAMED_RULES as u16 - 1);
+    assert!(name_of_id(last) as usize == RULE_NAMES_LEN - 1);
+    assert!(name_of_id(rule_id(0, 1024)) == 2048 && rule_id(1, 1023) == RULE_NONE + 1);
+};
 
 /// Name of a rule, NUL-terminated.
 pub type RuleName = [u8; 32];
@@ -67,9 +103,7 @@ pub struct Rule {
     pub dport: [u16; 2],
     /// [`rule_flags`].
     pub flags: u16,
-    /// Slot of the rule's name in `RULE_NAMES`: number of the rule in the
-    /// configuration plus [`MAX_RULES`] in generation 1, so that the flows of
-    /// the policy before this one still name their rule.
+    /// Names the rule of the configuration: [`rule_id`].
     pub id: u16,
     /// IP protocol number; 0 for any.
     pub proto: u8,

@@ -15,7 +15,7 @@ use firewall_common::{
 };
 
 use super::{
-    entry::last_of,
+    entry::{last_of, rule_bits_of},
     tiers::{Family, Here, displace, end, is_full},
 };
 use crate::{
@@ -228,7 +228,7 @@ fn create<K: Family>(work: &mut Work, heading: Heading, flags: u32, rule: u16) -
     let flow = &mut work.flow;
     flow.seen = work.now.0;
     flow.created = work.now.0;
-    flow.bytes = [work.on_wire.bytes as u64, 0];
+    flow.bytes = [Flow::rule_bits(rule) | work.on_wire.bytes as u64, 0];
     flow.packets = [work.on_wire.packets, 0];
     if work.displaces && flags & flow_flags::WOULD_DROP == 0 {
         displace::<K>(work);
@@ -309,6 +309,7 @@ pub(super) fn resynchronise<K: Family>(
     proved: bool,
 ) -> Option<Verdict> {
     let last = Last(last_of(entry).load());
+    let rule = rule_bits_of(entry);
     if !end(&*K::slot(work), entry, word, proved, EndReason::Reused) {
         return None;
     }
@@ -319,7 +320,7 @@ pub(super) fn resynchronise<K: Family>(
     begin_tcp(flow, begun, 0, last, incarnation);
     flow.seen = work.now.0;
     flow.created = work.now.0;
-    flow.bytes = [0, work.on_wire.bytes as u64];
+    flow.bytes = [rule, work.on_wire.bytes as u64];
     flow.packets = [0, work.on_wire.packets];
     let inside = word.has(flow_flags::FROM_INSIDE);
     Some(

@@ -28,6 +28,15 @@ pub(crate) fn last_of(entry: *mut Flow) -> Shared<u64> {
     unsafe { Shared::new(word) }
 }
 
+/// What stands above the bytes that the entry counts: [`Flow::rule_bits`].
+#[inline(always)]
+pub(super) fn rule_bits_of(entry: *mut Flow) -> u64 {
+    // SAFETY: as `state_of`.
+    let word = unsafe { &raw const (*entry).bytes[0] };
+    // SAFETY: eight bytes, aligned; other CPUs change the bits below.
+    (unsafe { word.read_volatile() }) & Flow::RULE_BITS
+}
+
 #[inline(always)]
 pub(crate) fn seen_of(entry: *mut Flow) -> Shared<u32> {
     // SAFETY: as `state_of`.

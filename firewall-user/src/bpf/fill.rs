@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData};
 use firewall_common::abi::{
-    Config, Control, Counter, Iface, MAX_RULES, MAX_ZONES, Rule, RuleName, Tier, ZONE_ANY,
-    ZONE_HOST, heartbeat, maps,
+    Config, Control, Iface, MAX_ZONES, Tier, ZONE_ANY, ZONE_HOST, heartbeat, maps,
 };
 
 use super::{
     Instance,
     loader::{Error, Loaded, map_mut, pinned},
-    sys, text,
+    policy, sys, text,
 };
-use crate::config::Compiled;
+use crate::{classes::Classes, config::Compiled};
 
 /// Gives every zone the number that it has in the pinned maps: the flows that
 /// are taken over name zones by number.
@@ -46,22 +45,26 @@ fn free(numbers: &BTreeMap<String, u8>) -> Option<u8> {
     (1..=MAX_ZONES).find(|number| !numbers.values().any(|taken| taken == number))
 }
 
-/// Writes the rules into the half that is not live. Returns the configuration
-/// that makes them live.
+/// Writes the rules of `compiled`, which `classes` are of, into the generation that is
+/// not live. Returns the configuration that makes them live.
 ///
 /// # Errors
 ///
 /// [`Error::Map`].
-pub fn stage(loaded: &mut Loaded, compiled: &Compiled) -> Result<Config, Error> {
+pub fn stage(
+    loaded: &mut Loaded,
+    compiled: &Compiled,
+    classes: &Classes<'_>,
+) -> Result<Config, Error> {
     let live = config(loaded)?;
-    let generation = live.generation ^ 1;
-    write_rules(loaded, compiled, generation)?;
+    let generation = (live.generation ^ 1) & 1;
+    policy::install(&mut loaded.ebpf, generation, classes)?;
+    policy::name(&mut loaded.ebpf, generation, &compiled.rule_names)?;
     let mut config = compiled.config;
     config.generation = generation;
-    // A program in the middle of the old half must not run into what stands
-    // behind its end.
+    // What runs under the other generation until then still has its own.
     config.rule_count = live.rule_count;
-    config.rule_count[generation as usize & 1] = compiled.rules.len() as u32;
+    config.rule_count[generation as usize] = classes.rules().len() as u32;
     config.tier_limits = fitting(compiled, loaded);
     Ok(config)
 }
@@ -120,34 +123,6 @@ pub fn first_beat(loaded: &mut Loaded) -> Result<(), Error> {
 /// [`Error::Map`].
 pub fn ifaces(instance: &Instance) -> Result<HashMap<MapData, u32, Iface>, Error> {
     pinned(instance, maps::IFACES)
-}
-
-fn write_rules(loaded: &mut Loaded, compiled: &Compiled, generation: u32) -> Result<(), Error> {
-    let base = generation * MAX_RULES as u32;
-    let mut rules: Array<_, Rule> = map_mut(&mut loaded.ebpf, maps::RULES)?;
-    for (index, rule) in (base..).zip(&compiled.rules) {
-        let id = rule.id + base as u16;
-        rules
-            .set(index, Rule { id, ..*rule }, 0)
-            .map_err(Error::map(maps::RULES))?;
-    }
-    let mut names: Array<_, RuleName> = map_mut(&mut loaded.ebpf, maps::RULE_NAMES)?;
-    for (index, name) in (base..).zip(compiled.rule_name_entries()) {
-        names
-            .set(index, name, 0)
-            .map_err(Error::map(maps::RULE_NAMES))?;
-    }
-    let mut hits: PerCpuArray<_, Counter> = map_mut(&mut loaded.ebpf, maps::RULE_HITS)?;
-    let cpus = aya::util::nr_cpus().map_err(|(_, e)| Error::map(maps::RULE_HITS)(e))?;
-    for (index, _) in (base..).zip(&compiled.rules) {
-        PerCpuValues::try_from(vec![Counter::default(); cpus])
-            .map_err(Error::map(maps::RULE_HITS))
-            .and_then(|zero| {
-                hits.set(index, zero, 0)
-                    .map_err(Error::map(maps::RULE_HITS))
-            })?;
-    }
-    Ok(())
 }
 
 /// The limits of admission for tables that kept a size other than the wanted:

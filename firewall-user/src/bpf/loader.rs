@@ -18,7 +18,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The maps that are pinned. What is left belongs to the programs that are loaded:
 /// scratch space, the programs' log, and datagrams that are under way.
-const MAPS: [&str; 31] = [
+const MAPS: [&str; 32] = [
     maps::ABI,
     maps::CONFIG,
     maps::CONTROL,
@@ -40,6 +40,7 @@ const MAPS: [&str; 31] = [
     maps::FAST_COUNTERS,
     maps::RULES,
     maps::RULE_HITS,
+    maps::CLASSES,
     maps::RULE_NAMES,
     maps::STATS,
     maps::TIER_COUNTS,

@@ -3,9 +3,10 @@
 //! A look-up by system call does not touch the reference bit of an LRU map, so
 //! asking for a flow keeps nothing alive.
 
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, ArrayOfMaps, HashMap, MapData, MapError};
 use firewall_common::abi::{
-    DataFlow, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, NO_SLOT, Pair, PairKey, Rule, maps,
+    DataFlow, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, MAX_RULES, NO_SLOT, Pair, PairKey,
+    Rule, maps,
 };
 
 use super::maps::{Error, FlowTier, Pinned};
@@ -69,7 +70,7 @@ pub struct Lookup {
     expectations: HashMap<MapData, ExpectKey, Expectation>,
     data_flows: HashMap<MapData, FlowKey6, DataFlow>,
     pairs: HashMap<MapData, PairKey, Pair>,
-    rules: Array<MapData, Rule>,
+    rules: ArrayOfMaps<MapData, Array<MapData, Rule>>,
 }
 
 impl Lookup {
@@ -149,8 +150,11 @@ impl Lookup {
         if slot == NO_SLOT {
             return Ok(None);
         }
-        let rule = self.rules.get(&slot, 0).map(Some);
-        rule.map_err(|error| self.failed(maps::RULES, &error))
+        let (generation, index) = (slot / MAX_RULES as u32, slot % MAX_RULES as u32);
+        let rules = self.rules.get(&generation, 0);
+        let rule = rules.and_then(|rules| rules.get(&index, 0));
+        rule.map(Some)
+            .map_err(|error| self.failed(maps::RULES, &error))
     }
 
     fn get<K: aya::Pod, V: aya::Pod>(

@@ -5,19 +5,19 @@
 
 use std::{fmt, io, path::Path};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use bytemuck::Zeroable;
 use firewall_common::{
     abi::{
         ABI_VERSION, Census, CollectorState, Config, Control, Counter, ExpectKey, Expectation,
-        FastCounter, FastIface, FlowKey6, Iface, MAX_RULES, Rule, RuleName, Session, TableCounter,
-        TableId, fast_places, heartbeat, maps,
+        FastCounter, FastIface, FlowKey6, Iface, Rule, RuleName, Session, TableCounter, TableId,
+        fast_places, heartbeat, maps,
     },
     time::Tick,
 };
 
 pub use super::rows::{FlowRow, FlowTier, Names};
-use super::{BPFFS, Instance, errno, pins, sys, text, vlan_children};
+use super::{BPFFS, Instance, errno, pins, policy, sys, text, vlan_children};
 
 /// Why the maps of an instance cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -218,14 +218,16 @@ impl Pinned {
     /// [`Error::Map`].
     pub fn rules(&self) -> Result<Vec<(Rule, Counter)>, Error> {
         let config = self.config()?;
-        let rules: Array<MapData, Rule> = self.array(maps::RULES)?;
-        let hits: PerCpuArray<MapData, Counter> = self.per_cpu_array(maps::RULE_HITS)?;
-        generation(&config)
-            .map(|slot| {
-                let rule = self.element(&rules, maps::RULES, slot)?;
-                Ok((rule, self.sum(&hits, maps::RULE_HITS, slot)?))
-            })
-            .collect()
+        let live = config.generation & 1;
+        let count = config.rule_count[live as usize] as usize;
+        let rules: Vec<Rule> = self.of_policy(maps::RULES, live)?;
+        let hits: Vec<Counter> = self.of_policy(maps::RULE_HITS, live)?;
+        let counted = |at: usize| {
+            let of_cpus = hits.iter().skip(at).step_by(count.max(1));
+            of_cpus.fold(Counter::default(), plus)
+        };
+        let rules = rules.into_iter().take(count).enumerate();
+        Ok(rules.map(|(at, rule)| (rule, counted(at))).collect())
     }
 
     /// Names of zones and rules.
@@ -239,10 +241,9 @@ impl Pinned {
             .map(|(_, iface)| (iface.zone, text(&iface.zone_name)));
         let names: Array<MapData, RuleName> = self.array(maps::RULE_NAMES)?;
         // Both generations: a flow can have been admitted by the policy before.
-        let rules = (0..names.len())
-            .map(|slot| Ok(text(&self.element(&names, maps::RULE_NAMES, slot)?)))
-            .collect::<Result<_, Error>>()?;
-        Ok(Names::new(zones, rules))
+        let rules = sys::lookup_all(&names);
+        let rules = rules.map_err(|error| self.failed(maps::RULE_NAMES, &error))?;
+        Ok(Names::new(zones, rules.iter().map(|name| text(name))))
     }
 
     /// The counters of the `STATS` map, summed over CPUs, by
@@ -358,6 +359,16 @@ impl Pinned {
             .map_err(|error| self.failed(name, &error))
     }
 
+    /// What the policy of a generation has of its own.
+    fn of_policy<V: aya::Pod + Zeroable>(
+        &self,
+        name: &'static str,
+        generation: u32,
+    ) -> Result<Vec<V>, Error> {
+        let map: ArrayOfMaps<MapData, Array<MapData, V>> = self.typed(name)?;
+        policy::read(&map, generation).map_err(|error| self.failed(name, &error))
+    }
+
     fn sum(
         &self,
         map: &PerCpuArray<MapData, Counter>,
@@ -367,11 +378,7 @@ impl Pinned {
         let values = map
             .get(&index, 0)
             .map_err(|error| self.failed(name, &error))?;
-        let sum = values.iter().fold(Counter::default(), |sum, cpu| Counter {
-            packets: sum.packets.wrapping_add(cpu.packets),
-            bytes: sum.bytes.wrapping_add(cpu.bytes),
-        });
-        Ok(sum)
+        Ok(values.iter().fold(Counter::default(), plus))
     }
 
     pub(super) fn failed(&self, map: &'static str, reason: &dyn fmt::Display) -> Error {
@@ -383,12 +390,11 @@ impl Pinned {
     }
 }
 
-/// Slots of the live half of the maps that have two.
-fn generation(config: &Config) -> impl Iterator<Item = u32> + use<> {
-    let live = usize::from(config.generation == 1);
-    let count = config.rule_count.get(live).copied().unwrap_or_default();
-    let first = (live * MAX_RULES) as u32;
-    first..first + count.min(MAX_RULES as u32)
+fn plus(sum: Counter, more: &Counter) -> Counter {
+    Counter {
+        packets: sum.packets.wrapping_add(more.packets),
+        bytes: sum.bytes.wrapping_add(more.bytes),
+    }
 }
 
 /// Every element of a hash map, by batches: bounded however fast it changes.
@@ -449,19 +455,5 @@ where
             }
             Err(error) => return Err(error),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_live_half_is_read() {
-        let mut config = Config::zeroed();
-        config.rule_count = [2, 3];
-        assert_eq!(generation(&config).collect::<Vec<_>>(), [0, 1]);
-        config.generation = 1;
-        assert_eq!(generation(&config).collect::<Vec<_>>(), [1024, 1025, 1026]);
     }
 }

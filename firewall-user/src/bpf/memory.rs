@@ -5,17 +5,17 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
-use aya::maps::MapInfo;
+use aya::maps::{ArrayOfMaps, Map, MapData, MapError, MapInfo};
 use firewall_common::abi::{
-    DataFlow, EVENTS_BYTES, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair, PairKey,
-    Session, Target, hash_bytes, maps,
+    Counter, DataFlow, EVENTS_BYTES, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair,
+    PairKey, Rule, Session, Target, hash_bytes, maps,
 };
 
-use super::{Instance, loader};
-use crate::config::Tables;
+use super::{Instance, loader, policy};
+use crate::{classes::Classes, config::Tables};
 
-/// The maps whose sizes the policy decides, and the ring: all others together
-/// take less than a megabyte on most machines.
+/// The maps whose sizes the policy decides, and the ring: all others but the
+/// rules' together take less than two megabytes on most machines.
 const MAPS: [&str; 12] = [
     maps::FLOWS4,
     maps::FLOWS6,
@@ -63,15 +63,39 @@ pub fn planned(tables: &Tables) -> u64 {
         + EVENTS_BYTES as u64
 }
 
-/// What the kernel says that the same maps of a running instance take.
+/// Bytes of kernel memory that the rules of a policy take, with their counters.
+#[must_use]
+pub fn of_policy(classes: &Classes<'_>) -> u64 {
+    let cpus = aya::util::nr_cpus().unwrap_or(1);
+    let rule = size_of::<Rule>() + size_of::<Counter>() * cpus;
+    (classes.rules().len() * rule + classes.bytes()) as u64
+}
+
+/// What the kernel says that the same maps of a running instance take, and the rules.
 ///
 /// # Errors
 /// A map is not pinned, or /proc cannot be read.
 pub fn taken(instance: &Instance) -> io::Result<u64> {
-    MAPS.into_iter()
-        .map(|name| {
-            let info = MapInfo::from_pin(instance.pin(name)).map_err(io::Error::other)?;
-            of_map(&info)
+    let tables = MAPS.into_iter().map(|name| {
+        let info = MapInfo::from_pin(instance.pin(name)).map_err(io::Error::other)?;
+        of_map(&info)
+    });
+    let rules = policy::MAPS
+        .into_iter()
+        .map(|name| of_policies(instance, name));
+    tables.chain(rules).sum()
+}
+
+/// Those of the policy in force, and of the one before.
+fn of_policies(instance: &Instance, name: &'static str) -> io::Result<u64> {
+    let outer = MapData::from_pin(instance.pin(name)).map_err(io::Error::other)?;
+    let outer = Map::from_map_data(outer).map_err(io::Error::other)?;
+    let outer: ArrayOfMaps<_, MapData> = outer.try_into().map_err(io::Error::other)?;
+    (0..outer.len())
+        .map(|generation| match outer.get(&generation, 0) {
+            Ok(map) => of_map(&map.info().map_err(io::Error::other)?),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(error) => Err(io::Error::other(error)),
         })
         .sum()
 }

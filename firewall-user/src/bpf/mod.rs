@@ -12,6 +12,7 @@ pub mod lookup;
 pub mod maps;
 pub mod memory;
 pub mod pins;
+pub mod policy;
 pub mod private;
 pub mod refusal;
 pub mod requests;

@@ -28,12 +28,13 @@ use super::{
 pub use loader::Error;
 
 /// The policy and what goes with it: never written by a program.
-const SHARED: [&str; 5] = [
+const SHARED: [&str; 6] = [
     maps::CONFIG,
     maps::CONTROL,
     maps::HEARTBEAT,
     maps::IFACES,
     maps::RULES,
+    maps::CLASSES,
 ];
 
 /// Room for the longest record several times over; it is emptied after each packet.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use firewall_common::{
-    abi::{Flow, FlowKey6, FlowState, Phase, ZONE_ANY, ZONE_HOST},
+    abi::{Flow, FlowKey6, FlowState, Phase, RULE_NONE, ZONE_ANY, ZONE_HOST, name_of_id},
     time::Tick,
 };
 
@@ -68,12 +68,18 @@ impl Names {
     pub const HOST: &str = "host";
 
     /// From pairs of number and name, and rule names by
-    /// [`Rule::id`](firewall_common::abi::Rule::id).
-    pub fn new(zones: impl IntoIterator<Item = (u8, String)>, rules: Vec<String>) -> Self {
+    /// [`name_of_id`].
+    pub fn new(
+        zones: impl IntoIterator<Item = (u8, String)>,
+        rules: impl IntoIterator<Item = String>,
+    ) -> Self {
         let zones = zones
             .into_iter()
             .map(|(number, name)| (number, name.into()));
         let own = [(ZONE_HOST, Self::HOST.into()), (ZONE_ANY, "any".into())];
+        let mut rules: Vec<String> = rules.into_iter().collect();
+        let last = rules.iter().rposition(|name| !name.is_empty());
+        rules.truncate(last.map_or(0, |at| at + 1));
         Self {
             zones: zones.chain(own).collect(),
             rules: rules.into_iter().map(Rc::from).collect(),
@@ -92,7 +98,10 @@ impl Names {
     /// The rule's name, `None` for flows that no rule admitted.
     #[must_use]
     pub fn rule(&self, id: u16) -> Option<&Rc<str>> {
-        let name = self.rules.get(usize::from(id));
+        if id == RULE_NONE {
+            return None;
+        }
+        let name = self.rules.get(name_of_id(id) as usize);
         name.filter(|name| !name.is_empty())
     }
 }

@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use aya::maps::{HashMap, IterableMap as _, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, IterableMap as _, MapData, PerCpuArray};
 use aya_obj::generated::{bpf_attr, bpf_cmd};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -41,6 +41,22 @@ pub(crate) fn lookup_batch<K: aya::Pod, V: aya::Pod>(
     keys: &mut [K],
     values: &mut [V],
 ) -> io::Result<Batch> {
+    // SAFETY: aya held the map's sizes against `K` and `V` when it made the `HashMap`,
+    // and any bytes are valid for them (`aya::Pod`). A hash map's cursor is a u32.
+    unsafe { batch_of(map.map(), cursor, keys, values) }
+}
+
+/// [`lookup_batch`] of any map.
+///
+/// # Safety
+///
+/// `K` and `V` must be of the map's sizes, and the map one whose cursor is a u32.
+unsafe fn batch_of<K: aya::Pod, V: aya::Pod>(
+    map: &MapData,
+    cursor: Option<u32>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<Batch> {
     let mut from = cursor.unwrap_or(0);
     let mut to = 0_u32;
     let mut attr = zeroed_attr();
@@ -49,11 +65,10 @@ pub(crate) fn lookup_batch<K: aya::Pod, V: aya::Pod>(
     attr.batch.keys = keys.as_mut_ptr() as u64;
     attr.batch.values = values.as_mut_ptr() as u64;
     attr.batch.count = u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX);
-    attr.batch.map_fd = map.map().fd().as_fd().as_raw_fd().cast_unsigned();
+    attr.batch.map_fd = map.fd().as_fd().as_raw_fd().cast_unsigned();
 
-    // SAFETY: the kernel writes at most `count` keys and values of the map's
-    // own sizes, which aya held against `K` and `V` when it made the `HashMap`;
-    // any bytes are valid for them (`aya::Pod`). A hash map's cursor is a u32.
+    // SAFETY: the kernel writes at most `count` keys and values of the map's own
+    // sizes, which are those of `K` and `V`.
     let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
     // SAFETY: the kernel writes the same member of the union that was set above.
     let count = unsafe { attr.batch.count } as usize;
@@ -103,6 +118,41 @@ pub fn lookup_per_cpu<V: aya::Pod + Default>(
         Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
         _ => Ok(values),
     }
+}
+
+/// All elements of an array.
+pub(crate) fn lookup_all<V: aya::Pod + bytemuck::Zeroable>(
+    map: &Array<MapData, V>,
+) -> io::Result<Vec<V>> {
+    let mut values = vec![V::zeroed(); map.len() as usize];
+    let mut keys = vec![0_u32; values.len()];
+    // SAFETY: an array's keys and cursor are u32, and aya held the size of its values
+    // against `V` when it made the `Array`.
+    let batch = unsafe { batch_of(map.map(), None, &mut keys, &mut values) }?;
+    if batch.count == values.len() {
+        Ok(values)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// Writes elements of an array; `indices` and `values` are of one length.
+pub(crate) fn update_batch<M: Borrow<MapData>, V: aya::Pod>(
+    map: &Array<M, V>,
+    indices: &[u32],
+    values: &[V],
+) -> io::Result<()> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let mut attr = zeroed_attr();
+    attr.batch.keys = indices.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = u32::try_from(indices.len().min(values.len())).unwrap_or(u32::MAX);
+    attr.batch.map_fd = map.map().fd().as_fd().as_raw_fd().cast_unsigned();
+    // SAFETY: the kernel reads `count` keys, which are u32, and as many values of the
+    // size that aya held against `V` when it made the `Array`.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr) }.map(|_| ())
 }
 
 /// Calls bpf(2).

@@ -21,6 +21,7 @@ use crate::{
         loader::{Error, Hooks},
         text, vlan_children,
     },
+    classes::Classes,
     config::Compiled,
     netlink::route::{self, Link},
     preflight, unload,
@@ -165,8 +166,9 @@ impl Presence {
         let target: Target = (iface, link);
         let others = guarded.iter().map(|(index, _)| *index).collect();
         let targets = [target.clone()];
+        let classes = Classes::of(&self.compiled.rules)?;
         let attached = attach::attach_again(&mut self.hooks, target, self.wish, || {
-            seed_flows(&instance, &self.compiled, &targets, &others)?;
+            seed_flows(&instance, &self.compiled, &classes, &targets, &others)?;
             Ok(())
         })?;
         Ok(describe(&attached))

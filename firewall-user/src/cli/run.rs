@@ -26,6 +26,7 @@ use crate::{
         maps::Pinned,
         memory, sys, text, vlan_children,
     },
+    classes::Classes,
     config::{self, Compiled, GuardedIface, Tables},
     error::Usage,
     fast::{self, FastPath},
@@ -81,6 +82,8 @@ async fn attached(
     let mut loaded = Loaded::load(instance, &compiled.tables, log)?;
     say_kept(&loaded);
     let guarded = renumber(&loaded, &mut compiled)?;
+    let classes = Classes::of(&compiled.rules)?;
+    println!("{}", rules(&compiled, &classes));
     let targets: Vec<_> = compiled.ifaces.iter().cloned().zip(links).collect();
     let confirm = Confirmation::begin(&loaded, args.confirm)?;
     println!(
@@ -95,7 +98,7 @@ async fn attached(
     if let Some(change) = mode_change(&mut loaded, args.shadow)? {
         println!("{change}");
     }
-    let before = readmit(&loaded, &compiled)?;
+    let before = readmit(&loaded, &classes)?;
     let off = fast::off(&compiled.config);
     let mut fast_path = FastPath::open(instance, off, &compiled.complete_checksums)?;
     let mut hooks = loaded.hooks()?;
@@ -103,9 +106,17 @@ async fn attached(
         mode: args.mode,
         tc: args.tc,
     };
-    attach(&mut loaded, &mut hooks, &compiled, &targets, &guarded, wish)?;
+    attach(
+        &mut loaded,
+        &mut hooks,
+        &compiled,
+        &classes,
+        &targets,
+        &guarded,
+        wish,
+    )?;
     // Flows can have begun under the old mode until the moment of the switch.
-    match readmit(&loaded, &compiled) {
+    match readmit(&loaded, &classes) {
         Ok(after) => say_readmitted(before, after, args.shadow),
         Err(error) => log::warn!("{error:#}"),
     }
@@ -150,9 +161,9 @@ fn mode_change(loaded: &mut Loaded, shadow: bool) -> anyhow::Result<Option<&'sta
 }
 
 /// What the policy makes of the flows that an earlier shadow mode let in.
-fn readmit(loaded: &Loaded, compiled: &Compiled) -> anyhow::Result<Readmitted> {
+fn readmit(loaded: &Loaded, classes: &Classes<'_>) -> anyhow::Result<Readmitted> {
     if loaded.taken_over {
-        shadow::readmit(loaded, &compiled.rules)
+        shadow::readmit(loaded, classes)
     } else {
         Ok(Readmitted::default())
     }
@@ -233,6 +244,16 @@ fn tables(tables: &Tables) -> String {
     )
 }
 
+/// How many rules there are, and what they take.
+fn rules(compiled: &Compiled, classes: &Classes<'_>) -> String {
+    format!(
+        "rules: {}, which compile to {}: {} of kernel memory",
+        compiled.rule_names.len(),
+        compiled.rules.len(),
+        memory::mebibytes(memory::of_policy(classes)),
+    )
+}
+
 fn say_kept(loaded: &Loaded) {
     for (table, wanted, kept) in &loaded.kept_sizes {
         log::warn!(
@@ -265,11 +286,12 @@ fn attach(
     loaded: &mut Loaded,
     hooks: &mut Hooks,
     compiled: &Compiled,
+    classes: &Classes<'_>,
     targets: &[Target],
     guarded: &HashSet<u32>,
     wish: Wish,
 ) -> anyhow::Result<()> {
-    let config = fill::stage(loaded, compiled)?;
+    let config = fill::stage(loaded, compiled, classes)?;
     // Egress follows this policy from its first packet, unless another is in force.
     if guarded.is_empty() {
         fill::commit(loaded, &config)?;
@@ -286,7 +308,7 @@ fn attach(
                 .iter()
                 .any(|(_, link)| !guarded.contains(&link.index))
             {
-                seeded += seed_flows(&loaded.instance, compiled, targets, guarded)?;
+                seeded += seed_flows(&loaded.instance, compiled, classes, targets, guarded)?;
             }
             Ok(())
         },
@@ -309,6 +331,7 @@ fn attach(
 pub(super) fn seed_flows(
     instance: &Instance,
     compiled: &Compiled,
+    classes: &Classes<'_>,
     targets: &[Target],
     guarded: &HashSet<u32>,
 ) -> Result<usize, attach::Error> {
@@ -332,7 +355,7 @@ pub(super) fn seed_flows(
     }
     let policy = seed::Policy {
         config: &compiled.config,
-        rules: &compiled.rules,
+        rules: classes,
         ifaces,
     };
     let seeds = seed::collect(&policy, Tick::from_ns(sys::monotonic_ns()))

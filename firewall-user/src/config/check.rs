@@ -3,9 +3,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use firewall_common::{
-    abi::{
-        MAX_NAMED_RULES, MAX_RULES, MAX_ZONES, ZONE_ANY, ZONE_HOST, essentials, table_full, timeout,
-    },
+    abi::{MAX_RULES, MAX_ZONES, ZONE_ANY, ZONE_HOST, essentials, table_full, timeout},
     tcp::State,
     wire::proto,
 };
@@ -14,7 +12,7 @@ use toml::Spanned;
 
 use super::{
     FastPath, PolicyRule, Tables, Timeouts, Zone,
-    compile::combinations,
+    compile::{combinations, count},
     error::{Error, Source},
     ranges,
     raw::{
@@ -34,6 +32,8 @@ const LRU_NODES_PER_CPU: u64 = 2 * LRU_NODES_TAKEN;
 const PROVED_NODES_PER_CPU: u64 = 4 * LRU_NODES_TAKEN;
 /// Largest table: 2^24 IPv6 flows take 3 GiB.
 const LARGEST_TABLE: u64 = 1 << 24;
+/// Rules of a file at most.
+const MAX_FILE_RULES: usize = 1 << 14;
 /// Name of the rule of `--admit-ssh`.
 pub(super) const ADMIT_SSH: &str = "admit-ssh";
 
@@ -164,11 +164,11 @@ pub(super) fn rules(
                 "names tell rules apart in `flows list` and `stats`: choose another",
             ));
         }
-        compiled += combinations(&rule).count();
-        if number > MAX_NAMED_RULES {
+        compiled = count(&rule).saturating_add(compiled);
+        if number > MAX_FILE_RULES {
             return Err(source.error(
                 span,
-                format!("too many rules: there is room for {MAX_NAMED_RULES}"),
+                format!("too many rules: there is room for {MAX_FILE_RULES}"),
                 "one rule can have several networks and port ranges",
             ));
         }

@@ -3,7 +3,7 @@
 use bytemuck::Zeroable as _;
 use firewall_common::{
     abi::{
-        Config, EVENTS_BYTES, Iface, MAX_RULES, Rule, RuleName, Tier, action, config_flags,
+        Config, EVENTS_BYTES, Iface, MAX_NAMED_RULES, MAX_RULES, Rule, Tier, action, config_flags,
         rule_flags, timeout,
     },
     key::map_v4,
@@ -30,7 +30,7 @@ const HOLD_RING_LIMIT: u32 = EVENTS_BYTES as u32 / 2;
 #[derive(Clone, Debug)]
 pub struct Compiled {
     /// For one generation of the `RULES` map, in order. Their `id` counts from
-    /// 0; the loader adds what the generation demands ([`Rule::id`]).
+    /// 0; the loader makes of it what the generation demands ([`Rule::id`]).
     pub rules: Vec<Rule>,
     /// By [`Rule::id`], counted from 0.
     pub rule_names: Vec<String>,
@@ -77,27 +77,34 @@ impl GuardedIface {
     }
 }
 
-impl Compiled {
-    /// The names for one generation of the `RULE_NAMES` map.
-    pub fn rule_name_entries(&self) -> impl Iterator<Item = RuleName> + '_ {
-        self.rule_names.iter().map(|name| fixed(name))
-    }
-}
-
 /// Compiles a policy whose interfaces are decided ([`Policy::guard`]).
 pub(super) fn compile(policy: &Policy) -> Result<Compiled, Error> {
-    let mut rules = Vec::new();
-    let mut rule_names = Vec::new();
-    for (id, rule) in (0_u16..).zip(&policy.rules) {
-        rules.extend(combinations(rule).map(|rule| Rule { id, ..rule }));
-        rule_names.push(rule.name.clone());
-    }
-    if rules.len() > MAX_RULES {
+    if policy.rules.len() > MAX_NAMED_RULES {
         return Err(Error::general(
             format!(
-                "{} compiled rules, and there is room for {MAX_RULES}",
-                rules.len()
+                "{} rules, those of [[ftp.fixed-range]] among them, and there is room for \
+                 {MAX_NAMED_RULES}",
+                policy.rules.len()
             ),
+            "put ranges with the same ports into one, or leave some out",
+        ));
+    }
+    let mut rules = Vec::new();
+    let mut rule_names = Vec::new();
+    let mut compiled = 0_usize;
+    for (id, rule) in (0_u16..).zip(&policy.rules) {
+        compiled = compiled.saturating_add(count(rule));
+        let room = MAX_RULES.saturating_sub(rules.len());
+        rules.extend(
+            combinations(rule)
+                .take(room)
+                .map(|rule| Rule { id, ..rule }),
+        );
+        rule_names.push(rule.name.clone());
+    }
+    if compiled > MAX_RULES {
+        return Err(Error::general(
+            format!("{compiled} compiled rules, and there is room for {MAX_RULES}"),
             "use wider networks and ranges in the rules",
         ));
     }
@@ -173,6 +180,26 @@ fn tier_limits(tables: &Tables) -> [u32; 4] {
     limits
 }
 
+/// How many [`combinations`] there are, without making them.
+pub(super) fn count(rule: &PolicyRule) -> usize {
+    const FAMILIES: [u16; 3] = [0, rule_flags::V4_ONLY, rule_flags::V6_ONLY];
+    let of = |nets: &[IpNet], flag: u16| match flag {
+        0 => usize::from(nets.is_empty()),
+        flag => nets.iter().filter(|net| of_net(**net) == flag).count(),
+    };
+    let pairs = FAMILIES
+        .iter()
+        .flat_map(|src| FAMILIES.iter().map(move |dst| (src, dst)));
+    let pairs = pairs.filter(|(src, dst)| agree(of_proto(rule) | **src | **dst));
+    let pairs = pairs.fold(0_usize, |sum, (src, dst)| {
+        let product = of(&rule.src, *src).saturating_mul(of(&rule.dst, *dst));
+        sum.saturating_add(product)
+    });
+    pairs
+        .saturating_mul(rule.sport.len().max(1))
+        .saturating_mul(rule.dport.len().max(1))
+}
+
 /// The conjunctions that a rule with lists stands for; `id` is 0. Those of two
 /// families are left out.
 pub(super) fn combinations(rule: &PolicyRule) -> impl Iterator<Item = Rule> + '_ {
@@ -197,17 +224,27 @@ fn or_any<T: Copy>(list: &[T]) -> Vec<Option<T>> {
 
 /// Flags of the one family that all parts agree on (0 if none says), or `None`.
 fn family(rule: &PolicyRule, src: Option<IpNet>, dst: Option<IpNet>) -> Option<u16> {
-    let of_net = |net: IpNet| match net {
+    let all = of_proto(rule) | src.map_or(0, of_net) | dst.map_or(0, of_net);
+    agree(all).then_some(all)
+}
+
+const fn agree(families: u16) -> bool {
+    families != rule_flags::V4_ONLY | rule_flags::V6_ONLY
+}
+
+const fn of_net(net: IpNet) -> u16 {
+    match net {
         IpNet::V4(_) => rule_flags::V4_ONLY,
         IpNet::V6(_) => rule_flags::V6_ONLY,
-    };
-    let of_proto = match rule.proto.number() {
+    }
+}
+
+const fn of_proto(rule: &PolicyRule) -> u16 {
+    match rule.proto.number() {
         proto::ICMP => rule_flags::V4_ONLY,
         proto::ICMPV6 => rule_flags::V6_ONLY,
         _ => 0,
-    };
-    let all = of_proto | src.map_or(0, of_net) | dst.map_or(0, of_net);
-    (all != rule_flags::V4_ONLY | rule_flags::V6_ONLY).then_some(all)
+    }
 }
 
 fn addresses(rule: &PolicyRule, src: Option<IpNet>, dst: Option<IpNet>, family: u16) -> Rule {

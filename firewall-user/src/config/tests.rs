@@ -3,7 +3,7 @@
 mod decide;
 
 use firewall_common::{
-    abi::{ZONE_ANY, config_flags, essentials, rule_flags, table_full, timeout},
+    abi::{MAX_RULES, ZONE_ANY, config_flags, essentials, rule_flags, table_full, timeout},
     time::ticks_from_secs,
 };
 
@@ -501,13 +501,52 @@ fn too_many_rules_are_refused_where_they_overflow() {
         let ports = list(ports);
         format!("[[rule]]\nproto = \"udp\"\naction = \"drop\"\ndport = [{ports}]\n")
     };
-    let full = format!("{OUTSIDE}{}{}", rule(1000), rule(24));
-    assert_eq!(compiled(&full).rules.len(), 1024);
+    let (half, rest) = (MAX_RULES / 2, MAX_RULES - MAX_RULES / 2);
+    let full = format!("{OUTSIDE}{}{}", rule(half), rule(rest));
+    assert_eq!(compiled(&full).rules.len(), MAX_RULES);
     let error = parse(&format!("{full}{}", rule(1))).unwrap_err();
     assert_eq!(error.position().unwrap().0, 11, "{error}");
     let mut policy = parse(&full).unwrap();
     policy.admit_ssh(NonZeroU16::new(22).unwrap());
     assert!(policy.compile().is_err());
+}
+
+#[test]
+fn what_would_compile_to_millions_is_refused_at_once() {
+    let nets = |third: usize| {
+        let nets = (0..1000).map(|n| format!("\"10.{}.{third}.{}\"", n / 250, n % 250));
+        nets.collect::<Vec<_>>().join(",")
+    };
+    let rule = format!(
+        "[[rule]]\naction = \"drop\"\nsrc = [{}]\ndst = [{}, \"::/0\"]\n",
+        nets(1),
+        nets(2)
+    );
+    let error = parse(&format!("{OUTSIDE}{rule}")).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("1000000, and there is room for 32768"),
+        "{text}"
+    );
+    assert!(text.contains("use wider networks"), "{text}");
+}
+
+#[test]
+fn ten_thousand_rules_are_compiled_and_one_too_many_is_named() {
+    let rule = |n: usize| {
+        let address = std::net::Ipv4Addr::from(0x0a00_0000 + n as u32);
+        format!("[[rule]]\nname = \"r{n}\"\nsrc = \"{address}\"\naction = \"drop\"\n")
+    };
+    let many: String = (0..16_384).map(rule).collect();
+    assert_eq!(compiled(&format!("{OUTSIDE}{many}")).rules.len(), 16_384);
+    let error = parse(&format!("{OUTSIDE}{many}{}", rule(16_384))).unwrap_err();
+    let (line, column) = error.position().unwrap();
+    let before = OUTSIDE.lines().count() + 4 * 16_384;
+    assert_eq!((line, column), (before + 1, 1), "{error}");
+    assert!(
+        error.to_string().contains("there is room for 16384"),
+        "{error}"
+    );
 }
 
 #[test]

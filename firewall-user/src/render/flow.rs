@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, net::IpAddr, rc::Rc};
 
 use firewall_common::{
     abi::{DataFlow, ExpectVia, flow_flags},
-    key::Heading,
+    key::{Direction, Heading},
     tcp::{State, generic},
     verdict::DropReason,
     wire::proto,
@@ -152,7 +152,7 @@ impl FlowView {
             original,
             reply: ReplyView {
                 packets: flow.packets[1],
-                bytes: flow.bytes[1],
+                bytes: flow.octets(Direction::Reply),
             },
             zone: ZonesView {
                 from: names.zone(flow.from_zone()),
@@ -225,7 +225,7 @@ impl OriginalView {
             dport: has_ports.then_some(dport),
             id: is_echo.then_some(sport),
             packets: row.flow.packets[0],
-            bytes: row.flow.bytes[0],
+            bytes: row.flow.octets(Direction::Original),
         }
     }
 }

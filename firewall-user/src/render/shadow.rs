@@ -271,7 +271,7 @@ impl ConnectionView {
         Self {
             ends: EndsView::new(row.key.proto(), ends),
             packets: row.flow.packets.iter().copied().map(u64::from).sum(),
-            bytes: row.flow.bytes.iter().sum(),
+            bytes: row.flow.all_octets(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What becomes of sockets and of tracked connections.
 
-use firewall_common::abi::{ZONE_ANY, action, timeout};
+use firewall_common::abi::{Rule, ZONE_ANY, action, timeout};
 
 use super::*;
 
@@ -35,10 +35,10 @@ fn ftp_rule() -> Rule {
 
 /// Seeds without asking for routes: the zones of both ends are given.
 fn seeded(socket: &Connection, ends: [Guarded; 2]) -> Option<Seed> {
-    let config = config();
+    let (config, rules) = (config(), [ftp_rule()]);
     let policy = Policy {
         config: &config,
-        rules: &[ftp_rule()],
+        rules: &Classes::of(&rules).unwrap(),
         ifaces: HashMap::new(),
     };
     let mut places = Places {

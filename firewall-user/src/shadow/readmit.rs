@@ -6,16 +6,18 @@
 
 use anyhow::Context as _;
 use firewall_common::{
-    abi::{FlowKey6, Rule, action, flow_flags},
-    policy,
+    abi::{FlowKey6, action, flow_flags},
     wire::{Family, Headers, proto},
 };
 
-use crate::bpf::{
-    address,
-    loader::Loaded,
-    maps::{FlowRow, Pinned},
-    requests,
+use crate::{
+    bpf::{
+        address,
+        loader::Loaded,
+        maps::{FlowRow, Pinned},
+        requests,
+    },
+    classes::Classes,
 };
 
 /// What became of them.
@@ -31,7 +33,7 @@ pub struct Readmitted {
 ///
 /// # Errors
 /// Maps that cannot be read, or the control program fails.
-pub fn readmit(loaded: &Loaded, rules: &[Rule]) -> anyhow::Result<Readmitted> {
+pub fn readmit(loaded: &Loaded, rules: &Classes<'_>) -> anyhow::Result<Readmitted> {
     let pinned = Pinned::open(&loaded.instance)?;
     let refused = pinned.flows_where(|row| row.state().has(flow_flags::WOULD_DROP))?;
     let accepted: Vec<FlowKey6> = refused
@@ -48,12 +50,11 @@ pub fn readmit(loaded: &Loaded, rules: &[Rule]) -> anyhow::Result<Readmitted> {
 }
 
 /// Would the flow's first packet be accepted?
-fn accepts(rules: &[Rule], row: &FlowRow) -> bool {
+fn accepts(rules: &Classes<'_>, row: &FlowRow) -> bool {
     let headers = first_packet(row);
     let (from, to) = (row.flow.from_zone(), row.flow.to_zone());
     rules
-        .iter()
-        .find(|rule| policy::matches(rule, &headers, from, to))
+        .find(&headers, from, to)
         .is_some_and(|rule| rule.action == action::ACCEPT)
 }
 
@@ -79,7 +80,7 @@ fn first_packet(row: &FlowRow) -> Headers {
 #[cfg(test)]
 mod tests {
     use bytemuck::Zeroable as _;
-    use firewall_common::abi::{ZONE_ANY, rule_flags};
+    use firewall_common::abi::{Rule, ZONE_ANY, rule_flags};
 
     use super::*;
     use crate::filter::tests::row;
@@ -101,9 +102,15 @@ mod tests {
     fn the_first_packet_decides_whichever_way_the_key_lies() {
         for (src, dst) in [("192.0.2.9", "10.0.0.1"), ("10.0.0.1", "192.0.2.9")] {
             let ssh = row(6, src, 40_000, dst, 22);
-            assert!(accepts(&[rule(action::ACCEPT, 22)], &ssh));
-            assert!(!accepts(&[rule(action::ACCEPT, 40_000)], &ssh));
-            assert!(!accepts(&[], &ssh));
+            assert!(accepts(
+                &Classes::of(&[rule(action::ACCEPT, 22)]).unwrap(),
+                &ssh
+            ));
+            assert!(!accepts(
+                &Classes::of(&[rule(action::ACCEPT, 40_000)]).unwrap(),
+                &ssh
+            ));
+            assert!(!accepts(&Classes::of(&[]).unwrap(), &ssh));
         }
     }
 
@@ -111,12 +118,12 @@ mod tests {
     fn the_first_match_decides_and_zones_count() {
         let ssh = row(6, "2001:db8::9", 40_000, "2001:db8::1", 22);
         let (yes, no) = (rule(action::ACCEPT, 22), rule(action::DROP, 22));
-        assert!(!accepts(&[no, yes], &ssh));
-        assert!(accepts(&[yes, no], &ssh));
+        assert!(!accepts(&Classes::of(&[no, yes]).unwrap(), &ssh));
+        assert!(accepts(&Classes::of(&[yes, no]).unwrap(), &ssh));
         let elsewhere = Rule {
             from_zone: 2,
             ..yes
         };
-        assert!(!accepts(&[elsewhere], &ssh));
+        assert!(!accepts(&Classes::of(&[elsewhere]).unwrap(), &ssh));
     }
 }

@@ -85,7 +85,7 @@ fn talkers(flows: &[&FlowRow], top: usize) -> Vec<Talker> {
         });
         talker.flows += 1;
         talker.packets += packets(row);
-        talker.bytes += row.flow.bytes.iter().sum::<u64>();
+        talker.bytes += row.flow.all_octets();
     }
     let mut talkers: Vec<_> = by_source.into_values().collect();
     talkers.sort_by_key(|talker| (Reverse(talker.flows), Reverse(talker.packets), talker.src));

@@ -23,6 +23,7 @@ use firewall_common::{
     verdict::{DropReason, PassReason, Verdict},
     wire::{self, Headers, proto},
 };
+use firewall_user::{bpf::policy, classes::Classes};
 
 use super::segment::{Ends, Side};
 use crate::lab::Family;
@@ -274,8 +275,7 @@ fn policy(ebpf: &mut Ebpf) -> Result<()> {
         dport: [0, u16::MAX],
         ..Zeroable::zeroed()
     };
-    let mut rules: Array<_, Rule> = Array::try_from(take(ebpf, maps::RULES)?)?;
-    rules.set(0, rule, 0)?;
+    policy::install(ebpf, 0, &Classes::of(&[rule])?)?;
     let config = Config {
         rule_count: [1; 2],
         // The tables are emptied from here, which the programs do not count.

@@ -13,6 +13,7 @@ mod fragments;
 mod icmp;
 mod link;
 mod malformed;
+mod many_rules;
 mod outsider;
 mod packets;
 mod rig;

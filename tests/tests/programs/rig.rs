@@ -15,7 +15,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
     programs::{SchedClassifier, Xdp},
 };
 use bytemuck::Zeroable;
@@ -31,7 +31,10 @@ use firewall_common::{
     time::{Tick, ticks_from_secs},
     verdict::{DropReason, Event, PassReason, STATS_LEN, Verdict},
 };
-use firewall_user::bpf::sys::lookup_per_cpu;
+use firewall_user::{
+    bpf::{policy, sys::lookup_per_cpu},
+    classes::Classes,
+};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -249,11 +252,17 @@ impl Rig {
     }
 
     pub(crate) fn rules(&mut self, rules: &[Rule]) {
-        let mut table: Array<_, Rule> = self.array(maps::RULES);
-        for (at, rule) in rules.iter().enumerate() {
-            table.set(at as u32, rule, 0).unwrap();
-        }
-        self.configure(|config| config.rule_count = [rules.len() as u32; 2]);
+        self.generation(0, rules);
+    }
+
+    /// Puts rules into a generation, and makes it the live one.
+    pub(crate) fn generation(&mut self, generation: u32, rules: &[Rule]) {
+        let classes = Classes::of(rules).unwrap();
+        policy::install(self.ebpf(), generation, &classes).unwrap();
+        self.configure(|config| {
+            config.rule_count[generation as usize] = rules.len() as u32;
+            config.generation = generation;
+        });
     }
 
     pub(crate) fn confirm_deadline(&mut self, at_ns: u64) {
@@ -358,6 +367,25 @@ impl Rig {
     pub(crate) fn forget_half_open4(&mut self) {
         self.empty::<FlowKey4, Flow>(maps::HALF_OPEN4_IN);
         self.empty::<FlowKey4, Flow>(maps::HALF_OPEN4_OUT);
+    }
+
+    /// Removes those of IPv6.
+    pub(crate) fn forget_half_open6(&mut self) {
+        self.empty::<FlowKey6, Flow>(maps::HALF_OPEN6_IN);
+        self.empty::<FlowKey6, Flow>(maps::HALF_OPEN6_OUT);
+    }
+
+    /// Packets that the rules of a generation decided, by rule.
+    pub(crate) fn hits(&mut self, generation: u32) -> Vec<u64> {
+        let of_policies: ArrayOfMaps<_, Array<MapData, Counter>> =
+            ArrayOfMaps::try_from(self.map(maps::RULE_HITS)).unwrap();
+        let counters = of_policies.get(&generation, 0).unwrap();
+        let rules = counters.len() as usize / aya::util::nr_cpus().unwrap();
+        let mut hits = vec![0; rules];
+        for (at, counter) in counters.iter().enumerate() {
+            hits[at % rules] += counter.unwrap().packets;
+        }
+        hits
     }
 
     /// Asks the control program; returns how many flows it changed.

@@ -1,4 +1,6 @@
-//! Matching a new flow against one compiled rule.
+//! Matching a new flow against compiled rules: one, or all at once ([`classify`]).
+
+pub mod classify;
 
 use crate::{
     abi::{Rule, ZONE_ANY, rule_flags},
