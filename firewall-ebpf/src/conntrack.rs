@@ -120,6 +120,27 @@ pub(crate) fn read_options<P: Packet>(packet: &P, work: &mut Work) -> bool {
     if !unsafe { packet.copy(at as u32, work.tcp_options.as_mut_ptr(), len) } {
         return false;
     }
+    let whole = pinhole_tcp_options(work, len) != 0;
+    if !whole {
+        stats::event(Event::TcpOptions);
+    }
+    whole
+}
+
+/// [`options::parse`] of [`Work::tcp_options`]; 0 if they are none that a stack sends.
+///
+/// A global function: else the verifier of 6.1, when it has to know a number for certain
+/// that was there before a call, wants to know all numbers before it, and so follows each
+/// way through the options.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_tcp_options(work: *mut Work, len: u32) -> u32 {
+    // SAFETY: `read_options` passes this run's own work area, which nothing else
+    // refers to meanwhile.
+    let Some(work) = (unsafe { work.as_mut() }) else {
+        return 0;
+    };
+    let h = &mut work.headers;
     let syn = h.tcp_flags & tcp_flags::SYN != 0;
     let cursor = &mut work.cursor;
     let forget = |at: usize| {
@@ -127,11 +148,13 @@ pub(crate) fn read_options<P: Packet>(packet: &P, work: &mut Work) -> bool {
         // The verifier of 6.1 learns nothing from a comparison of two registers.
         cursor.get() as usize & (options::OPTIONS_ROOM - 1)
     };
-    let whole = options::parse(&work.tcp_options, len as usize, syn, h, forget);
-    if !whole {
-        stats::event(Event::TcpOptions);
-    }
-    whole
+    u32::from(options::parse(
+        &work.tcp_options,
+        len as usize,
+        syn,
+        h,
+        forget,
+    ))
 }
 
 /// Judges an ICMP error by the packet that it quotes.

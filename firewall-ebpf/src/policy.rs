@@ -198,7 +198,7 @@ struct Search<'a> {
 fn search(work: &mut Work, generation: u32) -> Option<u32> {
     const CHUNKS: u32 = (MAX_RULES / CHUNK_RULES) as u32;
     let blocks = CLASSES.get(generation)?;
-    if !find_rows(blocks, work) {
+    if !find_rows(work, generation) {
         return None;
     }
     let mut search = Search {
@@ -224,90 +224,121 @@ fn search(work: &mut Work, generation: u32) -> Option<u32> {
     Some(hit)
 }
 
-/// Fills [`Work::rows`]. Functions of their own, each with little on the stack.
+/// Fills [`Work::rows`]. Each part is a global function: of others, the verifier of
+/// Linux 6.1 follows all that comes behind from each way through them.
 #[inline(always)]
-fn find_rows(blocks: &OfPolicy<Block>, work: &mut Work) -> bool {
+fn find_rows(work: &mut Work, generation: u32) -> bool {
     work.rows = Rows::NONE;
-    find_place(blocks, work)
-        && find_address(blocks, work, false)
-        && find_address(blocks, work, true)
-        && find_port(blocks, work, false)
-        && find_port(blocks, work, true)
+    pinhole_rows_place(work, generation) != 0
+        && find_addresses(work, generation)
+        && pinhole_rows_port(work, generation, 0) != 0
+        && pinhole_rows_port(work, generation, 1) != 0
 }
 
+#[inline(always)]
+fn find_addresses(work: &mut Work, generation: u32) -> bool {
+    if work.headers.family as u8 == Family::V4 as u8 {
+        pinhole_rows_address4(work, generation, 0) != 0
+            && pinhole_rows_address4(work, generation, 1) != 0
+    } else {
+        pinhole_rows_address6(work, generation, 0) != 0
+            && pinhole_rows_address6(work, generation, 1) != 0
+    }
+}
+
+/// The rows of where the packet runs, and of its protocol. 0 if there are none, as in
+/// the next.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn find_place(blocks: &OfPolicy<Block>, work: &mut Work) -> bool {
+extern "C" fn pinhole_rows_place(work: *mut Work, generation: u32) -> u32 {
+    // SAFETY: as `pinhole_rules`.
+    let (Some(work), Some(blocks)) = (unsafe { work.as_mut() }, CLASSES.get(generation)) else {
+        return 0;
+    };
     let mut key = 0;
     let image = Image::of(blocks, work, &mut key);
     let Some(place) = classify::place(&image, work.from_zone, work.to_zone) else {
-        return false;
+        return 0;
     };
     work.rows.put(dimension::PLACE, place);
     let Some(protocol) = classify::protocol(&image, &work.headers) else {
-        return false;
+        return 0;
     };
     work.rows.put(dimension::PROTOCOL, protocol);
-    true
+    1
 }
 
-#[inline(always)]
-fn find_address(blocks: &OfPolicy<Block>, work: &mut Work, destination: bool) -> bool {
-    if work.headers.family as u8 == Family::V4 as u8 {
-        find_address4(blocks, work, destination)
-    } else {
-        find_address6(blocks, work, destination)
-    }
-}
-
-#[inline(always)]
-fn put_address(work: &mut Work, destination: bool, row: Row) {
-    if destination {
-        work.rows.put(dimension::DESTINATION, row);
-    } else {
-        work.rows.put(dimension::SOURCE, row);
-    }
-}
-
+/// The row of an IPv4 source, or of a destination if that is not 0.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn find_address4(blocks: &OfPolicy<Block>, work: &mut Work, destination: bool) -> bool {
-    let mut key = 0;
-    let image = Image::of(blocks, work, &mut key);
-    let Some(row) = classify::address4(&image, &work.headers, destination) else {
-        return false;
+extern "C" fn pinhole_rows_address4(work: *mut Work, generation: u32, destination: u32) -> u32 {
+    // SAFETY: as `pinhole_rules`.
+    let (Some(work), Some(blocks)) = (unsafe { work.as_mut() }, CLASSES.get(generation)) else {
+        return 0;
     };
-    put_address(work, destination, row);
-    true
-}
-
-#[inline(never)]
-fn find_address6(blocks: &OfPolicy<Block>, work: &mut Work, destination: bool) -> bool {
     let mut key = 0;
     let image = Image::of(blocks, work, &mut key);
-    let Some(row) = classify::address6(&image, &work.headers, destination) else {
-        return false;
+    let row = classify::address4(&image, &work.headers, destination != 0);
+    put(
+        work,
+        dimension::SOURCE,
+        dimension::DESTINATION,
+        destination,
+        row,
+    )
+}
+
+/// The same of IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_rows_address6(work: *mut Work, generation: u32, destination: u32) -> u32 {
+    // SAFETY: as `pinhole_rules`.
+    let (Some(work), Some(blocks)) = (unsafe { work.as_mut() }, CLASSES.get(generation)) else {
+        return 0;
     };
-    put_address(work, destination, row);
-    true
-}
-
-#[inline(never)]
-fn find_port(blocks: &OfPolicy<Block>, work: &mut Work, destination: bool) -> bool {
     let mut key = 0;
     let image = Image::of(blocks, work, &mut key);
-    let (at, port) = if destination {
+    let row = classify::address6(&image, &work.headers, destination != 0);
+    put(
+        work,
+        dimension::SOURCE,
+        dimension::DESTINATION,
+        destination,
+        row,
+    )
+}
+
+/// The row of a source port, or of a destination port.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_rows_port(work: *mut Work, generation: u32, destination: u32) -> u32 {
+    // SAFETY: as `pinhole_rules`.
+    let (Some(work), Some(blocks)) = (unsafe { work.as_mut() }, CLASSES.get(generation)) else {
+        return 0;
+    };
+    let mut key = 0;
+    let image = Image::of(blocks, work, &mut key);
+    let (at, port) = if destination != 0 {
         (searches::DPORT, work.headers.dport)
     } else {
         (searches::SPORT, work.headers.sport)
     };
-    let Some(row) = classify::port(&image, at, port) else {
-        return false;
+    let row = classify::port(&image, at, port);
+    put(work, dimension::SPORT, dimension::DPORT, destination, row)
+}
+
+/// Notes a row for one of two dimensions, the second unless `which` is 0.
+#[inline(always)]
+fn put(work: &mut Work, first: usize, second: usize, which: u32, row: Option<Row>) -> u32 {
+    let Some(row) = row else {
+        return 0;
     };
-    if destination {
-        work.rows.put(dimension::DPORT, row);
+    if which == 0 {
+        work.rows.put(first, row);
     } else {
-        work.rows.put(dimension::SPORT, row);
+        work.rows.put(second, row);
     }
-    true
+    1
 }
 
 /// One iteration of the loop: 1 stops it.

@@ -49,6 +49,9 @@ pub struct Rows {
 /// A row as it stands in its block: summary, first reference.
 pub type Row = [u64; 2];
 
+/// No bit of a chunk.
+const NONE: u32 = u32::MAX;
+
 /// What a look at one chunk gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
@@ -56,7 +59,8 @@ pub enum Look {
     Found(u32),
     /// None of the chunk.
     Not,
-    /// There are no more chunks.
+    /// There are no more chunks; or blocks are missing, and no later rule may win over
+    /// what they say.
     Over,
 }
 
@@ -85,13 +89,14 @@ impl Rows {
         let below = (self.left & self.left.wrapping_neg()).wrapping_sub(1);
         self.left &= self.left - 1;
         match self.first(blocks, below) {
+            Some(NONE) => Look::Not,
             Some(bit) => Look::Found(below.count_ones() * CHUNK_RULES as u32 + bit),
-            None => Look::Not,
+            None => Look::Over,
         }
     }
 
-    /// The lowest bit that the chunk has in all rows; `below` are the bits of the
-    /// chunks before it.
+    /// The lowest bit that the chunk has in all rows, or [`NONE`]; `below` are the bits of
+    /// the chunks before it. `None` if a block is missing.
     #[inline(always)]
     fn first<B: Blocks + ?Sized>(&self, blocks: &B, below: u64) -> Option<u32> {
         let a = self.chunk(blocks, 0, below)?;
@@ -108,7 +113,7 @@ impl Rows {
             }
             at += 1;
         }
-        None
+        Some(NONE)
     }
 
     #[inline(always)]
