@@ -313,3 +313,21 @@ fn rank6<B: Blocks + ?Sized>(blocks: &B, keys: &Block, number: [u64; 4]) -> u64 
 const fn not_above(digit: u64, number: u64, borrow: u64) -> u64 {
     digit.wrapping_sub(number).wrapping_sub(borrow) >> 63
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_block_ends_the_search() {
+        let mut rows = Rows::NONE;
+        for dimension in 0..DIMENSIONS {
+            // Two chunks; their references would stand in block 0.
+            rows.put(dimension, [0b11, 0]);
+        }
+        let none: &[Block] = &[];
+        assert_eq!(rows.look(none), Look::Over, "no later rule may win");
+        let empty: &[Block] = &[[0; 8]];
+        assert_eq!(rows.look(empty), Look::Not, "a chunk without bits");
+    }
+}
