@@ -185,16 +185,13 @@ fn try_insert(ctx: &XdpContext) -> Option<u32> {
     if start + L4_4 + 4 > ctx.data_end() {
         return None;
     }
-    // SAFETY: the comparison above bounds the reads by the packet's end.
-    let (source, ports) = unsafe {
-        (
-            ((start + WORD4[0]) as *const u32).read_unaligned(),
-            ((start + L4_4) as *const u32).read_unaligned(),
-        )
-    };
+    // SAFETY: the comparison above bounds the read by the packet's end.
+    let source = unsafe { ((start + WORD4[0]) as *const u32).read_unaligned() };
+    // SAFETY: as above.
+    let ports = unsafe { ((start + L4_4) as *const u32).read_unaligned() };
     // SAFETY: an element of this CPU's, which nobody writes.
     let entry = unsafe { &*ENTRY.get_ptr(0)? };
-    let _ = ENTRIES.insert(&[source, ports, 0, 0], entry, BPF_NOEXIST);
+    let _ = ENTRIES.insert([source, ports, 0, 0], entry, BPF_NOEXIST);
     try_redirect(ctx)
 }
 

@@ -210,9 +210,10 @@ fn judged_if_known(gateway: &Netns, pins: &Path, done: impl FnOnce() -> Result<(
         let watch = scope.spawn(|| gateway.within(look));
         let done = done();
         over.store(true, Ordering::Relaxed);
-        (done, watch.join().unwrap())
+        (done, watch.join())
     });
     done?;
+    let seen = seen.map_err(|_| anyhow::anyhow!("who looks at it panicked"))?;
     ensure!(seen?? > 0, "it was not looked at");
     Ok(())
 }
