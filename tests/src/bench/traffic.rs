@@ -150,15 +150,17 @@ impl Amount {
         }
     }
 
-    /// Of one of those CPUs.
-    fn share(self, cpu: u64) -> Self {
-        match self {
-            Self::Packets(count) => {
-                let cpus = u64::from(self.cpus());
-                Self::Packets(count / cpus + u64::from(cpu < count % cpus))
-            }
-            time => time,
-        }
+    /// Of each of `cpus`.
+    fn shares(self, cpus: u32) -> Vec<Self> {
+        let among = u64::from(cpus.max(1));
+        (0..among)
+            .map(|cpu| match self {
+                Self::Packets(count) => {
+                    Self::Packets(count / among + u64::from(cpu < count % among))
+                }
+                time => time,
+            })
+            .collect()
     }
 }
 
@@ -264,17 +266,20 @@ impl End {
         let map = self.ebpf.map_mut("NEXT").context("NEXT")?;
         let mut next: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
         next.set(0, PerCpuValues::try_from(starts)?, 0)?;
-        let threads = amount.cpus();
-        let (this, ready) = (&*self, &Barrier::new(threads as usize));
+        // Not by the threads, which see no other CPU than the one that they are pinned to.
+        let shares = amount.shares(amount.cpus());
+        let (this, ready) = (&*self, &Barrier::new(shares.len()));
         let (began, helpers) = (monotonic_ns(), softirq_ns());
         let sent = thread::scope(|scope| {
-            let running: Vec<_> = (0..threads as usize)
-                .map(|cpu| {
+            let running: Vec<_> = shares
+                .into_iter()
+                .enumerate()
+                .map(|(cpu, share)| {
                     scope.spawn(move || {
                         ns.within(|| {
                             let pinned = pin(cpu);
                             ready.wait();
-                            pinned.and_then(|()| this.run(plan, amount.share(cpu as u64)))
+                            pinned.and_then(|()| this.run(plan, share))
                         })
                     })
                 })
@@ -356,4 +361,27 @@ fn softirq_ns() -> u64 {
         text.split_whitespace().next()?.parse::<u64>().ok()
     });
     times.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packets(amount: Amount) -> u64 {
+        match amount {
+            Amount::Packets(count) => count,
+            Amount::For(..) => 0,
+        }
+    }
+
+    #[test]
+    fn shares_add_up() {
+        let shares = |count| {
+            let shares = Amount::Packets(count).shares(3);
+            shares.into_iter().map(packets).collect::<Vec<_>>()
+        };
+        assert_eq!(shares(11), [4, 4, 3]);
+        assert_eq!(shares(1), [1, 0, 0]);
+        assert_eq!(shares(3 * MANY), [MANY; 3]);
+    }
 }
