@@ -3,10 +3,11 @@
 use anyhow::Result;
 
 use super::{
-    Bench, TIME,
+    Bench, TIME, TURNS,
     field::{Field, Mode, data},
     metric::Metric,
     traffic::{Amount, Flows, Proto, cpus},
+    why,
 };
 use crate::lab::Family;
 
@@ -32,32 +33,18 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let mut peer = match Field::new(Mode::Flowtable, FLOWS) {
         Ok(field) => field,
         Err(error) => {
-            let said = format!("{error:#}");
-            let said = said.lines().find(|line| line.contains("rror:"));
-            let why = said.map_or("", str::trim);
-            let why = format!("this kernel has no flow tables: {why}");
-            bench.add(Metric::missing(ID, "x", why.trim_end_matches(": ")));
+            let why = why(&error).map_or(String::new(), |why| format!(": {why}"));
+            let why = format!("this kernel has no flow tables{why}");
+            bench.add(Metric::missing(ID, "x", why));
             return Ok(());
         }
     };
     let mut own = Field::new(Mode::Fast, FLOWS)?;
-    let mut ratios = Vec::new();
     for field in [&mut own, &mut peer] {
         field.establish(UDP4, FLOWS)?;
     }
-    for round in 0..=bench.runs {
-        bench.say(&format!("{ID}: round {round} of {}", bench.runs));
-        let ratio = rate(&mut own)? / rate(&mut peer)?;
-        if round > 0 {
-            ratios.push(ratio);
-        }
-    }
-    bench.add(Metric::of(ID, "x", &ratios));
-    Ok(())
-}
-
-fn rate(field: &mut Field) -> Result<f64> {
-    let amount = Amount::For(TIME, cpus());
-    let rate = field.rate(UDP4, &data(), Flows::Of(FLOWS), amount)?;
-    Ok(rate.mpps)
+    bench.ratio(ID, [&mut own, &mut peer], |field| {
+        let amount = Amount::For(TIME / TURNS, cpus());
+        field.rate(UDP4, &data(), Flows::Of(FLOWS), amount)
+    })
 }

@@ -1,13 +1,14 @@
 //! Packets through, or into, the machine in the middle: pinhole and its peers in turns.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{
-    Bench, TIME,
-    field::{Field, Mode, data, opening},
+    Bench, TIME, TURNS,
+    field::{Field, Mode, Rate, data, opening},
     metric::Metric,
+    stand::Stand,
     talk,
     traffic::{Amount, Flows, Proto, cpus},
 };
@@ -81,7 +82,7 @@ impl Load {
     }
 
     /// Flows for which there must be room at once, of one protocol.
-    const fn room(self) -> u32 {
+    pub(super) const fn room(self) -> u32 {
         match self {
             Self::Established(_, flows) => flows,
             _ => FRESH,
@@ -212,6 +213,8 @@ fn ratio(load: Load, of: Mode, by: Mode) -> Option<String> {
         (Mode::Fast, Mode::Nft, _) => format!("{name}_vs_nft"),
         (Mode::Fast, Mode::Ceiling, _) => format!("fwd_{name}_vs_ceiling"),
         (Mode::Pass, Mode::Nft, Load::Established(..)) => format!("pass_{name}_vs_nft"),
+        // What the former would be if pinhole cost nothing.
+        (Mode::Forward, Mode::Nft, Load::Established(_, KEPT)) => format!("open_{name}_vs_nft"),
         (Mode::HostPinhole, Mode::HostNft, _) => format!("host_{name}_vs_nft"),
         _ => return None,
     })
@@ -227,140 +230,140 @@ pub fn ids() -> Vec<String> {
         .collect()
 }
 
-/// Measures what is wanted.
+/// Measures what is wanted. What fails is a result without a value.
 ///
 /// # Errors
-/// Something of the lab fails, or no packets come out.
+/// None.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for set in figures() {
-        let set: Vec<Figure> = set
-            .into_iter()
-            .filter(|figure| bench.wants(&figure.id))
-            .collect();
+        let is_wanted = |figure: &Figure| bench.wants(&figure.id);
+        let set: Vec<Figure> = set.into_iter().filter(is_wanted).collect();
         if !set.is_empty() {
-            let ids: Vec<String> = set.iter().map(|figure| figure.id.clone()).collect();
-            let done = measure(bench, &set);
-            bench.or_missing(&ids, done);
+            measure(bench, &set)?;
         }
     }
     Ok(())
 }
-
-type Samples = BTreeMap<(Load, Mode), Vec<f64>>;
 
 fn measure(bench: &mut Bench, set: &[Figure]) -> Result<()> {
-    let pairs: BTreeSet<(Load, Mode)> = set
-        .iter()
-        .flat_map(|figure| {
-            let by = match figure.kind {
-                Kind::Ratio(by) => Some(by),
-                _ => None,
-            };
-            let modes = [Some(figure.of), by].into_iter().flatten();
-            modes.map(|mode| (figure.load, mode))
-        })
-        .collect();
-    let modes: BTreeSet<Mode> = pairs.iter().map(|&(_, mode)| mode).collect();
-    let room = pairs.iter().map(|(load, _)| load.room()).max().unwrap_or(1);
-    let mut fields = BTreeMap::new();
-    for mode in modes {
-        bench.say(&format!("setting up: {}", mode.title()));
-        let field = Field::new(mode, room).with_context(|| mode.title())?;
-        fields.insert(mode, field);
-    }
-    let mut samples = Samples::new();
-    let loads: BTreeSet<Load> = pairs.iter().map(|&(load, _)| load).collect();
-    let mut lost = Vec::new();
-    for load in loads {
-        let modes: Vec<Mode> = pairs
-            .iter()
-            .filter(|(of, _)| *of == load)
-            .map(|&(_, mode)| mode)
-            .collect();
-        for mode in &modes {
-            let field = fields.get_mut(mode).context("no field")?;
-            bench.say(&format!("{}: {}", load.name(), mode.title()));
-            prepare(field, load).with_context(|| mode.title())?;
-        }
-        // The first round warms up, and is not counted.
-        for round in 0..=bench.runs {
-            bench.say(&format!("{}: round {round} of {}", load.name(), bench.runs));
-            for &mode in &modes {
-                let field = fields.get_mut(&mode).context("no field")?;
-                let (mpps, share) = sample(field, load).with_context(|| mode.title())?;
-                if round > 0 {
-                    samples.entry((load, mode)).or_default().push(mpps);
-                    if share < 0.9 {
-                        lost.push((load, mode, share));
-                    }
-                }
-            }
-        }
-    }
+    let pairs: BTreeSet<(Load, Mode)> = set.iter().flat_map(Figure::pairs).collect();
+    let stand = Stand::measured(bench, &pairs)?;
     for figure in set {
-        bench.add(result(figure, &samples, &lost));
+        bench.add(figure.result(&stand));
     }
     Ok(())
 }
 
-fn result(figure: &Figure, samples: &Samples, lost: &[(Load, Mode, f64)]) -> Metric {
-    let of = |mode: Mode| {
-        samples
-            .get(&(figure.load, mode))
-            .cloned()
-            .unwrap_or_default()
-    };
-    let each = |change: &dyn Fn(f64) -> f64| -> Vec<f64> {
-        of(figure.of).into_iter().map(change).collect()
-    };
-    let mut metric = match figure.kind {
-        Kind::Rate => Metric::of(&figure.id, "Mpps/core", &of(figure.of)),
-        Kind::Ratio(by) => {
-            let (upper, lower) = (of(figure.of), of(by));
-            let ratios = upper.iter().zip(&lower).map(|(upper, lower)| upper / lower);
-            Metric::of(&figure.id, "x", &ratios.collect::<Vec<_>>())
-        }
-        Kind::Cost => Metric::of(&figure.id, "ns", &each(&|mpps| 1000.0 / mpps)),
-        Kind::Connections(packets) => {
-            let each = each(&|mpps| mpps * 1e6 / f64::from(packets));
-            Metric::of(&figure.id, "1/s/core", &each)
-        }
-    };
-    let shares = lost
-        .iter()
-        .filter(|(load, mode, _)| *load == figure.load && *mode == figure.of)
-        .map(|(_, _, share)| *share);
-    if let Some(least) = shares.reduce(f64::min) {
-        metric = metric.noted(format!("only {:.1} % came out", least * 100.0));
+impl Figure {
+    /// What it needs.
+    fn pairs(&self) -> Vec<(Load, Mode)> {
+        let by = match self.kind {
+            Kind::Ratio(by) => Some(by),
+            _ => None,
+        };
+        let modes = [Some(self.of), by].into_iter().flatten();
+        modes.map(|mode| (self.load, mode)).collect()
     }
-    metric
+
+    fn result(&self, stand: &Stand) -> Metric {
+        let pairs = self.pairs();
+        if let Some(why) = pairs.iter().find_map(|pair| stand.failure(*pair)) {
+            return Metric::missing(&self.id, self.unit(), why);
+        }
+        let each: Vec<Vec<f64>> = pairs.iter().map(|pair| stand.mpps(*pair)).collect();
+        let values: Vec<f64> = match (self.kind, each.as_slice()) {
+            (Kind::Ratio(_), [own, other]) => {
+                own.iter().zip(other).map(|(own, by)| own / by).collect()
+            }
+            (Kind::Cost, [mpps, ..]) => mpps.iter().map(|mpps| 1000.0 / mpps).collect(),
+            (Kind::Connections(packets), [mpps, ..]) => mpps
+                .iter()
+                .map(|mpps| mpps * 1e6 / f64::from(packets))
+                .collect(),
+            (_, each) => each.concat(),
+        };
+        let metric = Metric::of(&self.id, self.unit(), &values);
+        let notes = pairs.into_iter().filter_map(|pair| stand.loss(pair));
+        match notes.collect::<Vec<_>>() {
+            notes if notes.is_empty() => metric,
+            notes => metric.noted(notes.join("; ")),
+        }
+    }
+
+    const fn unit(&self) -> &'static str {
+        match self.kind {
+            Kind::Rate => "Mpps/core",
+            Kind::Ratio(_) => "x",
+            Kind::Cost => "ns",
+            Kind::Connections(_) => "1/s/core",
+        }
+    }
 }
 
-fn prepare(field: &mut Field, load: Load) -> Result<()> {
-    match load {
-        Load::Established(wire, flows) => field.establish(wire.what(), flows),
-        Load::Flood => field.establish(Wire::Udp4.what(), talk::LIVE),
-        Load::New(_) | Load::Handshakes | Load::Connections => Ok(()),
+impl Load {
+    /// What must be there before it.
+    pub(super) fn prepare(self, field: &mut Field) -> Result<()> {
+        match self {
+            Self::Established(wire, flows) => field.establish(wire.what(), flows),
+            Self::Flood => field.establish(Wire::Udp4.what(), talk::LIVE),
+            Self::New(_) | Self::Handshakes | Self::Connections => Ok(()),
+        }
+    }
+
+    /// One turn of it.
+    pub(super) fn sample(self, field: &mut Field) -> Result<Rate> {
+        let (cpus, time) = (cpus(), TIME / TURNS);
+        match self {
+            Self::Established(wire, flows) => {
+                // One flow is on one CPU.
+                let amount = Amount::For(time, cpus.min(flows));
+                field.rate(wire.what(), &data(), Flows::Of(flows), amount)
+            }
+            Self::New(wire) => {
+                let packet = opening(wire.what().1)[0];
+                let fresh = Flows::From(field.take_fresh(1 << 20));
+                field.rate(wire.what(), &packet, fresh, Amount::For(time, cpus))
+            }
+            Self::Handshakes => talk::handshakes(field, time),
+            Self::Connections => talk::connections(field, time),
+            Self::Flood => talk::flood(field, time),
+        }
     }
 }
 
-/// Packets that came out per µs of CPU, and the share that did.
-fn sample(field: &mut Field, load: Load) -> Result<(f64, f64)> {
-    let cpus = cpus();
-    let rate = match load {
-        Load::Established(wire, flows) => {
-            // One flow is on one CPU.
-            let amount = Amount::For(TIME, cpus.min(flows));
-            field.rate(wire.what(), &data(), Flows::Of(flows), amount)?
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(packets: u64, out: u64) -> Rate {
+        Rate {
+            packets,
+            cpu_ns: 1000,
+            out: [10, out],
         }
-        Load::New(wire) => {
-            let packet = opening(wire.what().1)[0];
-            let fresh = Flows::From(field.take_fresh(1 << 22));
-            field.rate(wire.what(), &packet, fresh, Amount::For(TIME, cpus))?
-        }
-        Load::Handshakes => talk::handshakes(field, TIME)?,
-        Load::Connections => talk::connections(field, TIME)?,
-        Load::Flood => talk::flood(field, TIME)?,
-    };
-    Ok((rate.mpps, rate.share))
+    }
+
+    #[test]
+    fn a_failure_is_of_what_needs_it_alone() {
+        let load = Load::Established(Wire::Tcp4, KEPT);
+        let of = |mode| (load, mode);
+        let samples = [
+            (of(Mode::Ceiling), rate(4, 10)),
+            (of(Mode::Fast), rate(3, 10)),
+            (of(Mode::Pass), rate(1, 8)),
+        ];
+        let stand = Stand::with(&samples, &[(of(Mode::Nft), "no room")]);
+        let figures = all_of(load, &ROUTED[2..]);
+        let result = |id: &str| {
+            let figure = figures.iter().find(|figure| figure.id == id).unwrap();
+            let metric = figure.result(&stand);
+            (metric.value, metric.note)
+        };
+        let failed = (None, Some("no room".to_owned()));
+        assert_eq!(result("mpps_nft_est_1k_tcp"), failed);
+        assert_eq!(result("fwd_est_1k_tcp_vs_nft"), failed);
+        assert_eq!(result("mpps_fwd_est_1k_tcp"), (Some(3.0), None));
+        let lossy = Some("pinhole, kernel forward: only 80.0 % came out".to_owned());
+        assert_eq!(result("mpps_pass_est_1k_tcp"), (Some(1.0), lossy));
+    }
 }

@@ -20,6 +20,7 @@ pub mod report;
 pub mod rest;
 pub mod room;
 pub mod rules;
+mod stand;
 pub mod streams;
 pub mod tables;
 pub mod talk;
@@ -33,11 +34,16 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use self::metric::Metric;
+use self::{
+    field::{Field, Rate},
+    metric::Metric,
+};
 use crate::lab::id;
 
 /// One measurement of a rate.
 const TIME: Duration = Duration::from_millis(200);
+/// In so many turns, so that what the machine does meanwhile hits all that is compared.
+const TURNS: u32 = 4;
 
 type Part = (fn() -> Vec<String>, fn(&mut Bench) -> Result<()>);
 
@@ -104,24 +110,64 @@ impl Bench {
         }
     }
 
+    /// What `measure` finds in each round. The first round warms up, and is not counted.
+    ///
+    /// # Errors
+    /// Of the first round that fails.
+    pub fn rounds<T>(&self, what: &str, mut measure: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        for round in 0..=self.runs {
+            self.say(&format!("{what}: round {round} of {}", self.runs));
+            let value = measure()?;
+            if round > 0 {
+                found.push(value);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes how much faster packets come out of one than of another, by turns.
+    fn ratio(
+        &mut self,
+        id: &str,
+        [own, other]: [&mut Field; 2],
+        mut measure: impl FnMut(&mut Field) -> Result<Rate>,
+    ) -> Result<()> {
+        let ratios = self.rounds(id, || {
+            let mut sums = [Rate::default(); 2];
+            for _ in 0..TURNS {
+                sums = [sums[0].and(measure(own)?), sums[1].and(measure(other)?)];
+            }
+            Ok(sums[0].mpps() / sums[1].mpps())
+        })?;
+        self.add(Metric::of(id, "x", &ratios));
+        Ok(())
+    }
+
     /// Takes a result.
     pub fn add(&mut self, metric: Metric) {
         self.metrics.push(metric);
     }
 
-    /// What could not be measured is told, and the rest is.
-    fn or_missing(&mut self, ids: &[String], done: Result<()>) {
-        let Err(error) = done else { return };
+    /// Counts and tells a failure of what is measured; in one line why, for the results.
+    fn failed(&mut self, what: &str, error: &anyhow::Error) -> String {
         // Then everything fails.
         id::halt_if_interrupted();
         self.failed += 1;
         let why = format!("{error:#}");
-        let why = why.lines().next().unwrap_or_default().to_owned();
-        self.say(&format!("failed: {}", brief(&format!("{error:#}"))));
-        for id in ids {
-            if self.wants(id) && !self.metrics.iter().any(|metric| metric.id == *id) {
-                self.metrics.push(Metric::missing(id, "", &why));
-            }
+        self.say(&format!("failed: {what}: {}", brief(&why)));
+        format!("{what}: {}", why.lines().next().unwrap_or_default())
+    }
+
+    /// What could not be measured is told, and the rest is.
+    fn or_missing(&mut self, ids: &[String], done: Result<()>) {
+        let Err(error) = done else { return };
+        let missing =
+            |id: &&String| self.wants(id) && !self.metrics.iter().any(|metric| metric.id == **id);
+        let missing: Vec<String> = ids.iter().filter(missing).cloned().collect();
+        let why = self.failed(missing.first().map_or("the rest", |id| id), &error);
+        for id in missing {
+            self.metrics.push(Metric::missing(id, "", &why));
         }
     }
 
@@ -141,6 +187,14 @@ impl Bench {
             failed: self.failed,
         }
     }
+}
+
+/// Of a program that ended: what the line of its output says that says why, if one does.
+fn why(error: &anyhow::Error) -> Option<String> {
+    let said = format!("{error:#}");
+    let mut lines = said.lines();
+    let (_, why) = lines.find_map(|line| line.split_once("rror:"))?;
+    Some(why.trim().to_owned())
 }
 
 /// A message without its middle: the log of a verifier has ten thousand lines.

@@ -3,10 +3,11 @@
 use anyhow::Result;
 
 use super::{
-    Bench,
-    field::{Field, Mode, opening},
+    Bench, TIME, TURNS,
+    field::{Field, Mode, Rate, opening},
     metric::Metric,
     traffic::{Amount, Flows, Proto, cpus},
+    why,
 };
 use crate::lab::Family;
 
@@ -39,30 +40,18 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         let mut many = match Field::with_rules(Mode::Fast, FRESH, rules - 1) {
             Ok(field) => field,
             Err(error) => {
-                let said = format!("{error:#}");
-                let said = said.lines().find(|line| line.contains("error:"));
-                let why = said.unwrap_or("it does not start").trim().to_owned();
+                let why = why(&error).unwrap_or_else(|| "it does not start".to_owned());
                 bench.add(Metric::missing(id, "x", format!("{rules} rules: {why}")));
                 continue;
             }
         };
-        let mut ratios = Vec::new();
-        for round in 0..=bench.runs {
-            bench.say(&format!("{id}: round {round} of {}", bench.runs));
-            let ratio = rate(&mut few)? / rate(&mut many)?;
-            if round > 0 {
-                ratios.push(ratio);
-            }
-        }
-        bench.add(Metric::of(id, "x", &ratios));
+        bench.ratio(id, [&mut few, &mut many], opened)?;
     }
     Ok(())
 }
 
-fn rate(field: &mut Field) -> Result<f64> {
-    let fresh = Flows::From(field.take_fresh(1 << 22));
-    let amount = Amount::For(super::TIME, cpus());
-    Ok(field
-        .rate(UDP4, &opening(Proto::Udp)[0], fresh, amount)?
-        .mpps)
+fn opened(field: &mut Field) -> Result<Rate> {
+    let fresh = Flows::From(field.take_fresh(1 << 20));
+    let amount = Amount::For(TIME / TURNS, cpus());
+    field.rate(UDP4, &opening(Proto::Udp)[0], fresh, amount)
 }

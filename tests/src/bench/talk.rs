@@ -97,7 +97,7 @@ pub fn flood(field: &mut Field, time: Duration) -> Result<Rate> {
     }
     let out = field.seen(false)?[1] - before[1];
     Ok(Rate {
-        share: out as f64 / live as f64,
+        out: [live, out],
         ..Rate::new(all.packets, &all)
     })
 }

@@ -342,8 +342,7 @@ impl Field {
         Ok(())
     }
 
-    /// Sends established traffic for so long, and gives packets that came out per second of
-    /// CPU, and the share that did.
+    /// Sends, and gives what came out.
     ///
     /// # Errors
     /// Nothing comes out.
@@ -368,26 +367,48 @@ impl Field {
     }
 }
 
-/// What came out.
-#[derive(Clone, Copy, Debug)]
+/// What came out of what was sent.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Rate {
-    /// Millions of packets a second of CPU.
-    pub mpps: f64,
-    /// Of the packets that were sent.
-    pub share: f64,
-    /// Millions of packets a second by the clock, all CPUs.
-    pub wall_mpps: f64,
+    /// Packets that the CPU time was spent on.
+    pub packets: u64,
+    /// CPU time, ns.
+    pub cpu_ns: u64,
+    /// Packets that ought to have come out, and those that did.
+    pub out: [u64; 2],
 }
 
 impl Rate {
     /// Of so many that came out.
     #[must_use]
-    pub fn new(seen: u64, sent: &Sent) -> Self {
+    pub const fn new(seen: u64, sent: &Sent) -> Self {
         Self {
-            mpps: seen as f64 / sent.cpu_ns as f64 * 1000.0,
-            share: seen as f64 / sent.packets as f64,
-            wall_mpps: seen as f64 / sent.wall_ns as f64 * 1000.0,
+            packets: seen,
+            cpu_ns: sent.cpu_ns,
+            out: [sent.packets, seen],
         }
+    }
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            out: [self.out[0] + other.out[0], self.out[1] + other.out[1]],
+        }
+    }
+
+    /// Millions of packets a second of CPU.
+    #[must_use]
+    pub fn mpps(&self) -> f64 {
+        self.packets as f64 / self.cpu_ns as f64 * 1000.0
+    }
+
+    /// Of the packets that ought to have come out.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        self.out[1] as f64 / self.out[0] as f64
     }
 }
 
