@@ -65,7 +65,7 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
 }
 
 /// The commit that is checked out, with a `+` if files differ from it.
-fn commit(ctx: &Ctx) -> String {
+pub(crate) fn commit(ctx: &Ctx) -> String {
     let git = |arguments: &[&str]| {
         let mut git = ctx.user(Path::new("git"));
         let output = git.args(arguments).current_dir(ctx.root()).output().ok()?;

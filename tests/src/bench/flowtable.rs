@@ -1,6 +1,6 @@
 //! Beside the fast path: the kernel's own, where it has one.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{
     Bench, TIME, TURNS,
@@ -11,7 +11,8 @@ use super::{
 };
 use crate::lab::Family;
 
-const ID: &str = "fwd_est_1k_vs_flowtable";
+/// Its only id.
+pub const ID: &str = "fwd_est_1k_vs_flowtable";
 const UDP4: (Family, Proto) = (Family::V4, Proto::Udp);
 const FLOWS: u32 = 1 << 10;
 
@@ -43,8 +44,21 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     for field in [&mut own, &mut peer] {
         field.establish(UDP4, FLOWS)?;
     }
+    let before = handled(&peer)?;
     bench.ratio(ID, [&mut own, &mut peer], |field| {
         let amount = Amount::For(TIME / TURNS, cpus());
         field.rate(UDP4, &data(), Flows::Of(FLOWS), amount)
-    })
+    })?;
+    let after = handled(&peer)?;
+    let [left, all] = [after[0] - before[0], after[1] - before[1]];
+    ensure!(
+        left * 100 <= all,
+        "the kernel's flow table left {left} of {all} packets to the rules"
+    );
+    Ok(())
+}
+
+/// Packets that the rules saw, and that came out.
+fn handled(peer: &Field) -> Result<[u64; 2]> {
+    Ok([peer.left_over()?, peer.seen(false)?.iter().sum()])
 }

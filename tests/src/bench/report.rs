@@ -50,6 +50,10 @@ const ROUTED: [Mode; 5] = [
     Mode::Pass,
     Mode::Fast,
 ];
+/// Where results are on file, from the root; and how the names begin of those that
+/// `cargo xtask vm bench` puts there.
+const RESULTS: &str = "bench/results";
+const MACHINE: &str = "vm-";
 /// Whose tables are apart.
 const IN_TABLES: &str = "mpps_";
 
@@ -85,7 +89,7 @@ impl Report {
     /// A file cannot be written.
     pub fn write(&self) -> Result<()> {
         let name = format!("{}-{}.json", self.date, self.commit);
-        let results = root().join("bench/results").join(&name);
+        let results = root().join(RESULTS).join(&name);
         put(&results, &(serde_json::to_string_pretty(self)? + "\n"))?;
         for (suffix, title) in TRAFFIC {
             let rows = self.rows(suffix);
@@ -94,7 +98,8 @@ impl Report {
                 put(&root().join("docs").join(plot_name(suffix)), &svg)?;
             }
         }
-        put(&root().join("docs/benchmark.md"), &self.page(&name))
+        let page = self.page(&name, &machines()?);
+        put(&root().join("docs/benchmark.md"), &page)
     }
 
     fn value(&self, id: &str) -> Option<f64> {
@@ -114,15 +119,19 @@ impl Report {
         rows.into_iter().filter(is_measured).collect()
     }
 
-    /// `docs/benchmark.md`.
-    #[must_use]
-    pub fn page(&self, results: &str) -> String {
-        let mut text = format!(
-            "{HEAD}\nMade by `cargo xtask bench --write` from \
-             [bench/results/{results}](../bench/results/{results}): {} of {}, Linux {}, {} CPUs \
-             ({}), {} runs.\n",
+    /// Where it is on file, and how it came about.
+    fn source(&self, file: &str) -> String {
+        format!(
+            "[{RESULTS}/{file}](../{RESULTS}/{file}): {} of {}, Linux {}, {} CPUs ({}), {} runs",
             self.commit, self.date, self.kernel, self.cpus, self.cpu, self.runs
-        );
+        )
+    }
+
+    /// `docs/benchmark.md`, with what was measured in virtual machines.
+    #[must_use]
+    pub fn page(&self, results: &str, machines: &[(String, Self)]) -> String {
+        let source = self.source(results);
+        let mut text = format!("{HEAD}\nMade by `cargo xtask bench --write` from {source}.\n");
         text += "\n## Goals\n\n";
         text += &figures(self.metrics.iter().filter(|metric| metric.goal.is_some()));
         for (suffix, title) in TRAFFIC {
@@ -140,7 +149,15 @@ impl Report {
             metric.id.starts_with(IN_TABLES) && metric.id.contains("_est_") && metric.note.is_none()
         };
         let rest = |metric: &&Metric| metric.goal.is_none() && !in_tables(metric);
-        text + &figures(self.metrics.iter().filter(rest))
+        text += &figures(self.metrics.iter().filter(rest));
+        if !machines.is_empty() {
+            text += IN_MACHINES;
+        }
+        for (file, report) in machines {
+            text += &format!("\n{}:\n\n", report.source(file));
+            text += &figures(report.metrics.iter());
+        }
+        text
     }
 }
 
@@ -161,6 +178,14 @@ turns. Every figure is the median of its runs; the outermost of them are beside 
 - *redirect, no tracking* is the ceiling: an XDP program that changes the Ethernet addresses.
 - A program's cost is that of BPF_PROG_RUN over and over on one packet, less that of an
   empty program.
+";
+
+const IN_MACHINES: &str = "
+## In virtual machines
+
+The kernel of the figures above may have no flow tables; those of `cargo xtask vm bench` have.
+Where the CPU is an emulated one (its name says so), a packet costs what its instructions cost
+the emulator: the ratio is not one of speeds on hardware.
 ";
 
 fn plot_name(suffix: &str) -> String {
@@ -211,6 +236,23 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// What `cargo xtask vm bench --write` recorded, by the names of the files.
+fn machines() -> Result<Vec<(String, Report)>> {
+    let directory = root().join(RESULTS);
+    let names = fs::read_dir(&directory)?.flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<_> = names
+        .filter(|name| name.starts_with(MACHINE) && name.ends_with(".json"))
+        .collect();
+    names.sort();
+    let read = |name: String| {
+        let text = fs::read_to_string(directory.join(&name))?;
+        let report = serde_json::from_str(&text).with_context(|| format!("{RESULTS}/{name}"))?;
+        Ok((name, report))
+    };
+    names.into_iter().map(read).collect()
+}
+
 fn put(path: &Path, text: &str) -> Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
@@ -237,10 +279,20 @@ mod tests {
                 Metric::missing("rules_10k_vs_10", "x", "a | b"),
             ],
         };
-        let page = report.page("x.json");
+        let page = report.page("x.json", &[]);
+        assert!(!page.contains("virtual"));
         assert!(page.contains("| `fwd_est_1k_vs_nft` | 5.50 | 5.00 | 6.00 | x | >= 5 | yes |  |"));
         assert!(page.contains("| - | 0.500 (2000) | - | - | - |"));
         assert!(page.contains("| `rules_10k_vs_10` | - | - | - | x | <= 1.5 | **no** | a \\| b |"));
         assert!(!page.contains("UDP over IPv6"));
+        let machine = Report {
+            cpu: "emulated".to_owned(),
+            metrics: vec![Metric::of("fwd_est_1k_vs_flowtable", "x", &[2.0])],
+            ..report.clone()
+        };
+        let page = report.page("x.json", &[("vm-6.12.json".to_owned(), machine)]);
+        let (_, beside) = page.split_once("## In virtual machines").unwrap();
+        assert!(beside.contains("(../bench/results/vm-6.12.json): abc of"));
+        assert!(beside.contains("(emulated)") && beside.contains("| `fwd_est_1k_vs_flowtable` |"));
     }
 }

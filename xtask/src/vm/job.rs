@@ -1,9 +1,6 @@
 //! What can be done in a virtual machine, and what it needs there.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -20,6 +17,8 @@ pub(crate) enum Job {
     Verify,
     /// Run the core of the test suite: the programs packet by packet, one FTP transfer.
     Test,
+    /// Measure pinhole against the kernel's flow table: `fwd_est_1k_vs_flowtable`.
+    Bench,
     /// Send with the kernel's pktgen from one NIC to pinhole on another, and hold what was
     /// sent against what was counted.
     Pktgen,
@@ -27,6 +26,8 @@ pub(crate) enum Job {
 
 /// Programs that the lab calls by name, in the directories of [`PATH`].
 const TOOLS: [&str; 6] = ["ip", "nsenter", "sh", "mount", "mountpoint", "sysctl"];
+/// Likewise the benchmark.
+const BENCH_TOOLS: [&str; 3] = ["nft", "ethtool", "date"];
 /// Where they are found there.
 pub(super) const PATH: &str = "/usr/sbin:/usr/bin";
 const BIN: &str = "/usr/bin";
@@ -37,6 +38,7 @@ impl Job {
             Self::Smoke => "smoke",
             Self::Verify => "verify",
             Self::Test => "test",
+            Self::Bench => "bench",
             Self::Pktgen => "pktgen",
         }
     }
@@ -45,7 +47,7 @@ impl Job {
     pub(super) const fn limit(self) -> Duration {
         match self {
             Self::Smoke => Duration::from_secs(300),
-            Self::Verify | Self::Pktgen => Duration::from_secs(900),
+            Self::Verify | Self::Bench | Self::Pktgen => Duration::from_secs(900),
             Self::Test => Duration::from_secs(1800),
         }
     }
@@ -59,6 +61,17 @@ impl Job {
         match self {
             Self::Smoke | Self::Verify => &[],
             Self::Test => &["veth", "sch_ingress", "cls_bpf", "tcp_diag", "udp_diag"],
+            Self::Bench => &[
+                "veth",
+                "nf_tables",
+                "nft_ct",
+                "nft_flow_offload",
+                "nf_flow_table_inet",
+                "sch_ingress",
+                "cls_bpf",
+                "tcp_diag",
+                "udp_diag",
+            ],
             Self::Pktgen => &[
                 "virtio_pci",
                 "virtio_net",
@@ -83,16 +96,22 @@ impl Job {
         if matches!(self, Self::Smoke | Self::Verify) {
             return Ok(());
         }
-        for tool in TOOLS {
+        let more = if self == Self::Bench {
+            &BENCH_TOOLS[..]
+        } else {
+            &[]
+        };
+        for tool in TOOLS.iter().chain(more) {
             let path = find_program(tool).with_context(|| format!("no program {tool}"))?;
             archive.program(ctx, &path, &Path::new(BIN).join(tool))?;
         }
         let pinhole = build::pinhole(ctx, false)?;
         archive.program(ctx, &pinhole, &Path::new(BIN).join("pinhole"))?;
-        if self == Self::Test {
-            self::suite(ctx, archive)?;
+        match self {
+            Self::Test => suite(ctx, archive),
+            Self::Bench => object(ctx, &ctx.generator(), archive),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -104,9 +123,13 @@ fn suite(ctx: &Ctx, archive: &mut Archive) -> Result<()> {
     let suite = built.into_iter().find(|artifact| artifact.test);
     let suite = suite.context("cargo built no suite `programs`")?;
     archive.program(ctx, &suite.path, &Path::new(BIN).join("programs"))?;
-    let object: PathBuf = ctx.object();
+    object(ctx, &ctx.object(), archive)
+}
+
+/// An object, where programs of the tests package look for it.
+fn object(ctx: &Ctx, object: &Path, archive: &mut Archive) -> Result<()> {
     archive.directory(&ctx.root().join("tests"));
-    archive.copy(&object, &object)
+    archive.copy(object, object)
 }
 
 /// What the machines need of this one.

@@ -4,10 +4,14 @@ mod initramfs;
 mod job;
 mod machine;
 mod modules;
+mod report;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
 pub(crate) use self::job::Job;
@@ -33,6 +37,7 @@ const PASSED: &str = "passed";
   cargo xtask vm --kernel 6.1 --kernel 6.12 verify
   cargo xtask vm --kernel 6.12 test
   cargo xtask vm pktgen             on all kernels
+  cargo xtask vm --kernel 6.12 bench --json flowtable.json
 
 The machines run under KVM where a kernel boots under it, and are emulated elsewhere,
 which is slow; which of them it was is said.")]
@@ -44,9 +49,21 @@ pub(crate) struct Args {
     /// What to do with it.
     #[arg(value_enum)]
     job: Job,
+
+    /// Write what `bench` measures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Record what `bench` measures in bench/results, for docs/benchmark.md.
+    #[arg(long)]
+    write: bool,
 }
 
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
+    ensure!(
+        args.job == Job::Bench || (args.json.is_none() && !args.write),
+        "--json and --write are for `bench`"
+    );
     let ebpf = setup::ebpf(ctx)?;
     build::object(ctx, &ebpf)?;
     let kernels = match args.kernel.as_slice() {
@@ -58,8 +75,12 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
     }
     let mut failed = Vec::new();
     for series in kernels {
-        if !passes(ctx, *series, args.job)? {
-            failed.push(series.name());
+        match lines(ctx, *series, args.job)? {
+            None => failed.push(series.name()),
+            Some(said) if args.job == Job::Bench => {
+                report::keep(ctx, *series, &said, args.json.as_deref(), args.write)?;
+            }
+            Some(_) => {}
         }
     }
     if failed.is_empty() {
@@ -104,7 +125,12 @@ pub(crate) fn lines(ctx: &Ctx, series: Series, job: Job) -> Result<Option<Vec<St
     };
     ctx.status("Booting", label(series, job));
     let begun = Instant::now();
-    let ran = machine.run(job.limit(), |line| ctx.status("", line));
+    let told = |line: &str| {
+        if !line.starts_with(report::REPORT) {
+            ctx.status("", line);
+        }
+    };
+    let ran = machine.run(job.limit(), told);
     crate::ctx::remove(&archive)?;
     let (accel, console) = ran?;
     let name = format!("{}-{}", job.name(), series.name());

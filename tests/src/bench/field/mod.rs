@@ -20,7 +20,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::Ebpf;
-use serde_json::Value;
 
 pub use self::mode::Mode;
 pub(super) use self::rules::policy;
@@ -30,7 +29,7 @@ use super::{
     traffic::{self, Amount, End, Flows, Packet, Proto, Sent, plan},
     wire::{self, Wire},
 };
-use crate::lab::{Family, Netns, id::LabId, pinhole::Firewall, process};
+use crate::lab::{Family, Netns, id::LabId, pinhole::Firewall};
 
 /// Flows that are opened together, on all CPUs: half of those for which there is room while
 /// nobody has answered them yet (`half-open`, which [`policy`] never makes smaller than twice
@@ -255,12 +254,15 @@ impl Field {
             let ends = self.ends.as_ref().context("no sink")?;
             return ends[usize::from(!reply)].seen();
         }
-        let mut nft = self.nodes[MIDDLE].command("nft");
-        nft.args(["-j", "list", "counter", "inet", "bench", "seen"]);
-        let counter: Value = serde_json::from_str(&process::check(&mut nft)?)?;
-        let counters = counter["nftables"].as_array().into_iter().flatten();
-        let mut packets = counters.filter_map(|entry| entry["counter"]["packets"].as_u64());
-        Ok([0, packets.next().context("no counter")?])
+        Ok([0, rules::counted(&self.nodes[MIDDLE], "bench", "seen")?])
+    }
+
+    /// Packets that the kernel's flow table left to the rules so far.
+    ///
+    /// # Errors
+    /// There is no such table in the middle.
+    pub fn left_over(&self) -> Result<u64> {
+        rules::counted(&self.nodes[MIDDLE], "guard", "slow")
     }
 
     /// Sends a step of a conversation for each of these flows, again where packets are lost.

@@ -2,7 +2,8 @@
 
 use std::{fmt::Write as _, net::Ipv4Addr};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use serde_json::Value;
 
 use super::{Mode, wire};
 use crate::lab::{Netns, process};
@@ -22,8 +23,9 @@ pub(super) fn peer(middle: &Netns, mode: Mode) -> Result<()> {
     };
     let (table, offload) = if mode == Mode::Flowtable {
         (
-            "flowtable fast { hook ingress priority filter; devices = { in0, out0 }; }\n",
-            "ip protocol { tcp, udp } flow add @fast\n",
+            "flowtable fast { hook ingress priority filter; devices = { in0, out0 }; }\n\
+             counter slow {}\n",
+            "ip protocol { tcp, udp } flow add @fast\ncounter name \"slow\"\n",
         )
     } else {
         ("", "")
@@ -46,6 +48,16 @@ pub(super) fn peer(middle: &Netns, mode: Mode) -> Result<()> {
         middle.sysctl(&format!("net/netfilter/{key}"), value)?;
     }
     Ok(())
+}
+
+/// Packets that a named counter of nftables has counted.
+pub(super) fn counted(node: &Netns, table: &str, name: &str) -> Result<u64> {
+    let mut nft = node.command("nft");
+    nft.args(["-j", "list", "counter", "inet", table, name]);
+    let counter: Value = serde_json::from_str(&process::check(&mut nft)?)?;
+    let counters = counter["nftables"].as_array().into_iter().flatten();
+    let mut packets = counters.filter_map(|entry| entry["counter"]["packets"].as_u64());
+    packets.next().context("no counter")
 }
 
 /// In host mode, packets are counted and dropped when the host has accepted them: of the

@@ -4,6 +4,7 @@
 //! begins with `guest: `, the last is [`PASSED`] or [`FAILED`]. Run by hand as
 //! root it does the same to this machine's kernel, as far as that is meant for it.
 
+mod bench;
 mod pktgen;
 mod smoke;
 mod suite;
@@ -49,6 +50,8 @@ enum Job {
     Verify,
     /// Run the core of the test suite.
     Test,
+    /// Measure pinhole against the kernel's flow table.
+    Bench,
     /// Hold what pktgen sends from one NIC against what pinhole counts on another.
     Pktgen,
 }
@@ -60,8 +63,9 @@ impl Job {
         match self {
             Self::Smoke => smoke::load_all(),
             Self::Verify => verify::all(init),
-            Self::Test | Self::Pktgen if !init => bail!("made for a virtual machine"),
+            Self::Test | Self::Bench | Self::Pktgen if !init => bail!("made for a virtual machine"),
             Self::Test => suite::core(&release),
+            Self::Bench => bench::flow_table(),
             Self::Pktgen => pktgen::all(),
         }
     }
