@@ -5,10 +5,12 @@ use core::mem::MaybeUninit;
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use firewall_common::{
     abi::{
-        EVENT_CLASSES, EventHeader, EventKind, Flow, FlowState, Last, config_flags, event_flags,
-        flow_flags, heartbeat,
+        EVENT_CLASSES, EVENTS_BYTES, EventHeader, EventKind, Flow, FlowState, Last, config_flags,
+        event_flags, flow_flags, heartbeat,
     },
     key::{Direction, Heading},
+    tcp::Counter as _,
+    urgency::{LOOKED_AT, is_urgent, word},
     verdict::{DropReason, Event, PassReason, Verdict},
     wire::{Headers, tcp_flags},
 };
@@ -24,6 +26,10 @@ use crate::{
 
 /// Lost swaps after which a flow is left unmarked.
 const BLIND_TRIES: usize = 4;
+
+/// Bytes that may wait on the ring for a record that wakes the agent. Less than two hosts
+/// may have there, or they would have to send again what nobody reads.
+const BACKLOG: u64 = EVENTS_BYTES as u64 / 64;
 
 /// A ring record of one size class.
 #[repr(C)]
@@ -302,6 +308,58 @@ fn ring() -> *mut core::ffi::c_void {
     (&raw const EVENTS).cast_mut().cast()
 }
 
+/// The flags to submit the record with that `header` is of, and whose bytes begin with `first`
+/// ([`word`]).
+///
+/// Unless told, the kernel wakes the agent only if it has read all that came before, which is
+/// not enough behind a record that woke nobody. But a wake-up costs as much as the whole packet,
+/// so there is none while the agent is still to come to where the last one takes it: before it
+/// sleeps again it reads whatever is reserved by then (`Events::drain`), and this record is.
+///
+/// A global function: the verifier looks at it once, and it has a stack of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pinhole_ring_wakes(header: *const EventHeader, first: u32) -> u64 {
+    const BPF_RB_NO_WAKEUP: u64 = 1;
+    const BPF_RB_FORCE_WAKEUP: u64 = 2;
+    // SAFETY: the caller's own header, which nothing else changes.
+    let Some(header) = (unsafe { header.as_ref() }) else {
+        return BPF_RB_FORCE_WAKEUP;
+    };
+    if !is_to_be_read_at_once(header, first) && ring_fill() < BACKLOG {
+        return BPF_RB_NO_WAKEUP;
+    }
+    let Some(woken) = share::woken() else {
+        return BPF_RB_FORCE_WAKEUP;
+    };
+    // A fully ordered instruction, as the agent has a barrier between its place and its look at
+    // what is reserved: either it sees this record, or its place is seen here.
+    let place = woken.fetch_add(0);
+    let (read, written) = ring_positions();
+    // Beyond what was written, it is not of this ring.
+    if read < place && place <= written {
+        return BPF_RB_NO_WAKEUP;
+    }
+    woken.store(written);
+    BPF_RB_FORCE_WAKEUP
+}
+
+#[inline(always)]
+fn is_to_be_read_at_once(header: &EventHeader, first: u32) -> bool {
+    const LATER: [u16; 3] = [
+        EventKind::SynDropped as u16,
+        EventKind::SynPassed as u16,
+        EventKind::SynStray as u16,
+    ];
+    if header.kind == EventKind::Payload as u16 {
+        // What is beyond the size of a line is none.
+        let is_line = header.len >= LOOKED_AT as u32 && header.len <= EVENT_CLASSES[0] as u32;
+        !is_line || is_urgent(first, header.flags & event_flags::REPLY != 0)
+    } else {
+        !LATER.contains(&header.kind)
+    }
+}
+
 enum Queued {
     Yes,
     Full,
@@ -336,7 +394,7 @@ fn submit_bare(header: &EventHeader) -> bool {
         return false;
     };
     record.write(*header);
-    record.submit(0);
+    record.submit(pinhole_ring_wakes(header, 0));
     true
 }
 
@@ -357,7 +415,9 @@ fn submit<P: Packet, const N: usize>(packet: &P, header: &EventHeader, offset: u
         unsafe { packet.copy(offset, bytes.cast(), len) }
     });
     if copied {
-        record.submit(0);
+        // SAFETY: the record has more bytes than are looked at.
+        let first = unsafe { bytes.cast::<[u8; LOOKED_AT]>().read() };
+        record.submit(pinhole_ring_wakes(header, word(first)));
     } else {
         record.discard(0);
     }

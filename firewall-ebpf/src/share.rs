@@ -4,7 +4,7 @@
 //! others would be dropped until the agent had read it.
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use firewall_common::abi::{RING_SHARES, RingShare};
+use firewall_common::abi::{RING_SHARES, RingShare, WOKEN};
 
 use crate::{atomic::Shared, control::ring_positions, maps::RING_SHARES as SHARES, work::Work};
 
@@ -61,6 +61,13 @@ fn secret() -> Option<u32> {
         Ok(()) => Some(drawn as u32),
         Err(seen) => Some(seen as u32),
     }
+}
+
+/// Where the agent's last wake-up takes it at least: how far the programs had come, in bytes,
+/// when they submitted the record that woke it.
+#[inline(always)]
+pub(crate) fn woken() -> Option<Shared<u64>> {
+    word(WOKEN as u32)
 }
 
 #[inline(always)]

@@ -7,8 +7,11 @@ use crate::key::is_v4_mapped;
 /// that chooses among them.
 pub const RING_SHARES: usize = 1024;
 
+/// Element of the map `RING_SHARES` that says where the agent's last wake-up takes it.
+pub const WOKEN: usize = RING_SHARES + 1;
+
 /// Length of the map `RING_SHARES`.
-pub const RING_SHARES_LEN: usize = RING_SHARES + 1;
+pub const RING_SHARES_LEN: usize = WOKEN + 1;
 
 /// Of what is free of the ring, an account may have one in this many.
 const PART: u64 = 16;

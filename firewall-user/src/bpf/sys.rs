@@ -9,6 +9,8 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    ptr::{self, NonNull},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use aya::maps::{Array, HashMap, IterableMap as _, MapData, PerCpuArray};
@@ -274,6 +276,69 @@ pub fn readable(ring: impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
     // and an `OwnedFd` is always the same one.
     let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     watched.map_err(Into::into)
+}
+
+/// How far reader and writers have come on a ring, which aya does not tell.
+#[derive(Debug)]
+pub struct RingEnds {
+    /// Two pages, of which each begins with a position in bytes since the ring was made:
+    /// that of the reader, and that of the writers (`kernel/bpf/ringbuf.c`).
+    pages: NonNull<libc::c_void>,
+    page: usize,
+}
+
+// SAFETY: what the pages hold is only read, and as atomics.
+unsafe impl Send for RingEnds {}
+
+impl RingEnds {
+    /// Maps those of `ring`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn of(ring: impl AsFd) -> io::Result<Self> {
+        // SAFETY: reads a number.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let page = usize::try_from(page).map_err(|_| io::Error::last_os_error())?;
+        let fd = ring.as_fd().as_raw_fd();
+        // SAFETY: a new mapping, at a place that the kernel chooses.
+        let pages = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                2 * page,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                fd,
+                0,
+            )
+        };
+        if pages == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let pages = NonNull::new(pages).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { pages, page })
+    }
+
+    /// Has the reader passed all that writers have reserved?
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.position(0) == self.position(1)
+    }
+
+    fn position(&self, page: usize) -> usize {
+        // SAFETY: 0 or 1, within the mapping.
+        let at = unsafe { self.pages.byte_add(page * self.page) };
+        // SAFETY: aligned as pages are, and mapped as long as `self` lives.
+        let position = unsafe { AtomicUsize::from_ptr(at.cast().as_ptr()) };
+        position.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for RingEnds {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `of` made, and nothing refers to it.
+        unsafe { libc::munmap(self.pages.as_ptr(), 2 * self.page) };
+    }
 }
 
 /// Is a bpffs mounted at `path`?

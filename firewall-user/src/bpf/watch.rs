@@ -182,7 +182,9 @@ impl Watcher {
     ///
     /// [`Error::Ring`].
     pub async fn take(&mut self, each: impl FnMut(&[u8])) -> Result<(), Error> {
-        Ok(self.ring.take(TURN_NS, each).await?)
+        self.ring.wait().await?;
+        self.ring.drain(TURN_NS, each);
+        Ok(())
     }
 
     /// Events lost since this was asked last, because the ring was full.

@@ -202,6 +202,15 @@ impl<T: Tables> Agent<T> {
         if rests { REST } else { HEARTBEAT }
     }
 
+    /// Handles what is on the ring, within [`TURN_NS`].
+    fn listen(&mut self, events: &mut Events) {
+        events.drain(TURN_NS, |bytes| {
+            if let Err(error) = self.handle(bytes, monotonic_ns()) {
+                warn!("{error}");
+            }
+        });
+    }
+
     /// What is due every [`HEARTBEAT`]: the sign of life, expiry, the sweep.
     pub fn tick(&mut self, now_ns: u64) {
         let beat = self.tables.heartbeat(now_ns, std::process::id());
@@ -539,15 +548,16 @@ pub async fn run<T: Tables>(
                 beaten = Instant::now();
                 agent.tick(monotonic_ns());
                 urgency.review();
+                // What nobody was woken for.
+                agent.listen(&mut events);
             }
             () = until(lapse.unwrap_or_default()), if lapse.is_some() => {
                 agent.lapse(monotonic_ns());
             }
-            taken = events.take(TURN_NS, |bytes| {
-                if let Err(error) = agent.handle(bytes, monotonic_ns()) {
-                    warn!("{error}");
-                }
-            }) => taken.context("cannot wait for the ring EVENTS")?,
+            heard = events.wait() => {
+                heard.context("cannot wait for the ring EVENTS")?;
+                agent.listen(&mut events);
+            }
         }
     }
 }

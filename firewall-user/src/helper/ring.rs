@@ -1,6 +1,6 @@
 //! Records of the ring, as typed values.
 
-use std::{io, os::fd::OwnedFd};
+use std::{hint, io, os::fd::OwnedFd, thread, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use bytemuck::pod_read_unaligned;
@@ -10,7 +10,13 @@ use firewall_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use crate::bpf::sys::{monotonic_ns, readable};
+use crate::bpf::sys::{RingEnds, monotonic_ns, readable};
+
+/// Looks in a row at a record that is reserved and not yet committed.
+const LOOKS: u32 = 1000;
+/// Time until the next such looks: the program that writes it may have lost its CPU to this
+/// very thread.
+const UNCOMMITTED: Duration = Duration::from_micros(10);
 
 /// Why bytes of the ring are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,40 +110,65 @@ impl<'a> Record<'a> {
 /// The ring, to be waited for.
 pub struct Events {
     ring: RingBuf<MapData>,
+    ends: RingEnds,
     readable: AsyncFd<OwnedFd>,
+    /// There may be more than was taken.
+    more: bool,
 }
 
 impl Events {
     /// Registers the ring with the running tokio runtime.
     ///
     /// # Errors
-    /// Those of epoll.
+    /// Those of epoll and mmap.
     pub fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
         let readable = readable(&ring)?;
-        Ok(Self { ring, readable })
+        Ok(Self {
+            ends: RingEnds::of(&ring)?,
+            ring,
+            readable,
+            more: true,
+        })
     }
 
-    /// Waits for records and hands them to `each`, for `turn_ns` or as long as the
-    /// last of them takes.
+    /// Waits for a record that somebody is to be woken for.
     ///
-    /// Cancel safe: while it waits, nothing is taken.
+    /// Cancel safe: nothing is taken.
     ///
     /// # Errors
     /// Those of epoll.
-    pub async fn take(&mut self, turn_ns: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        let mut guard = self.readable.readable().await?;
-        let until = monotonic_ns().saturating_add(turn_ns);
-        while monotonic_ns() < until {
-            match self.ring.next() {
-                Some(record) => each(&record),
-                None => {
-                    // A record committed since then renews the readiness.
-                    guard.clear_ready();
-                    break;
-                }
-            }
+    pub async fn wait(&self) -> io::Result<()> {
+        if !self.more {
+            // Before the ring is looked at: a record committed since then renews it.
+            self.readable.readable().await?.clear_ready();
         }
         Ok(())
+    }
+
+    /// Hands what is on the ring to `each`, for `turn_ns` or as long as the last record
+    /// takes.
+    ///
+    /// A record that is reserved and not yet committed is waited for, some hundred
+    /// nanoseconds: once somebody has woken the agent, nobody does again for what is
+    /// reserved before it sleeps.
+    pub fn drain(&mut self, turn_ns: u64, mut each: impl FnMut(&[u8])) {
+        let until = monotonic_ns().saturating_add(turn_ns);
+        self.more = true;
+        let mut looks = 0;
+        while self.more && monotonic_ns() < until {
+            match self.ring.next() {
+                Some(record) => {
+                    looks = 0;
+                    each(&record);
+                }
+                None if self.ends.is_read() => self.more = false,
+                None if looks < LOOKS => {
+                    looks += 1;
+                    hint::spin_loop();
+                }
+                None => thread::sleep(UNCOMMITTED),
+            }
+        }
     }
 }
 
