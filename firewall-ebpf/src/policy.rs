@@ -140,16 +140,16 @@ fn decided(work: &mut Work, action: u8, id: u16, flags: u16) {
 
 /// The blocks of a policy, a word in which numbers are hidden, and room for a key.
 #[derive(Clone, Copy)]
-struct Image<'a> {
-    blocks: &'a OfPolicy<Block>,
+struct Image {
+    blocks: &'static OfPolicy<Block>,
     hidden: *mut u64,
     key: *mut u32,
 }
 
-impl<'a> Image<'a> {
+impl Image {
     /// `key` is one for all look-ups: each of its own would take eight bytes of stack.
     #[inline(always)]
-    fn of(blocks: &'a OfPolicy<Block>, work: &mut Work, key: &mut u32) -> Self {
+    fn of(blocks: &'static OfPolicy<Block>, work: &mut Work, key: &mut u32) -> Self {
         Self {
             blocks,
             hidden: &raw mut work.hidden,
@@ -158,7 +158,7 @@ impl<'a> Image<'a> {
     }
 }
 
-impl Blocks for Image<'_> {
+impl Blocks for Image {
     #[inline(always)]
     fn block(&self, at: u32) -> Option<&Block> {
         // SAFETY: the local variable of the function that made this.
@@ -189,7 +189,7 @@ impl Blocks for Image<'_> {
 }
 
 struct Search<'a> {
-    blocks: &'a OfPolicy<Block>,
+    blocks: &'static OfPolicy<Block>,
     work: &'a mut Work,
     hit: u32,
 }
@@ -251,94 +251,82 @@ fn find_addresses(work: &mut Work, generation: u32) -> bool {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pinhole_rows_place(work: *mut Work, generation: u32) -> u32 {
-    // SAFETY: as `pinhole_rules`.
-    let (Some(work), Some(blocks)) = (unsafe { work.as_mut() }, CLASSES.get(generation)) else {
-        return 0;
-    };
-    let mut key = 0;
-    let image = Image::of(blocks, work, &mut key);
-    let Some(place) = classify::place(&image, work.from_zone, work.to_zone) else {
-        return 0;
-    };
-    work.rows.put(dimension::PLACE, place);
-    let Some(protocol) = classify::protocol(&image, &work.headers) else {
-        return 0;
-    };
-    work.rows.put(dimension::PROTOCOL, protocol);
-    1
+    note(work, generation, |image, work| {
+        let place = classify::place(image, work.from_zone, work.to_zone)?;
+        work.rows.put(dimension::PLACE, place);
+        let protocol = classify::protocol(image, &work.headers)?;
+        work.rows.put(dimension::PROTOCOL, protocol);
+        Some(())
+    })
 }
 
 /// The row of an IPv4 source, or of a destination if that is not 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pinhole_rows_address4(work: *mut Work, generation: u32, destination: u32) -> u32 {
-    // SAFETY: as `pinhole_rules`.
-    let (Some(work), Some(blocks)) = (unsafe { work.as_mut() }, CLASSES.get(generation)) else {
-        return 0;
-    };
-    let mut key = 0;
-    let image = Image::of(blocks, work, &mut key);
-    let row = classify::address4(&image, &work.headers, destination != 0);
-    put(
-        work,
-        dimension::SOURCE,
-        dimension::DESTINATION,
-        destination,
-        row,
-    )
+    note_end(work, generation, ADDRESSES, destination, classify::address4)
 }
 
 /// The same of IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pinhole_rows_address6(work: *mut Work, generation: u32, destination: u32) -> u32 {
-    // SAFETY: as `pinhole_rules`.
-    let (Some(work), Some(blocks)) = (unsafe { work.as_mut() }, CLASSES.get(generation)) else {
-        return 0;
-    };
-    let mut key = 0;
-    let image = Image::of(blocks, work, &mut key);
-    let row = classify::address6(&image, &work.headers, destination != 0);
-    put(
-        work,
-        dimension::SOURCE,
-        dimension::DESTINATION,
-        destination,
-        row,
-    )
+    note_end(work, generation, ADDRESSES, destination, classify::address6)
 }
 
 /// The row of a source port, or of a destination port.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pinhole_rows_port(work: *mut Work, generation: u32, destination: u32) -> u32 {
+    note_end(work, generation, PORTS, destination, |image, h, to| {
+        let (at, port) = if to {
+            (searches::DPORT, h.dport)
+        } else {
+            (searches::SPORT, h.sport)
+        };
+        classify::port(image, at, port)
+    })
+}
+
+/// The dimensions of a packet's ends, its source first.
+type Ends = [usize; 2];
+const ADDRESSES: Ends = [dimension::SOURCE, dimension::DESTINATION];
+const PORTS: Ends = [dimension::SPORT, dimension::DPORT];
+
+/// Notes the row that `find` returns for an end, the destination unless that is 0.
+#[inline(always)]
+fn note_end(
+    work: *mut Work,
+    generation: u32,
+    [source, other]: Ends,
+    destination: u32,
+    find: impl FnOnce(&Image, &Headers, bool) -> Option<Row>,
+) -> u32 {
+    note(work, generation, |image, work| {
+        let row = find(image, &work.headers, destination != 0)?;
+        if destination == 0 {
+            work.rows.put(source, row);
+        } else {
+            work.rows.put(other, row);
+        }
+        Some(())
+    })
+}
+
+/// Has `find` note rows of a policy's blocks. 0 if it finds none, or there are no blocks.
+#[inline(always)]
+fn note(
+    work: *mut Work,
+    generation: u32,
+    find: impl FnOnce(&Image, &mut Work) -> Option<()>,
+) -> u32 {
     // SAFETY: as `pinhole_rules`.
     let (Some(work), Some(blocks)) = (unsafe { work.as_mut() }, CLASSES.get(generation)) else {
         return 0;
     };
     let mut key = 0;
     let image = Image::of(blocks, work, &mut key);
-    let (at, port) = if destination != 0 {
-        (searches::DPORT, work.headers.dport)
-    } else {
-        (searches::SPORT, work.headers.sport)
-    };
-    let row = classify::port(&image, at, port);
-    put(work, dimension::SPORT, dimension::DPORT, destination, row)
-}
-
-/// Notes a row for one of two dimensions, the second unless `which` is 0.
-#[inline(always)]
-fn put(work: &mut Work, first: usize, second: usize, which: u32, row: Option<Row>) -> u32 {
-    let Some(row) = row else {
-        return 0;
-    };
-    if which == 0 {
-        work.rows.put(first, row);
-    } else {
-        work.rows.put(second, row);
-    }
-    1
+    find(&image, work).is_some().into()
 }
 
 /// One iteration of the loop: 1 stops it.
