@@ -167,7 +167,8 @@ pub fn attach<C>(
     let links = route::links().map_err(|e| failed("(any)", "the list cannot be read")(e))?;
     let before = recorded(&hooks.instance)?;
     let mut undo = Undo::default();
-    let plans = put_on(hooks, targets, wish, &links, &mut undo, || seed(context))?;
+    let seed = || seed(context);
+    let plans = put_on(hooks, targets, wish, &links, &before, &mut undo, seed)?;
     commit(context)?;
     undo.disarm();
     remove_others(&hooks.instance, &before, &plans, &links)?;
@@ -188,26 +189,28 @@ pub fn attach_again(
 ) -> Result<Attached, Error> {
     let links = route::links().map_err(|e| failed("(any)", "the list cannot be read")(e))?;
     let name = target.1.name.clone();
+    let before = recorded(&hooks.instance)?;
     let mut undo = Undo::default();
-    let plans = put_on(hooks, &[target], wish, &links, &mut undo, seed)?;
+    let plans = put_on(hooks, &[target], wish, &links, &before, &mut undo, seed)?;
     undo.disarm();
     let attached = plans.into_iter().map(Plan::attached).next();
     attached.ok_or_else(|| failed(&name, "it was not planned")(io::ErrorKind::NotFound.into()))
 }
 
-/// Attaches to each, as long as `undo` is not dropped before it is disarmed.
+/// Attaches to each, as long as `undo` is not dropped before it is disarmed. `links` are all of
+/// this network namespace, `before` what is guarded.
 fn put_on(
     hooks: &mut Hooks,
     targets: &[(GuardedIface, Link)],
     wish: Wish,
     links: &[Link],
+    before: &[(u32, Iface)],
     undo: &mut Undo,
     mut seed: impl FnMut() -> Result<(), Error>,
 ) -> Result<Vec<Plan>, Error> {
-    let before = recorded(&hooks.instance)?;
     let mut plans = Vec::with_capacity(targets.len());
     for (guarded, link) in targets {
-        plans.push(plan(&hooks.instance, guarded, link, wish, &before)?);
+        plans.push(plan(&hooks.instance, guarded, link, wish, before)?);
     }
     let (instance, all) = (hooks.instance.clone(), links.to_vec());
     // Undone last: when the guarded interfaces are as they were.
@@ -515,12 +518,8 @@ fn remove_others(
 }
 
 fn recorded(instance: &Instance) -> Result<Vec<(u32, Iface)>, Error> {
-    let map = fill::ifaces(instance)?;
-    map.iter()
-        .filter(|entry| !matches!(entry, Ok((_, iface)) if !vlan_children::is_guarded(iface)))
-        .collect::<Result<_, _>>()
-        .map_err(loader::Error::map(maps::IFACES))
-        .map_err(Error::from)
+    let found = vlan_children::guarded(&fill::ifaces(instance)?);
+    Ok(found.map_err(loader::Error::map(maps::IFACES))?)
 }
 
 fn failed(interface: &str, what: &'static str) -> impl FnOnce(io::Error) -> Error {

@@ -183,9 +183,8 @@ impl Pinned {
     /// # Errors
     /// [`Error::Map`].
     pub fn ifaces(&self) -> Result<Vec<(u32, Iface)>, Error> {
-        let mut entries = self.entries(maps::IFACES)?;
-        entries.retain(|(_, iface)| vlan_children::is_guarded(iface));
-        Ok(entries)
+        let map = self.typed(maps::IFACES)?;
+        vlan_children::guarded(&map).map_err(|error| self.failed(maps::IFACES, &error))
     }
 
     /// What the fast path knows of guarded interfaces, and did there, by index.

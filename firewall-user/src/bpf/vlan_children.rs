@@ -5,7 +5,7 @@
 //! a packet came in; without an entry of its own it would count as the host's.
 //! So each has one, with the zone of what it is on, and no program.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use aya::maps::{HashMap, MapData};
 use firewall_common::abi::{Iface, iface_flags, maps};
@@ -81,6 +81,17 @@ impl VlanChildren {
 #[must_use]
 pub const fn is_guarded(iface: &Iface) -> bool {
     iface.flags & iface_flags::VLAN_CHILD == 0
+}
+
+/// The entries of the `IFACES` map that are such, by index.
+///
+/// # Errors
+///
+/// Those of bpf(2).
+pub fn guarded(ifaces: &HashMap<MapData, u32, Iface>) -> io::Result<Vec<(u32, Iface)>> {
+    let mut entries = super::maps::all(ifaces)?;
+    entries.retain(|(_, iface)| is_guarded(iface));
+    Ok(entries)
 }
 
 /// The VLANs on guarded interfaces that are not guarded themselves, each with

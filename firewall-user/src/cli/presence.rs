@@ -104,11 +104,7 @@ impl Presence {
     }
 
     fn guarded(&self) -> Result<Vec<(u32, Iface)>, Error> {
-        let entries = self.map.iter();
-        entries
-            .filter(|entry| !matches!(entry, Ok((_, iface)) if !vlan_children::is_guarded(iface)))
-            .collect::<Result<_, _>>()
-            .map_err(Error::map(maps::IFACES))
+        vlan_children::guarded(&self.map).map_err(Error::map(maps::IFACES))
     }
 
     /// With our program, under its name or under another: then it was renamed.
