@@ -52,7 +52,8 @@ pub(crate) fn lookup_batch<K: aya::Pod, V: aya::Pod>(
 ///
 /// # Safety
 ///
-/// `K` and `V` must be of the map's sizes, and the map one whose cursor is a u32.
+/// `K` must be of the map's size, and the map one whose cursor is a u32. `values` must have
+/// room for as many elements of the map as the shorter of both slices is long.
 unsafe fn batch_of<K: aya::Pod, V: aya::Pod>(
     map: &MapData,
     cursor: Option<u32>,
@@ -104,22 +105,11 @@ pub fn lookup_per_cpu<V: aya::Pod + Default>(
     let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
     let mut keys = vec![0_u32; len];
     let mut values = vec![V::default(); len * cpus];
-    let mut to = 0_u32;
-    let mut attr = zeroed_attr();
-    attr.batch.out_batch = (&raw mut to) as u64;
-    attr.batch.keys = keys.as_mut_ptr() as u64;
-    attr.batch.values = values.as_mut_ptr() as u64;
-    attr.batch.count = u32::try_from(len).unwrap_or(u32::MAX);
-    attr.batch.map_fd = map.map().fd().as_fd().as_raw_fd().cast_unsigned();
-    // SAFETY: the kernel writes at most `len` keys, and as many times as there are possible CPUs
-    // (`nr_cpus`) a value of the map's own size, which aya held against `V`; any bytes are
-    // valid for it (`aya::Pod`). An array's cursor is a u32.
-    let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
-    match result {
-        // The array has no more than what was asked for.
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
-        _ => Ok(values),
-    }
+    // SAFETY: an array's keys and cursor are u32. An element is a value of the map's own size,
+    // which aya held against `V`, for each possible CPU (`nr_cpus`), and `values` has room
+    // for as many as there are `keys`.
+    unsafe { batch_of(map.map(), None, &mut keys, &mut values) }?;
+    Ok(values)
 }
 
 /// All elements of an array.
