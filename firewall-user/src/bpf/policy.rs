@@ -4,7 +4,7 @@ use aya::{
     Ebpf,
     maps::{Array, ArrayOfMaps, MapData, MapError},
 };
-use firewall_common::abi::{Counter, INNER_MAP, Rule, RuleName, maps, rule_id};
+use firewall_common::abi::{Counter, INNER_MAP, Rule, RuleName, maps};
 
 use super::{
     fixed,
@@ -27,18 +27,11 @@ pub(super) const MAPS: [&str; 3] = [maps::RULES, maps::RULE_HITS, maps::CLASSES]
 ///
 /// [`Error::Map`].
 pub fn install(ebpf: &mut Ebpf, generation: u32, classes: &Classes<'_>) -> Result<(), Error> {
-    let rules = classes.rules();
+    let rules: Vec<Rule> = classes.rules_of(generation).collect();
     let cpus = aya::util::nr_cpus().map_err(|(_, e)| Error::map(maps::RULE_HITS)(e))?;
     let hits = rules.len().saturating_mul(cpus);
     put::<Counter>(ebpf, maps::RULE_HITS, generation, hits, &[])?;
-    let named: Vec<Rule> = rules
-        .iter()
-        .map(|rule| Rule {
-            id: rule_id(generation, rule.id),
-            ..*rule
-        })
-        .collect();
-    put(ebpf, maps::RULES, generation, named.len(), &named)?;
+    put(ebpf, maps::RULES, generation, rules.len(), &rules)?;
     let blocks = classes.blocks_of(generation);
     put(ebpf, maps::CLASSES, generation, blocks.len(), &blocks)
 }

@@ -67,16 +67,21 @@ impl<'a> Classes<'a> {
         self.rules
     }
 
-    /// For the `CLASSES` map of a generation, where [`Rule::id`] of the rules, which
-    /// counts from 0, is that of the generation.
+    /// For the `RULES` map of a generation: [`Rule::id`], which counts from 0, is that of the
+    /// generation there.
+    pub fn rules_of(&self, generation: u32) -> impl ExactSizeIterator<Item = Rule> + 'a {
+        self.rules.iter().map(move |rule| Rule {
+            id: rule_id(generation, rule.id),
+            ..*rule
+        })
+    }
+
+    /// For the `CLASSES` map of a generation, with the same ids.
     #[must_use]
     pub fn blocks_of(&self, generation: u32) -> Vec<Block> {
         let mut blocks = self.blocks.clone();
         let at = (self.blocks[0][head::PROTOCOLS] >> 32) as usize;
-        let named = self.rules.iter().map(|rule| Rule {
-            id: rule_id(generation, rule.id),
-            ..*rule
-        });
+        let named = self.rules_of(generation);
         let words: Vec<u64> = named.map(|rule| decides(&rule)).collect();
         for (block, words) in blocks[at..].iter_mut().zip(words.chunks(8)) {
             block[..words.len()].copy_from_slice(words);
