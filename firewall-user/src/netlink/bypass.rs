@@ -117,6 +117,10 @@ fn dump_devices() -> io::Result<Vec<Device>> {
 ///
 /// What the kernel says.
 pub fn qdiscs(ifindex: u32) -> io::Result<Vec<String>> {
+    whole(|| dump_qdiscs(ifindex))
+}
+
+fn dump_qdiscs(ifindex: u32) -> io::Result<Vec<String>> {
     let mut kinds = Vec::new();
     let mut header = [0; TCMSG];
     header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
@@ -180,6 +184,10 @@ impl Rules {
 ///
 /// What the kernel says.
 pub fn rules() -> io::Result<Rules> {
+    whole(dump_rules)
+}
+
+fn dump_rules() -> io::Result<Rules> {
     let mut found = Rules::default();
     let request = Message::dump(libc::RTM_GETRULE, &[0; FIB_RULE_HDR]);
     Socket::open(libc::NETLINK_ROUTE)?.ask(request, |kind, payload| {
@@ -232,6 +240,10 @@ fn is_plain(payload: &[u8]) -> bool {
 ///
 /// What the kernel says.
 pub fn has_ipsec() -> io::Result<bool> {
+    whole(dump_ipsec)
+}
+
+fn dump_ipsec() -> io::Result<bool> {
     let Ok(mut socket) = Socket::open(libc::NETLINK_XFRM) else {
         return Ok(false);
     };
