@@ -212,7 +212,7 @@ pub fn address4<B: Blocks + ?Sized>(blocks: &B, h: &Headers, destination: bool) 
     let words = if destination { &h.dst } else { &h.src };
     let search = blocks.block(searches::SOURCE4 + destination as u32)?;
     let number = blocks.hide(u32::from_be(words[3]) as u64);
-    let at = interval4(blocks, search, number);
+    let at = interval(blocks, search, TREE4, |keys| rank4(blocks, keys, number));
     row(blocks, search[search::ROWS], at)
 }
 
@@ -223,7 +223,7 @@ pub fn address6<B: Blocks + ?Sized>(blocks: &B, h: &Headers, destination: bool) 
     let search = blocks.block(searches::SOURCE6 + destination as u32)?;
     let digit = |at: usize| blocks.hide(u32::from_be(words[at]) as u64);
     let number = [digit(0), digit(1), digit(2), digit(3)];
-    let at = interval6(blocks, search, number);
+    let at = interval(blocks, search, TREE6, |keys| rank6(blocks, keys, number));
     row(blocks, search[search::ROWS], at)
 }
 
@@ -231,9 +231,15 @@ pub fn address6<B: Blocks + ?Sized>(blocks: &B, h: &Headers, destination: bool) 
 #[inline(always)]
 pub fn port<B: Blocks + ?Sized>(blocks: &B, at: u32, port: u16) -> Option<Row> {
     let search = blocks.block(at)?;
-    let at = interval4(blocks, search, blocks.hide(port as u64));
+    let number = blocks.hide(port as u64);
+    let at = interval(blocks, search, TREE4, |keys| rank4(blocks, keys, number));
     row(blocks, search[search::ROWS], at)
 }
+
+/// Levels that a search has at most, and children of a node: of numbers of one digit.
+const TREE4: (u32, u64) = (search::MAX_LEVELS4, 17);
+/// The same of numbers of four digits.
+const TREE6: (u32, u64) = (search::MAX_LEVELS6, 5);
 
 /// Block at which a level of a search begins.
 #[inline(always)]
@@ -242,34 +248,24 @@ const fn level(search: &Block, level: u32) -> u32 {
     (word >> (level % 2 * 32)) as u32
 }
 
-/// How many intervals begin above 0 and not above `number`.
+/// How many intervals begin above 0 and not above a number, of which `rank` says how many
+/// keys of a node are not above it. A node has `fanout` children, one more than keys.
 #[inline(always)]
-fn interval4<B: Blocks + ?Sized>(blocks: &B, search: &Block, number: u64) -> u64 {
+fn interval<B: Blocks + ?Sized>(
+    blocks: &B,
+    search: &Block,
+    (max_levels, fanout): (u32, u64),
+    rank: impl Fn(&Block) -> u64,
+) -> u64 {
     let (levels, count) = (search[search::SHAPE] as u32, search[search::SHAPE] >> 32);
     let (mut node, mut leaf, mut at) = (0_u64, 0, 0);
-    while at < search::MAX_LEVELS4 && at < levels {
-        // Behind the last node, `number` is the highest that there is.
+    while at < max_levels && at < levels {
+        // Behind the last node, the number is the highest that there is.
         let Some(keys) = blocks.block(level(search, at) + node as u32) else {
             return count;
         };
         leaf = node;
-        node = blocks.hide(node * 17 + rank4(blocks, keys, number));
-        at += 1;
-    }
-    lower(node - leaf, count)
-}
-
-/// As [`interval4`], of numbers of four digits, the highest first.
-#[inline(always)]
-fn interval6<B: Blocks + ?Sized>(blocks: &B, search: &Block, number: [u64; 4]) -> u64 {
-    let (levels, count) = (search[search::SHAPE] as u32, search[search::SHAPE] >> 32);
-    let (mut node, mut leaf, mut at) = (0_u64, 0, 0);
-    while at < search::MAX_LEVELS6 && at < levels {
-        let Some(keys) = blocks.block(level(search, at) + node as u32) else {
-            return count;
-        };
-        leaf = node;
-        node = blocks.hide(node * 5 + rank6(blocks, keys, number));
+        node = blocks.hide(node * fanout + rank(keys));
         at += 1;
     }
     lower(node - leaf, count)
