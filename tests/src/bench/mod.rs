@@ -159,6 +159,12 @@ impl Bench {
         format!("{what}: {}", why.lines().next().unwrap_or_default())
     }
 
+    /// A figure that could not be measured.
+    fn missing(&mut self, id: &str, unit: &str, error: &anyhow::Error) {
+        let why = self.failed(id, error);
+        self.add(Metric::missing(id, unit, why));
+    }
+
     /// What could not be measured is told, and the rest is.
     fn or_missing(&mut self, ids: &[String], done: Result<()>) {
         let Err(error) = done else { return };

@@ -15,7 +15,8 @@ use super::{
     metric::Metric,
 };
 
-const MODES: [Mode; 4] = [Mode::Forward, Mode::Nft, Mode::Pass, Mode::Fast];
+const MODES: [Mode; 5] = [Mode::Forward, Mode::Open, Mode::Nft, Mode::Pass, Mode::Fast];
+const UNIT: &str = "Gbit/s";
 const PORT: u16 = 5201;
 /// One measurement.
 const TIME: Duration = Duration::from_millis(500);
@@ -35,39 +36,66 @@ pub fn ids() -> Vec<String> {
     MODES.into_iter().flat_map(of).collect()
 }
 
+/// What a stream goes through, and what came of it in each round.
+struct Path {
+    mode: Mode,
+    field: Field,
+    found: Result<Vec<f64>>,
+}
+
 /// Measures what is wanted.
 ///
 /// # Errors
-/// Something of the lab fails.
+/// None: what fails is a result without a value.
 pub fn run(bench: &mut Bench) -> Result<()> {
     for (name, on) in SETTINGS {
-        let modes: Vec<Mode> = MODES
-            .into_iter()
-            .filter(|&mode| bench.wants(&id(mode, name)))
-            .collect();
-        let mut fields = Vec::new();
-        for mode in modes {
+        let mut paths = Vec::new();
+        for mode in MODES {
+            let id = id(mode, name);
+            if !bench.wants(&id) {
+                continue;
+            }
             bench.say(&format!("setting up: a TCP stream, {}", mode.title()));
-            fields.push((mode, Field::between_hosts(mode, on)?, Vec::new()));
-        }
-        for round in 0..=bench.runs {
-            for (mode, field, values) in &mut fields {
-                bench.say(&format!(
-                    "a TCP stream, offloads {name}: round {round} of {}",
-                    bench.runs
-                ));
-                let gbit = stream(field).with_context(|| mode.title())?;
-                if round > 0 {
-                    values.push(gbit);
-                }
+            match Field::between_hosts(mode, on) {
+                Ok(field) => paths.push(Path {
+                    mode,
+                    field,
+                    found: Ok(Vec::new()),
+                }),
+                Err(error) => bench.missing(&id, UNIT, &error),
             }
         }
-        for (mode, _, values) in fields {
-            let metric = Metric::of(id(mode, name), "Gbit/s", &values);
-            bench.add(metric.noted("by the clock, all CPUs"));
+        if paths.is_empty() {
+            continue;
+        }
+        bench.rounds(&format!("a TCP stream, offloads {name}"), || {
+            paths.iter_mut().for_each(Path::measure);
+            Ok(())
+        })?;
+        for path in paths {
+            let id = id(path.mode, name);
+            match path.found {
+                // The first warmed up.
+                Ok(values) => bench.add(
+                    Metric::of(id, UNIT, values.get(1..).unwrap_or_default())
+                        .noted("by the clock, all CPUs"),
+                ),
+                Err(error) => bench.missing(&id, UNIT, &error),
+            }
         }
     }
     Ok(())
+}
+
+impl Path {
+    fn measure(&mut self) {
+        if let Ok(values) = &mut self.found {
+            match stream(&self.field) {
+                Ok(gbit) => values.push(gbit),
+                Err(error) => self.found = Err(error),
+            }
+        }
+    }
 }
 
 /// Gigabits a second of payload that arrive.

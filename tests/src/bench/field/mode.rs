@@ -10,6 +10,9 @@ pub enum Mode {
     Insert,
     /// The kernel forwards.
     Forward,
+    /// The kernel forwards, behind an XDP program that does nothing. (Where the ends are a
+    /// generator and a sink, that is [`Mode::Forward`].)
+    Open,
     /// The kernel forwards, nftables with `ct state` rules.
     Nft,
     /// Likewise, with nf_conntrack_ftp attached for port 21.
@@ -36,6 +39,7 @@ impl Mode {
             Self::Ceiling => "ceiling",
             Self::Insert => "insert",
             Self::Forward => "forward",
+            Self::Open => "open",
             Self::Nft => "nft",
             Self::NftFtp => "nft_ftp",
             Self::Flowtable => "flowtable",
@@ -54,6 +58,7 @@ impl Mode {
             Self::Ceiling => "redirect, no tracking",
             Self::Insert => "redirect, one insertion into an LRU hash",
             Self::Forward => "kernel forward",
+            Self::Open => "kernel forward, an empty XDP program",
             Self::Nft => "kernel forward, nftables `ct state`",
             Self::NftFtp => "the same, nf_conntrack_ftp attached",
             Self::Flowtable => "the kernel's flow table",
