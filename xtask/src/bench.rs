@@ -14,6 +14,8 @@ use crate::{ctx::Ctx, harness::Lab, setup};
 #[command(after_help = "Examples:
   cargo xtask bench --quick --json bench.json
   cargo xtask bench --only fwd_est_1k_vs_nft prog_tcp_est_ns
+  cargo xtask bench --write
+  cargo xtask bench --draw bench/results/2026-01-31-0123abc.json
   cargo xtask bench --list")]
 pub(crate) struct Args {
     /// Measure everything three times instead of ten.
@@ -36,6 +38,10 @@ pub(crate) struct Args {
     /// docs/benchmark.md and its plots from them.
     #[arg(long)]
     write: bool,
+
+    /// Make docs/benchmark.md and its plots from results of bench/results, and measure nothing.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "only", "list", "json", "write"])]
+    draw: Option<PathBuf>,
 }
 
 /// Becomes the measurement. What is measured is what is shipped.
@@ -51,10 +57,12 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
         .filter(|(is_given, _)| *is_given)
         .map(|(_, flag)| flag.into())
         .collect();
-    if let Some(file) = &args.json {
-        // The program runs in another directory.
-        let file = std::path::absolute(file).context("--json")?;
-        arguments.extend(["--json".into(), file.into()]);
+    // The program runs in another directory.
+    for (flag, file) in [("--json", &args.json), ("--draw", &args.draw)] {
+        if let Some(file) = file {
+            let file = std::path::absolute(file).context(flag)?;
+            arguments.extend([flag.into(), file.into()]);
+        }
     }
     arguments.extend(["--commit".into(), commit(ctx).into()]);
     if !args.only.is_empty() {

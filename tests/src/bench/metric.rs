@@ -99,6 +99,13 @@ impl Metric {
     }
 }
 
+/// All of them that have a goal, in the order of the goals.
+#[must_use]
+pub fn with_goals(metrics: &[Metric]) -> Vec<&Metric> {
+    let named = |(id, _): &(&str, Goal)| metrics.iter().find(|metric| metric.id == *id);
+    GOALS.iter().filter_map(named).collect()
+}
+
 /// The middle one of ascending values, or between the middle two.
 fn median(sorted: &[f64]) -> Option<f64> {
     let middle = sorted.len() / 2;
@@ -107,6 +114,15 @@ fn median(sorted: &[f64]) -> Option<f64> {
         return Some(upper);
     }
     Some(f64::midpoint(*sorted.get(middle - 1)?, upper))
+}
+
+/// The outermost figures.
+#[must_use]
+pub fn range(metric: &Metric) -> String {
+    match (metric.min, metric.max) {
+        (Some(_), Some(_)) => format!("{}–{}", show(metric.min), show(metric.max)),
+        _ => String::new(),
+    }
 }
 
 /// A figure with three significant digits.
@@ -127,8 +143,8 @@ pub fn show(value: Option<f64>) -> String {
 /// All as a table, those with a goal first.
 #[must_use]
 pub fn table(metrics: &[Metric]) -> String {
-    let mut ordered: Vec<&Metric> = metrics.iter().collect();
-    ordered.sort_by_key(|metric| metric.goal.is_none());
+    let mut ordered = with_goals(metrics);
+    ordered.extend(metrics.iter().filter(|metric| metric.goal.is_none()));
     let width = ordered
         .iter()
         .map(|metric| metric.id.len())

@@ -6,12 +6,14 @@
 //! what else the machine does counts as little as can be.
 
 pub mod alone;
+mod bounds;
 pub mod field;
 pub mod flowtable;
 pub mod forward;
 pub mod ftp;
 pub mod memory;
 pub mod metric;
+mod page;
 #[path = "../../../firewall-ebpf/generator/plan.rs"]
 mod plan;
 mod plot;

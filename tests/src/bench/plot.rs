@@ -62,6 +62,13 @@ pub(super) fn bars(
                 bar_width * 0.9,
                 COLOURS[row % COLOURS.len()],
             );
+            let _ = writeln!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"8\" fill=\"#444\" \
+                 text-anchor=\"middle\">{value:.2}</text>",
+                left + bar_width * (row as f64 + 0.45),
+                floor - tall - 3.0,
+            );
         }
         let middle = LEFT + group_width * (group as f64 + 0.5);
         let _ = writeln!(
@@ -92,7 +99,7 @@ fn nice(value: f64) -> f64 {
         return 1.0;
     }
     let unit = 10_f64.powf(value.log10().floor());
-    let steps = [1.0, 2.0, 2.5, 5.0, 10.0];
+    let steps = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
     let fits = steps.into_iter().find(|step| step * unit >= value);
     fits.unwrap_or(10.0) * unit
 }
@@ -103,7 +110,7 @@ mod tests {
 
     #[test]
     fn round_numbers() {
-        for (value, top) in [(0.0, 1.0), (0.9, 1.0), (3.3, 5.0), (2.2, 2.5), (12.0, 20.0)] {
+        for (value, top) in [(0.0, 1.0), (0.9, 1.0), (3.3, 4.0), (2.2, 2.5), (12.0, 15.0)] {
             assert!((nice(value) - top).abs() < 1e-9, "{value}");
         }
     }

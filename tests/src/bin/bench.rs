@@ -30,6 +30,9 @@ struct Args {
     /// Write `bench/results` and `docs/benchmark.md`, too.
     #[arg(long)]
     write: bool,
+    /// Make `docs/benchmark.md` from these results, and measure nothing.
+    #[arg(long)]
+    draw: Option<PathBuf>,
     /// What is measured.
     #[arg(long, default_value = "unknown")]
     commit: String,
@@ -51,6 +54,11 @@ fn run(args: Args) -> Result<ExitCode> {
         bench::ids().iter().for_each(|id| println!("{id}"));
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(path) = &args.draw {
+        let name = path.file_name().context("--draw names no file")?;
+        Report::read(path)?.draw(&name.to_string_lossy())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let runs = RUNS[usize::from(args.quick)];
     let bench = Bench::new(runs, &args.only)?;
     let _alone = Alone::claim()?;
@@ -63,7 +71,11 @@ fn run(args: Args) -> Result<ExitCode> {
     }
     print!("{}", metric::table(&results.metrics));
     if args.write {
-        Report::new(args.commit, runs, results.metrics)?.write()?;
+        let path = Report::new(args.commit, runs, results.metrics)?.write()?;
+        println!(
+            "results are in {}, tables and plots in docs",
+            path.display()
+        );
     }
     Ok(if results.failed == 0 {
         ExitCode::SUCCESS

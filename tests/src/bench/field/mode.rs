@@ -56,7 +56,7 @@ impl Mode {
     pub const fn title(self) -> &'static str {
         match self {
             Self::Ceiling => "redirect, no tracking",
-            Self::Insert => "redirect, one insertion into an LRU hash",
+            Self::Insert => "redirect, one LRU insertion",
             Self::Forward => "kernel forward",
             Self::Open => "kernel forward, an empty XDP program",
             Self::Nft => "kernel forward, nftables `ct state`",
