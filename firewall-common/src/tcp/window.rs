@@ -419,6 +419,10 @@ fn allow<E: Cells>(cells: E, arrived: &Arrived<'_>, m: &Measured) {
 /// Raises a sequence number from `old`, unless it is there already.
 #[inline(always)]
 fn advance<W: super::Word<u32>>(word: W, old: u32, new: u32) {
+    // As with every segment that says again what is known: a swap is not for nothing.
+    if old == new {
+        return;
+    }
     let mut old = old;
     for _ in 0..TRIES {
         match word.swap(old, new) {
