@@ -35,7 +35,7 @@ use firewall_common::{
     abi::iface_flags,
     verdict::{DropReason, Event, PassReason, Verdict},
 };
-use packet::{Packet as _, TcPacket, XdpPacket};
+use packet::{Packet as _, TcPacket, Xdp, XdpPacket};
 use pipeline::OPEN;
 use work::Slot;
 
@@ -77,7 +77,7 @@ extern "C" fn pinhole_open_again(ctx: *mut xdp_md) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pinhole_judge(ctx: *mut xdp_md, slot: u32) -> u32 {
-    pipeline::judge(&XdpPacket::new(XdpContext::new(ctx)), slot)
+    pipeline::judge(&Xdp::<false>::new(XdpContext::new(ctx)), slot)
 }
 
 /// A held SYN again, with holding off. Run by the agent on live frames.

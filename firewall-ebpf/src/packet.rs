@@ -36,14 +36,57 @@ pub(crate) trait Packet: Reader + EbpfContext {
 /// # Safety
 /// These are the two fields of a context, so that the verifier sees whose they are.
 #[inline(always)]
-unsafe fn direct<const N: usize>(data: usize, end: usize, offset: usize) -> Option<[u8; N]> {
+unsafe fn direct<const N: usize, const WORDS: bool>(
+    data: usize,
+    end: usize,
+    offset: usize,
+) -> Option<[u8; N]> {
     let start = data + offset;
     if start + N > end {
         return None;
     }
-    // SAFETY: the comparison above bounds the read by the packet's end, and
-    // a byte array needs no alignment.
-    Some(unsafe { (start as *const [u8; N]).read() })
+    if !WORDS {
+        // SAFETY: the comparison above bounds the read by the packet's end, and
+        // a byte array needs no alignment.
+        return Some(unsafe { (start as *const [u8; N]).read() });
+    }
+    // Of a byte array the compiler reads each byte by itself as soon as it is used in
+    // another place than the next.
+    let mut out = MaybeUninit::<[u8; N]>::uninit();
+    let (from, to) = (start as *const u8, out.as_mut_ptr().cast::<u8>());
+    let mut at = 0;
+    while at + 4 <= N {
+        // SAFETY: these four bytes are in the packet, by the comparison above, and in `out`.
+        unsafe { copy::<u32>(from, to, at) };
+        at += 4;
+    }
+    if N & 2 != 0 {
+        // SAFETY: as above.
+        unsafe { copy::<u16>(from, to, at) };
+        at += 2;
+    }
+    if N & 1 != 0 {
+        // SAFETY: as above.
+        unsafe { copy::<u8>(from, to, at) };
+    }
+    // SAFETY: all of it is written.
+    Some(unsafe { out.assume_init() })
+}
+
+/// Copies a word of any alignment that begins `at` bytes behind `from` and `to`.
+///
+/// # Safety
+/// It must lie in what may be read behind `from`, and written behind `to`.
+#[inline(always)]
+unsafe fn copy<T: Copy>(from: *const u8, to: *mut u8, at: usize) {
+    let (from, to) = (
+        from.wrapping_add(at).cast::<T>(),
+        to.wrapping_add(at).cast::<T>(),
+    );
+    // SAFETY: by the contract.
+    let word = unsafe { from.read_unaligned() };
+    // SAFETY: by the contract.
+    unsafe { to.write_unaligned(word) };
 }
 
 /// A length from 1 to `max` as the verifier must see it before it may be passed to
@@ -61,12 +104,16 @@ pub(crate) fn bounded(max: u32, len: u32) -> Option<u32> {
     (less_one < max).then(|| less_one + 1)
 }
 
-/// A frame at XDP.
-pub(crate) struct XdpPacket {
+/// A frame at XDP that is read in words, as what most packets pass through does.
+pub(crate) type XdpPacket = Xdp<true>;
+
+/// A frame at XDP. `WORDS` says how it is read: in words is quicker, and takes more of the
+/// stack, which [`crate::pipeline::judge`] has not.
+pub(crate) struct Xdp<const WORDS: bool> {
     ctx: XdpContext,
 }
 
-impl XdpPacket {
+impl<const WORDS: bool> Xdp<WORDS> {
     #[inline(always)]
     pub(crate) const fn new(ctx: XdpContext) -> Self {
         Self { ctx }
@@ -92,14 +139,14 @@ impl XdpPacket {
     }
 }
 
-impl EbpfContext for XdpPacket {
+impl<const WORDS: bool> EbpfContext for Xdp<WORDS> {
     #[inline(always)]
     fn as_ptr(&self) -> *mut core::ffi::c_void {
         self.ctx.as_ptr()
     }
 }
 
-impl Reader for XdpPacket {
+impl<const WORDS: bool> Reader for Xdp<WORDS> {
     #[inline(always)]
     fn frame_len(&self) -> usize {
         let mut len = self.ctx.data_end().wrapping_sub(self.ctx.data());
@@ -114,11 +161,11 @@ impl Reader for XdpPacket {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         // SAFETY: those two fields.
-        unsafe { direct(self.ctx.data(), self.ctx.data_end(), offset) }
+        unsafe { direct::<N, WORDS>(self.ctx.data(), self.ctx.data_end(), offset) }
     }
 }
 
-impl Packet for XdpPacket {
+impl<const WORDS: bool> Packet for Xdp<WORDS> {
     const EGRESS: bool = false;
 
     #[inline(always)]
@@ -178,7 +225,7 @@ impl<const LINEAR: bool> Reader for TcPacket<LINEAR> {
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         if LINEAR {
             // SAFETY: those two fields.
-            return unsafe { direct(self.ctx.data(), self.ctx.data_end(), offset) };
+            return unsafe { direct::<N, true>(self.ctx.data(), self.ctx.data_end(), offset) };
         }
         let mut out = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: `out` has room for exactly N bytes.
