@@ -67,8 +67,7 @@ pub(crate) extern "C" fn pinhole_forward(ctx: *mut xdp_md, slot: u32) -> u32 {
     let counter = unsafe { &mut *counter };
     match way(&packet, work, from, flow) {
         Ok(ifindex) => {
-            counter.packets = counter.packets.wrapping_add(1);
-            counter.bytes = counter.bytes.wrapping_add(work.headers.l3_len as u64);
+            sent(counter, work);
             // SAFETY: a helper without pointers.
             unsafe { bpf_redirect(ifindex, 0) as u32 }
         }
@@ -84,6 +83,40 @@ pub(crate) extern "C" fn pinhole_forward(ctx: *mut xdp_md, slot: u32) -> u32 {
             xdp_action::XDP_PASS
         }
     }
+}
+
+/// Forwards an accepted packet of a proved flow, if its next hop is known and nothing
+/// else is to be asked; `None` if it is for [`pinhole_forward`], and not touched.
+#[inline(always)]
+pub(crate) fn at_once(packet: &XdpPacket, work: &mut Work) -> Option<()> {
+    let flow = work.flow_ahead;
+    if work.flags & MODES != ON || !control::agent_lives(work) {
+        return None;
+    }
+    let from = iface(packet.ifindex())?;
+    const PLAIN: u32 = fast_flags::FROM | fast_flags::PLAIN;
+    if from.flags & PLAIN != PLAIN || !is_for_us(packet, from) {
+        return None;
+    }
+    may_forward(&work.headers, flow, packet.frame_len() as u32).ok()?;
+    let (h, service) = (&work.headers, plain_service(&work.headers));
+    let hop = HOPS.get_ptr_mut(route_plain(&h.dst, service, HOPS_LEN as u32))?;
+    // SAFETY: the element is this CPU's own, and XDP runs with bottom halves off.
+    let hop = unsafe { &*hop };
+    let suits = holds_plain(hop, &h.dst, service, work.now)
+        && leads_out(hop, packet, flow)
+        && hop.flags == 0
+        && h.l3_len <= hop.mtu as u32;
+    if !suits {
+        return None;
+    }
+    let counter = FAST_COUNTERS.get_ptr_mut(from.number as u32)?;
+    rewrite(packet, work, hop).ok()?;
+    // SAFETY: as above.
+    sent(unsafe { &mut *counter }, work);
+    // SAFETY: a helper without pointers.
+    unsafe { bpf_redirect(hop.out, 0) };
+    Some(())
 }
 
 /// What the agent says of an interface.
@@ -102,6 +135,19 @@ fn iface(ifindex: u32) -> Option<&'static FastIface> {
         .filter(|entry| entry.ifindex == ifindex)
 }
 
+/// Counts a packet that is forwarded here.
+#[inline(always)]
+fn sent(counter: &mut FastCounter, work: &Work) {
+    counter.packets = counter.packets.wrapping_add(1);
+    counter.bytes = counter.bytes.wrapping_add(work.headers.l3_len as u64);
+}
+
+/// What is for another station the kernel would not take.
+#[inline(always)]
+fn is_for_us(packet: &XdpPacket, from: &FastIface) -> bool {
+    packet.read::<6>(0) == Some(from.mac)
+}
+
 /// Rewrites the packet for its next hop: the interface to send it out of. What is not
 /// forwarded is not touched.
 #[inline(always)]
@@ -111,8 +157,7 @@ fn way(packet: &XdpPacket, work: &mut Work, from: &FastIface, flow: u32) -> Resu
         return Err(Kept::Interface);
     }
     may_forward(&work.headers, flow, packet.frame_len() as u32)?;
-    // What is for another station the kernel would not take.
-    if packet.read::<6>(0) != Some(from.mac) {
+    if !is_for_us(packet, from) {
         return Err(Kept::Frame);
     }
     if must_lead_back(&work.headers, flow) {
@@ -139,13 +184,7 @@ fn way(packet: &XdpPacket, work: &mut Work, from: &FastIface, flow: u32) -> Resu
                 .ok_or(Kept::WayOut)?
         }
     };
-    // A zone that the rules were not asked about is the kernel's affair, as it is
-    // without a fast path (another flow to the same host may have been admitted to
-    // another zone); and to go back where one came from calls for a redirect.
-    if hop.zone as u32 != flow & stepped::ZONE
-        || hop.flags & hop_flags::SHUT != 0
-        || hop.out == packet.ifindex()
-    {
+    if !leads_out(hop, packet, flow) || hop.flags & hop_flags::SHUT != 0 {
         return Err(Kept::WayOut);
     }
     if hop.flags & hop_flags::REFRESH != 0 {
@@ -160,6 +199,16 @@ fn way(packet: &XdpPacket, work: &mut Work, from: &FastIface, flow: u32) -> Resu
     }
     rewrite(packet, work, hop)?;
     Ok(hop.out)
+}
+
+/// Does the route lead to where the rules were asked about, and not back?
+///
+/// Another zone is the kernel's affair, as it is without a fast path (another flow to the
+/// same host may have been admitted to another zone); and to go back where one came from
+/// calls for a redirect.
+#[inline(always)]
+fn leads_out(hop: &Hop, packet: &XdpPacket, flow: u32) -> bool {
+    hop.zone as u32 == flow & stepped::ZONE && hop.out != packet.ifindex()
 }
 
 /// Which of a packet's addresses a route is asked for.

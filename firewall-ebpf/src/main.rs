@@ -51,26 +51,44 @@ pub(crate) fn pinhole_ingress(ctx: XdpContext) -> u32 {
         outcome = pinhole_judge(ctx.ctx, SLOT);
     }
     match outcome {
+        SENT => xdp_action::XDP_REDIRECT,
         ESTABLISHED | NEW_BY_RULE | NEW_EXPECTED => forward::pinhole_forward(ctx.ctx, SLOT),
         outcome => to_xdp(outcome),
     }
 }
 
+/// What [`pinhole_open`] says of a packet that is on its way out.
+const SENT: u32 = OPEN - 1;
+
 // The parts of judging are global functions, which the verifier looks at one by one.
 // In one piece, it would follow each way through the first through all of the second.
 
-/// [`pipeline::open`] at ingress.
+/// [`pipeline::open`] at ingress, and [`forward::at_once`]: in one function, because each
+/// return costs as much as a look-up.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pinhole_open(ctx: *mut xdp_md) -> u32 {
-    pipeline::open(&XdpPacket::new(XdpContext::new(ctx)), Slot::Ingress)
+    const ESTABLISHED: u32 = PassReason::Established.index();
+    let packet = XdpPacket::new(XdpContext::new(ctx));
+    let Some(work) = work::area(Slot::Ingress) else {
+        return NO_ROOM;
+    };
+    let outcome = pipeline::open(&packet, work, true);
+    if outcome == ESTABLISHED && forward::at_once(&packet, work).is_some() {
+        return SENT;
+    }
+    outcome
 }
+
+/// A run has no [`work::Work`].
+const NO_ROOM: u32 = DropReason::TableError.index();
 
 /// [`pipeline::open`] of a packet that is run again.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pinhole_open_again(ctx: *mut xdp_md) -> u32 {
-    pipeline::open(&XdpPacket::new(XdpContext::new(ctx)), Slot::Reinject)
+    let packet = XdpPacket::new(XdpContext::new(ctx));
+    work::area(Slot::Reinject).map_or(NO_ROOM, |work| pipeline::open(&packet, work, false))
 }
 
 /// [`pipeline::judge`] at ingress, and of a packet that is run again.
@@ -120,7 +138,8 @@ pub(crate) fn pinhole_egress(ctx: TcContext) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pinhole_open_egress(skb: *mut __sk_buff) -> u32 {
-    pipeline::open(&TcPacket::<true>::new(TcContext::new(skb)), Slot::Egress)
+    let packet = TcPacket::<true>::new(TcContext::new(skb));
+    work::area(Slot::Egress).map_or(NO_ROOM, |work| pipeline::open(&packet, work, true))
 }
 
 /// [`pipeline::judge`] at egress.

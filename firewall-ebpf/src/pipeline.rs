@@ -18,7 +18,7 @@ use crate::{
     packet::{Packet, bounded},
     policy::{self, is_link_local},
     stats,
-    work::{self, KNOWN, KnownIface, Slot, Work},
+    work::{self, KNOWN, KnownIface, Work},
 };
 
 /// A guarded interface.
@@ -36,18 +36,15 @@ pub(crate) const OPEN: u32 = u32::MAX;
 /// packet of a flow that just goes on. Returns [`Verdict::index`] of what was judged and
 /// counted, or [`OPEN`].
 #[inline(always)]
-pub(crate) fn open<P: Packet>(packet: &P, slot: Slot) -> u32 {
+pub(crate) fn open<P: Packet>(packet: &P, work: &mut Work, may_hold: bool) -> u32 {
     const TRACKED: u32 = PassReason::Tracked.index();
     const ESTABLISHED: u32 = PassReason::Established.index();
-    let Some(work) = work::area(slot) else {
-        return Verdict::Drop(DropReason::TableError).index();
-    };
     explain::begin(work);
     work.link.set(Link::ETHERNET.pack());
     work.flags = 0;
     work.flow_ahead = 0;
     work.missed = Missed::Nowhere;
-    let known = match settings(packet, work, !matches!(slot, Slot::Reinject)) {
+    let known = match settings(packet, work, may_hold) {
         Some(verdict) => verdict.index(),
         None if goes_on(packet, work) => ESTABLISHED,
         None => OPEN,
