@@ -147,6 +147,8 @@ pub struct Attached {
     pub iface: Iface,
     /// Why it runs in generic mode although native was tried.
     pub native_refused: Option<String>,
+    /// What native mode lacks there.
+    pub queues: Option<String>,
 }
 
 /// Attaches to `targets`, running `seed` before TC egress and again before XDP.
@@ -259,6 +261,8 @@ pub(super) struct Plan {
     pub(super) mode: XdpMode,
     /// Why native mode was not to be had.
     pub(super) native_refused: Option<String>,
+    /// What it lacks.
+    pub(super) queues: Option<String>,
 }
 
 impl Plan {
@@ -271,6 +275,7 @@ impl Plan {
             index: self.link.index,
             iface: self.iface(),
             native_refused: self.native_refused,
+            queues: self.queues,
         }
     }
 }
@@ -306,6 +311,7 @@ fn plan(
         replace_tc,
         tc,
         native_refused: None,
+        queues: None,
     })
 }
 

@@ -15,6 +15,7 @@ use super::{
     detach::{self, HANDLE, PRIORITY, tcx_pin, xdp_pin},
     errno,
     loader::Hooks,
+    queues,
     refusal::NativeRefusal,
 };
 use crate::{
@@ -186,7 +187,10 @@ fn add_xdp(program: &mut Xdp, plan: &mut Plan, pin: &Path) -> Result<bool, Error
     let wish = plan.mode;
     let index = plan.link.index;
     if wish != XdpMode::Generic {
+        // Afterwards those of XDP are among the queues in use.
+        let queues = queues::remark(&plan.link.name);
         let Err(cause) = link_xdp(program, index, AyaMode::Driver, pin) else {
+            plan.queues = queues;
             return Ok(true);
         };
         let refusal = native_refusal(program, index, cause);

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod pins;
 pub mod policy;
 pub mod private;
+pub mod queues;
 pub mod refusal;
 pub mod requests;
 mod rows;

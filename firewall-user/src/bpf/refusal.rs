@@ -12,11 +12,14 @@ pub struct NativeRefusal {
 
 /// A word that the kernel's refusal has, and what helps then. Each driver has its own
 /// sentences; these stand in those of Linux 5.18 to 6.18.
-const REMEDIES: [(&str, &str); 6] = [
+const REMEDIES: [(&str, &str); 8] = [
     (
         "mtu",
         "make the MTU smaller (`ip link set dev IF mtu 1500`; of a veth, its other end's)",
     ),
+    // What ena and nfp say: XDP sends from queues of its own.
+    ("for allocating xdp queues", SPARE),
+    ("number of tx rings", SPARE),
     (
         "queues",
         "give it at least as many receive queues as the other end of a veth has transmit queues, \
@@ -34,6 +37,10 @@ const REMEDIES: [(&str, &str); 6] = [
         "give the veth its other end back, or guard another interface",
     ),
 ];
+
+const SPARE: &str = "use at most half of the queues that it has, and leave the others to XDP: \
+                     `ethtool -l IF` shows how many there are, `ethtool -L IF combined N` sets how \
+                     many are in use";
 
 impl NativeRefusal {
     /// `words` are the kernel's own, if it has any beside the error number.
@@ -61,8 +68,11 @@ fn by_number(cause: &io::Error) -> &'static str {
     match cause.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "the driver has no native XDP",
         Some(libc::ERANGE) => REMEDIES[0].1,
-        Some(libc::ENOSPC) => REMEDIES[1].1,
-        _ => "the driver may need a smaller MTU, more or fewer queues, or LRO off",
+        Some(libc::ENOSPC) => REMEDIES[3].1,
+        _ => {
+            "the driver may need a smaller MTU, more or fewer queues, or LRO off, which some, as \
+             gve, say in the kernel's log alone (`dmesg`)"
+        }
     }
 }
 
@@ -88,7 +98,7 @@ mod tests {
             let cause = io::Error::from_raw_os_error(number);
             NativeRefusal::new(cause, words.map(str::to_owned)).remedy()
         };
-        let [mtu, queues, merging] = [0, 1, 2].map(|at| REMEDIES[at].1);
+        let [mtu, queues, merging] = [0, 3, 4].map(|at| REMEDIES[at].1);
         let veth = "veth: Peer MTU is too large to set XDP";
         assert_eq!(of(libc::ERANGE, Some(veth)), mtu);
         assert_eq!(of(libc::ERANGE, None), mtu);
@@ -100,6 +110,12 @@ mod tests {
         assert_eq!(of(libc::EOPNOTSUPP, Some(virtio)), merging);
         let virtio = "virtio_net: MTU too large to enable XDP";
         assert_eq!(of(libc::EINVAL, Some(virtio)), mtu);
+        let ena = "ena: Failed to set xdp program, there is no enough space for allocating XDP \
+                   queues, Check the dmesg for more info";
+        let nfp = "nfp: Insufficient number of TX rings w/ XDP enabled";
+        for few in [ena, nfp] {
+            assert_eq!(of(libc::EINVAL, Some(few)), SPARE);
+        }
         let core = "Underlying driver does not support XDP in native mode";
         assert!(of(libc::EOPNOTSUPP, Some(core)).contains("no native XDP"));
         assert!(of(libc::EINVAL, None).contains("may need"));

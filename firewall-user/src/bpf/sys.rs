@@ -498,11 +498,38 @@ pub fn driver(interface: &str) -> io::Result<String> {
     Ok(text(bytemuck::cast_slice(&info[1..9])))
 }
 
+/// Pairs of queues, as `ethtool -l` shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Channels {
+    /// In use.
+    pub used: u32,
+    /// As many as there are.
+    pub most: u32,
+}
+
+/// How many combined channels an interface has.
+///
+/// # Errors
+///
+/// ENODEV without such an interface, EOPNOTSUPP if it does not say.
+pub fn channels(interface: &str) -> io::Result<Channels> {
+    // struct ethtool_channels: the command, four maxima, four numbers in use; of each the
+    // combined ones are last.
+    let mut words = [0; 9];
+    words[0] = ETHTOOL_GCHANNELS;
+    ethtool(interface, &mut words)?;
+    Ok(Channels {
+        used: words[8],
+        most: words[4],
+    })
+}
+
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETHTOOL_SFEATURES: u32 = 0x3b;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
 /// The names of features, `enum ethtool_stringset`.
 const ETH_SS_FEATURES: u32 = 4;
 /// `ETH_GSTRING_LEN`, in words.
@@ -656,6 +683,7 @@ mod tests {
     fn a_missing_interface_has_no_offloads() {
         assert!(features("no-such-nic0").is_err());
         assert!(features("a-name-that-is-far-too-long").is_err());
+        assert!(channels("no-such-nic0").is_err());
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Presence {
             seed_flows(&instance, &self.compiled, &classes, &targets, &others)?;
             Ok(())
         })?;
-        Ok(describe(&attached))
+        Ok(describe(&attached, &self.compiled.config))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use firewall_common::{
-    abi::{Iface, config_flags, iface_flags},
+    abi::{Config, Iface, config_flags, iface_flags},
     time::{NS_PER_SEC, Tick},
 };
 
@@ -315,7 +315,7 @@ fn attach(
         |loaded| Ok(fill::commit(loaded, &config)?),
     )?;
     for got in &attached {
-        println!("{}", describe(got));
+        println!("{}", describe(got, &compiled.config));
     }
     if loaded.taken_over {
         println!("taken over from an earlier run, with its flows");
@@ -371,10 +371,14 @@ pub(super) fn seed_flows(
 }
 
 /// `eth0: zone outside, XDP native, TC TCX`.
-pub(super) fn describe(got: &Attached) -> String {
+pub(super) fn describe(got: &Attached, config: &Config) -> String {
     let has = |flag| got.iface.flags & flag != 0;
     let mode = if has(iface_flags::XDP_NATIVE) {
-        "native".to_owned()
+        match &got.queues {
+            // Nothing else is sent by XDP.
+            Some(lack) if config.flags & config_flags::FAST_PATH != 0 => format!("native ({lack})"),
+            _ => "native".to_owned(),
+        }
     } else {
         match &got.native_refused {
             Some(reason) => format!("generic (the driver refuses native: {reason})"),
