@@ -138,7 +138,10 @@ impl Events {
     /// # Errors
     /// Those of epoll.
     pub async fn wait(&self) -> io::Result<()> {
-        if !self.more {
+        if self.more {
+            // Timers and signals are seen only when the runtime has its turn.
+            tokio::task::yield_now().await;
+        } else {
             // Before the ring is looked at: a record committed since then renews it.
             self.readable.readable().await?.clear_ready();
         }
