@@ -13,7 +13,7 @@ mod silence;
 mod syn;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     future::Future,
     pin::pin,
     time::Duration,
@@ -108,6 +108,8 @@ pub struct Agent<T> {
     started_ns: u64,
     swept_ns: u64,
     sessions: HashMap<FlowKey6, Live>,
+    /// Those whose records in the tables are older than they are.
+    unsaved: HashSet<FlowKey6>,
     pairs: HashMap<PairKey, Vec<FlowKey6>>,
     book: Book,
     reinjected: HashMap<Tuple, u64>,
@@ -137,6 +139,7 @@ impl<T: Tables> Agent<T> {
             started_ns: now_ns,
             swept_ns: now_ns,
             sessions: HashMap::new(),
+            unsaved: HashSet::new(),
             pairs: HashMap::new(),
             book: Book::default(),
             reinjected: HashMap::new(),
@@ -153,6 +156,7 @@ impl<T: Tables> Agent<T> {
         };
         agent.trail.last = agent.tables.last_of_journal()?;
         agent.resume(now_ns)?;
+        agent.save();
         agent.tables.heartbeat(now_ns, std::process::id())?;
         Ok(agent)
     }
@@ -175,6 +179,13 @@ impl<T: Tables> Agent<T> {
     /// Bytes that are no record. What the tables refuse is logged, since no
     /// caller could do more.
     pub fn handle(&mut self, bytes: &[u8], now_ns: u64) -> std::result::Result<(), RecordError> {
+        let handled = self.take(bytes, now_ns);
+        self.save();
+        handled
+    }
+
+    /// As [`Agent::handle`], but for the sessions' records, which [`Agent::save`] writes.
+    fn take(&mut self, bytes: &[u8], now_ns: u64) -> std::result::Result<(), RecordError> {
         let record = Record::parse(bytes)?;
         match record.kind {
             EventKind::Open => self.opened(&record, now_ns),
@@ -191,6 +202,18 @@ impl<T: Tables> Agent<T> {
         Ok(())
     }
 
+    /// Writes the records of the sessions that have changed: once for all that was read in one
+    /// turn, and after what a packet waits for. An agent that dies before misses no more
+    /// than that turn's lines, which is a gap to the next one.
+    fn save(&mut self) {
+        for key in self.unsaved.drain() {
+            if let Some(live) = self.sessions.get(&key) {
+                let saved = self.tables.put_session(&key, &live.record);
+                checked("write a session", saved);
+            }
+        }
+    }
+
     /// How long it is from one [`Agent::tick`] to the next.
     fn pace(&self) -> Duration {
         let rests = self.sessions.is_empty()
@@ -205,10 +228,11 @@ impl<T: Tables> Agent<T> {
     /// Handles what is on the ring, within [`TURN_NS`].
     fn listen(&mut self, events: &mut Events) {
         events.drain(TURN_NS, |bytes| {
-            if let Err(error) = self.handle(bytes, monotonic_ns()) {
+            if let Err(error) = self.take(bytes, monotonic_ns()) {
                 warn!("{error}");
             }
         });
+        self.save();
     }
 
     /// What is due every [`HEARTBEAT`]: the sign of life, expiry, the sweep.
@@ -226,6 +250,7 @@ impl<T: Tables> Agent<T> {
             self.swept_ns = now_ns;
             self.sweep(now_ns);
         }
+        self.save();
     }
 
     fn opened(&mut self, record: &Record<'_>, now_ns: u64) {
@@ -328,11 +353,8 @@ impl<T: Tables> Agent<T> {
         }
         self.held.change(live.client.ip(), held, live.held());
         live.update_record();
-        checked(
-            "write a session",
-            self.tables.put_session(key, &live.record),
-        );
         self.sessions.insert(*key, live);
+        self.unsaved.insert(*key);
     }
 
     fn act(

@@ -30,7 +30,7 @@ pub struct Urgency {
     calm: u32,
     at_ns: u64,
     used_ns: u64,
-    /// As [`waited_ns`].
+    /// As [`waited_ns`], at the last look in the ordinary class.
     waited_ns: Option<u64>,
 }
 
@@ -45,7 +45,7 @@ impl Urgency {
             calm: 0,
             at_ns: monotonic_ns(),
             used_ns: thread_cpu_ns(),
-            waited_ns: waited_ns(),
+            waited_ns: None,
         };
         urgency.put(wanted);
         urgency
@@ -57,7 +57,9 @@ impl Urgency {
         if !self.wanted {
             return;
         }
-        let (at_ns, used_ns, waited_ns) = (monotonic_ns(), thread_cpu_ns(), waited_ns());
+        // A thread that is ahead waits for nobody, and to look would cost more than the rest.
+        let waited_ns = if self.ahead { None } else { waited_ns() };
+        let (at_ns, used_ns) = (monotonic_ns(), thread_cpu_ns());
         let passed = at_ns.saturating_sub(self.at_ns);
         let used = used_ns.saturating_sub(self.used_ns);
         let waited = waited_ns.zip(self.waited_ns);
