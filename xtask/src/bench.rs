@@ -3,12 +3,13 @@
 use std::{
     convert::Infallible,
     ffi::OsString,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
 
-use crate::{ctx::Ctx, harness::Lab, setup};
+use crate::{build, cargo_json, ctx::Ctx, harness::Lab, setup};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -46,7 +47,11 @@ pub(crate) struct Args {
 
 /// Becomes the measurement. What is measured is what is shipped.
 pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
-    let lab = Lab::set_up(ctx, &setup::ebpf(ctx)?, true)?;
+    let ebpf = setup::ebpf(ctx)?;
+    let measures = !args.list && args.draw.is_none();
+    let lab = measures
+        .then(|| Lab::set_up(ctx, &ebpf, true))
+        .transpose()?;
     let flags = [
         (args.quick, "--quick"),
         (args.list, "--list"),
@@ -69,7 +74,13 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<Infallible> {
         arguments.push("--only".into());
         arguments.extend(args.only.iter().map(OsString::from));
     }
-    lab.become_program(ctx, "bench", arguments)
+    if let Some(lab) = lab {
+        return lab.become_program(ctx, "bench", arguments);
+    }
+    // No lab, no root, and no pinhole but what the program is made of.
+    build::object(ctx, &ebpf)?;
+    let mut program = ctx.user(cargo_json::binary(ctx, "bench", false)?);
+    Err(program.args(arguments).exec()).context("cannot run the benchmark")
 }
 
 /// The commit that is checked out, with a `+` if files differ from it.
