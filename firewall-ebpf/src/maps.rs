@@ -20,7 +20,11 @@ pub(crate) const IFACES_LEN: usize = 1024;
 const GENERATIONS: usize = 2;
 
 /// What each policy has of its own; the real length is decided when it is made.
-pub(crate) type OfPolicy<T> = Array<T, 1, INNER_MAP>;
+///
+/// Not of `T`: a kernel before 6.2 takes a map into another only if it looked for timers
+/// in the values of both, and the agent makes its maps without type information. In a
+/// structure the kernel looks, in an array it does not.
+pub(crate) type OfPolicy<T> = Array<[T; 1], 1, INNER_MAP>;
 
 #[btf_map]
 pub(crate) static ABI: Array<u32, 1> = Array::new();

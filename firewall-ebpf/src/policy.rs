@@ -115,7 +115,7 @@ fn walk(work: &mut Work, generation: u32, count: u32) -> Option<u32> {
 extern "C" fn try_rule(index: u32, walk: *mut c_void) -> i64 {
     // SAFETY: `walk` passes its own, which nothing else refers to meanwhile.
     let walk = unsafe { &mut *walk.cast::<Walk<'_>>() };
-    let Some(rule) = walk.rules.get(index) else {
+    let Some([rule]) = walk.rules.get(index) else {
         return 1;
     };
     let work = &mut *walk.work;

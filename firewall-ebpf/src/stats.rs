@@ -23,7 +23,10 @@ pub(crate) fn rule(generation: u32, index: u32, count: u32, bytes: u32) {
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     if let Some(hits) = RULE_HITS.get(generation) {
-        tally(hits.get_ptr_mut(cpu * count + index), bytes);
+        tally(
+            hits.get_ptr_mut(cpu * count + index).map(<*mut _>::cast),
+            bytes,
+        );
     }
 }
 

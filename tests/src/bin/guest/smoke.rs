@@ -11,10 +11,11 @@ use anyhow::{Context, Result, ensure};
 use firewall_common::verdict::DropReason;
 use firewall_user::{
     bpf::{
-        Instance,
+        Instance, fill,
         loader::{Loaded, ProgramLog},
         private::{Hook, Private},
     },
+    classes::Classes,
     config,
 };
 
@@ -57,8 +58,10 @@ fn load(log: ProgramLog, how: &str) -> Result<()> {
     let instance = format!("smoke-{}", process::id());
     let instance: Instance = instance.parse().map_err(anyhow::Error::msg)?;
     let begun = Instant::now();
-    let loaded = Loaded::load(&instance, &policy.tables, log)?;
+    let mut loaded = Loaded::load(&instance, &policy.tables, log)?;
     let took = begun.elapsed().as_secs_f64();
+    // That takes maps into maps, which a kernel may refuse.
+    fill::stage(&mut loaded, &policy, &Classes::of(&policy.rules)?)?;
     let programs: BTreeMap<_, _> = loaded.ebpf.programs().collect();
     for (name, program) in &programs {
         let info = program.info().with_context(|| format!("program {name}"))?;
