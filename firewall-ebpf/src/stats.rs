@@ -1,7 +1,10 @@
 //! Per-CPU counters: every verdict and every notable event, by its stable index.
 
 use aya_ebpf::{btf_maps::PerCpuArray, helpers::generated::bpf_get_smp_processor_id};
-use firewall_common::{abi::Counter, verdict::Event};
+use firewall_common::{
+    abi::{Counter, hits_of_cpu},
+    verdict::Event,
+};
 
 use crate::maps::{RULE_HITS, STATS};
 
@@ -24,7 +27,8 @@ pub(crate) fn rule(generation: u32, index: u32, count: u32, bytes: u32) {
     let cpu = unsafe { bpf_get_smp_processor_id() };
     if let Some(hits) = RULE_HITS.get(generation) {
         tally(
-            hits.get_ptr_mut(cpu * count + index).map(<*mut _>::cast),
+            hits.get_ptr_mut(cpu * hits_of_cpu(count) + index)
+                .map(<*mut _>::cast),
             bytes,
         );
     }

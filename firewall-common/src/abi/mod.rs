@@ -96,7 +96,7 @@ pub mod maps {
     /// which `Config::generation` is live.
     pub const RULES: &str = "RULES";
     /// `ARRAY_OF_MAPS[2]` of `ARRAY<Counter>`, generations as `RULES`: packets of new flows
-    /// by CPU, then by compiled rule.
+    /// by CPU ([`super::hits_of_cpu`]), then by compiled rule.
     pub const RULE_HITS: &str = "RULE_HITS";
     /// `ARRAY_OF_MAPS[2]` of `ARRAY<Block>`, generations as `RULES`: what finds the rule of
     /// a packet among many ([`super::classes`]).

@@ -14,6 +14,17 @@ pub const MAX_NAMED_RULES: usize = (1 << 14) + 256;
 /// Elements of `RULE_NAMES`: two generations.
 pub const RULE_NAMES_LEN: usize = 2 * MAX_NAMED_RULES;
 
+/// Counters of one CPU in a map inside `RULE_HITS`, of a policy of so many compiled rules.
+///
+/// As many as fill pairs of cache lines: where two CPUs count in one line, which the
+/// counters of a few rules are, each waits for the other with each new flow.
+#[inline(always)]
+#[must_use]
+pub const fn hits_of_cpu(rules: u32) -> u32 {
+    const PAIR_OF_LINES: u32 = 128 / size_of::<super::Counter>() as u32;
+    rules.next_multiple_of(PAIR_OF_LINES)
+}
+
 /// Flag of the maps inside `RULES`, `RULE_HITS` and `CLASSES` (`BPF_F_INNER_MAP` of
 /// `linux/bpf.h`): each has the length that its policy needs.
 pub const INNER_MAP: usize = 1 << 12;

@@ -11,7 +11,7 @@ use firewall_common::{
     abi::{
         ABI_VERSION, Census, CollectorState, Config, Control, Counter, ExpectKey, Expectation,
         FastCounter, FastIface, FlowKey6, Iface, Rule, RuleName, Session, TableCounter, TableId,
-        fast_places, heartbeat, maps,
+        fast_places, heartbeat, hits_of_cpu, maps,
     },
     time::Tick,
 };
@@ -221,8 +221,9 @@ impl Pinned {
         let count = config.rule_count[live as usize] as usize;
         let rules: Vec<Rule> = self.of_policy(maps::RULES, live)?;
         let hits: Vec<Counter> = self.of_policy(maps::RULE_HITS, live)?;
+        let of_cpu = hits_of_cpu(count as u32) as usize;
         let counted = |at: usize| {
-            let of_cpus = hits.iter().skip(at).step_by(count.max(1));
+            let of_cpus = hits.iter().skip(at).step_by(of_cpu.max(1));
             of_cpus.fold(Counter::default(), plus)
         };
         let rules = rules.into_iter().take(count).enumerate();

@@ -8,7 +8,7 @@ use std::{
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError, MapInfo};
 use firewall_common::abi::{
     Counter, DataFlow, EVENTS_BYTES, ExpectKey, Expectation, Flow, FlowKey4, FlowKey6, Pair,
-    PairKey, Rule, Session, Target, hash_bytes, maps,
+    PairKey, Session, Target, hash_bytes, hits_of_cpu, maps,
 };
 
 use super::{Instance, loader, policy};
@@ -67,8 +67,9 @@ pub fn planned(tables: &Tables) -> u64 {
 #[must_use]
 pub fn of_policy(classes: &Classes<'_>) -> u64 {
     let cpus = aya::util::nr_cpus().unwrap_or(1);
-    let rule = size_of::<Rule>() + size_of::<Counter>() * cpus;
-    (classes.rules().len() * rule + classes.bytes()) as u64
+    let rules = classes.rules();
+    let hits = size_of::<Counter>() * hits_of_cpu(rules.len() as u32) as usize * cpus;
+    (size_of_val(rules) + hits + classes.bytes()) as u64
 }
 
 /// What the kernel says that the same maps of a running instance take, and the rules.

@@ -4,7 +4,7 @@ use aya::{
     Ebpf,
     maps::{Array, ArrayOfMaps, MapData, MapError},
 };
-use firewall_common::abi::{Counter, INNER_MAP, Rule, RuleName, maps};
+use firewall_common::abi::{Counter, INNER_MAP, Rule, RuleName, hits_of_cpu, maps};
 
 use super::{
     fixed,
@@ -29,7 +29,7 @@ pub(super) const MAPS: [&str; 3] = [maps::RULES, maps::RULE_HITS, maps::CLASSES]
 pub fn install(ebpf: &mut Ebpf, generation: u32, classes: &Classes<'_>) -> Result<(), Error> {
     let rules: Vec<Rule> = classes.rules_of(generation).collect();
     let cpus = aya::util::nr_cpus().map_err(|(_, e)| Error::map(maps::RULE_HITS)(e))?;
-    let hits = rules.len().saturating_mul(cpus);
+    let hits = (hits_of_cpu(rules.len() as u32) as usize).saturating_mul(cpus);
     put::<Counter>(ebpf, maps::RULE_HITS, generation, hits, &[])?;
     put(ebpf, maps::RULES, generation, rules.len(), &rules)?;
     let blocks = classes.blocks_of(generation);

@@ -375,7 +375,7 @@ impl Rig {
         self.empty::<FlowKey6, Flow>(maps::HALF_OPEN6_OUT);
     }
 
-    /// Packets that the rules of a generation decided, by rule.
+    /// Packets that the rules of a generation decided, by rule: those of whole cache lines.
     pub(crate) fn hits(&mut self, generation: u32) -> Vec<u64> {
         let of_policies: ArrayOfMaps<_, Array<MapData, Counter>> =
             ArrayOfMaps::try_from(self.map(maps::RULE_HITS)).unwrap();
