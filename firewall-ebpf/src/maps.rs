@@ -73,6 +73,8 @@ pub(crate) static STATS: PerCpuArray<Counter, { STATS_LEN as usize }> = PerCpuAr
 #[btf_map]
 pub(crate) static TIER_COUNTS: Array<u64, TIER_COUNTS_LEN> = Array::new();
 #[btf_map]
+pub(crate) static MOVES: Array<u64, 1> = Array::new();
+#[btf_map]
 pub(crate) static TABLE_COUNTERS: PerCpuArray<TableCounter, TABLES_LEN> = PerCpuArray::new();
 #[btf_map]
 static CENSUS: Array<Census, TABLES_LEN> = Array::new();

@@ -105,6 +105,8 @@ pub(crate) struct Work {
     pub may_hold: bool,
     /// Where the packet's flow was looked for already, and is not there.
     pub missed: Missed,
+    /// How many flows had moved to the proved table before the packet's was looked for.
+    pub moves: u64,
     /// Whether the new flow takes the place of an unanswered one of another zone.
     pub displaces: bool,
     /// Whether the agent may know more than the expectations: records waited for it

@@ -75,8 +75,9 @@ pub fn doom<E: Cells>(entry: E, word: FlowState) -> bool {
 /// When the first packets of both directions come at once on two CPUs, both find
 /// nothing, and each makes an entry in the table of its own side. Each looks for
 /// the other's when its own is there, so one of them at least sees both. The one
-/// from inside stays, unless the other has proved itself or is about to. The proved
-/// table is looked at last: a flow that left the half-open one is there.
+/// from inside stays, unless the other has proved itself or is about to. A flow that left
+/// the half-open table is in the proved one, which is looked at last, and only if any flow
+/// has moved there since it was looked at before ([`Tables::note_moves`]).
 #[inline(always)]
 pub fn concedes<T: Tables>(tables: &mut T, inside: bool, incarnation: u32) -> bool {
     let other = if inside {
@@ -84,7 +85,7 @@ pub fn concedes<T: Tables>(tables: &mut T, inside: bool, incarnation: u32) -> bo
     } else {
         peek(tables, Place::Inside)
     };
-    let proved = matches!(peek(tables, Place::Proved), Other::Live);
+    let proved = tables.have_moved() && matches!(peek(tables, Place::Proved), Other::Live);
     if !proved && matches!(other, Other::None) {
         return false;
     }

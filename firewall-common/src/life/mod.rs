@@ -87,6 +87,12 @@ pub trait Tables {
     fn look(&self, place: Place) -> Option<Self::Entry>;
     /// Is the time of an entry, whose state is `word`, over?
     fn is_expired(&self, entry: Self::Entry, word: FlowState) -> bool;
+    /// Notes how many flows have moved to the proved table, of all keys.
+    fn note_moves(&mut self);
+    /// Has one moved since that was noted?
+    fn have_moved(&self) -> bool;
+    /// Counts one that moves: it is in the proved table already, and still where it was.
+    fn count_move(&mut self);
     /// Copies an entry to the flow at hand, word by word.
     fn copy(&mut self, entry: Self::Entry);
     /// The flow at hand.
@@ -131,7 +137,7 @@ pub enum Missed {
 }
 
 /// Where a flow has no entry that has none in the proved table, which was looked at just
-/// now.
+/// now, after [`Tables::note_moves`].
 ///
 /// Looked at one right after the other, they are waited for at once: memory is most of what
 /// a new flow costs.
@@ -147,15 +153,16 @@ pub fn missed<T: Tables>(tables: &T) -> Missed {
 /// Looks a flow up, the proved table first: there an established packet is done.
 ///
 /// A flow that moves up between the looks is in neither table when looked for:
-/// unless `fresh`, a packet that can only be the first of a flow, the proved one is
-/// looked at again. Where it was `missed` it is not looked for once more: what came there
-/// since came as if after this look.
+/// if any flow has moved meanwhile, the proved one is looked at again, unless the packet is
+/// `fresh`, one that can only be the first of a flow. Where it was `missed` it is not looked
+/// for once more: what came there since came as if after this look.
 #[inline(always)]
 pub fn find<T: Tables>(tables: &mut T, fresh: bool, missed: Missed) -> Option<Found<T::Entry>> {
-    if matches!(missed, Missed::Nowhere)
-        && let Some(found) = look(tables, Place::Proved)
-    {
-        return Some(found);
+    if matches!(missed, Missed::Nowhere) {
+        tables.note_moves();
+        if let Some(found) = look(tables, Place::Proved) {
+            return Some(found);
+        }
     }
     if !matches!(missed, Missed::Everywhere) {
         if let Some(found) = look(tables, Place::Inside) {
@@ -165,7 +172,7 @@ pub fn find<T: Tables>(tables: &mut T, fresh: bool, missed: Missed) -> Option<Fo
             return Some(found);
         }
     }
-    if fresh {
+    if fresh || !tables.have_moved() {
         return None;
     }
     let entry = tables.look(Place::Proved)?;

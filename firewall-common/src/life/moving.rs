@@ -84,6 +84,8 @@ pub fn promote<T: Tables>(tables: &mut T, entry: T::Entry, word: FlowState) -> P
     if matches!(result, Promotion::Moved) {
         hand_over(tables, entry, promoting);
     }
+    // Also where another CPU made the proved entry, and has not counted it yet.
+    tables.count_move();
     let place = Place::half_open(word.has(flow_flags::FROM_INSIDE));
     tables.remove(place, entry, word, EndReason::Promoted);
     result

@@ -7,7 +7,7 @@ use firewall_common::{
     abi::{FlowKey4, FlowKey6, FlowState, flow_flags, is_incarnation_of},
     forward,
     key::Direction,
-    life,
+    life::{self, Tables as _},
     tcp::{self, Segment, options},
     wire::{self, Fragment, Headers, proto},
 };
@@ -60,6 +60,7 @@ fn goes_on<K: Family>(work: &mut Work) -> bool {
     let (key, heading) = K::of(&work.headers);
     *K::slot(work) = key;
     let digest = K::to_insert(work).0.digest();
+    Here::<K>::new(work).note_moves();
     let Some(entry) = K::flows().entry(&*K::slot(work)) else {
         work.missed = life::missed(&Here::<K>::new(work));
         return false;

@@ -26,7 +26,7 @@ use crate::{
     control, data,
     maps::{
         CONFIG, EEXIST, FLOWS, FLOWS4, FLOWS6, HALF_OPEN, HALF_OPEN4_IN, HALF_OPEN4_OUT,
-        HALF_OPEN6_IN, HALF_OPEN6_OUT, TABLE_COUNTERS, TIER_COUNTS, Table,
+        HALF_OPEN6_IN, HALF_OPEN6_OUT, MOVES, TABLE_COUNTERS, TIER_COUNTS, Table,
     },
     stats,
     watch::{self, News},
@@ -185,6 +185,24 @@ impl<K: Family> Tables for Here<'_, K> {
     }
 
     #[inline(always)]
+    fn note_moves(&mut self) {
+        self.0.moves = moves().map_or(0, Shared::<u64>::load);
+    }
+
+    #[inline(always)]
+    fn have_moved(&self) -> bool {
+        moves().is_none_or(|moves| moves.load() != self.0.moves)
+    }
+
+    #[inline(always)]
+    fn count_move(&mut self) {
+        if let Some(moves) = moves() {
+            // With the value, because only so it is a barrier on every machine.
+            moves.fetch_add(1);
+        }
+    }
+
+    #[inline(always)]
     fn copy(&mut self, entry: Entry) {
         // SAFETY: a map value; other CPUs stay away from it while it is promoting,
         // but for what they find out to have been too late.
@@ -233,6 +251,15 @@ impl<K: Family> Tables for Here<'_, K> {
     fn recycled(&self) {
         stats::event(Event::Recycled);
     }
+}
+
+/// Flows that have moved to the proved tables, of both families.
+#[inline(always)]
+fn moves() -> Option<Shared<u64>> {
+    let word = MOVES.get_ptr_mut(0)?;
+    // SAFETY: a map value is valid for the whole run: eight bytes, aligned, and changed
+    // atomically only.
+    Some(unsafe { Shared::new(word) })
 }
 
 /// Deletes an expired entry; true if this call did.

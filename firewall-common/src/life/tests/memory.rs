@@ -21,7 +21,9 @@ const BYTES: usize = 4;
 const PACKETS: usize = 6;
 const SIDES: usize = 8;
 
-/// Where the places of nodes begin; those of the tables are before.
+/// The place of the count of moves, behind those of the tables.
+const MOVES: usize = 6;
+/// Where the places of nodes begin.
 const NODES: usize = 16;
 
 pub(crate) fn node(flow: &Flow) -> Node {
@@ -71,6 +73,8 @@ pub(crate) struct Memory {
     proved: Option<usize>,
     inside: Option<usize>,
     outside: Option<usize>,
+    /// Flows that moved to the proved table.
+    moves: u64,
     /// Entries put in and taken out, and flows that were ended for good.
     pub(crate) created: u32,
     pub(crate) removed: u32,
@@ -166,6 +170,14 @@ pub(crate) struct View<'a> {
     /// Ticks for which an entry lives that is not renewed.
     pub(crate) life: u32,
     pub(crate) flow: Flow,
+    /// [`Memory::moves`] when it was noted.
+    pub(crate) moves: u64,
+}
+
+impl View<'_> {
+    fn moves(&self) -> u64 {
+        self.cpu.access(MOVES, Kind::Load, |memory| memory.moves)
+    }
 }
 
 impl<'a> Tables for View<'a> {
@@ -196,6 +208,21 @@ impl<'a> Tables for View<'a> {
     fn is_expired(&self, entry: At<'a>, _: FlowState) -> bool {
         let seen = Word::<u32>::load(entry.seen());
         self.now.is_after(Tick(seen).plus(self.life))
+    }
+
+    fn note_moves(&mut self) {
+        self.moves = self.moves();
+    }
+
+    fn have_moved(&self) -> bool {
+        self.moves() != self.moves
+    }
+
+    fn count_move(&mut self) {
+        self.cpu.access(MOVES, Kind::Change, |memory| {
+            memory.moves += 1;
+            0
+        });
     }
 
     fn copy(&mut self, entry: At<'a>) {

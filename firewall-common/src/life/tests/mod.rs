@@ -67,6 +67,7 @@ pub(super) fn view<'a>(cpu: &'a Cpu<'a, Memory>, now: Tick) -> View<'a> {
         now,
         life: LIFE,
         flow: udp(states::UNREPLIED, 0, 0),
+        moves: 0,
     }
 }
 
@@ -90,6 +91,7 @@ fn timeouts() -> Timeouts {
 /// Looks the flow up: as the programs do, which look into the proved table first, and
 /// at the others only if it is not there.
 fn looked_up<'a>(tables: &mut View<'a>) -> Option<Found<At<'a>>> {
+    tables.note_moves();
     let missed = match tables.look(Place::Proved) {
         Some(_) => Missed::Nowhere,
         None => missed(tables),
