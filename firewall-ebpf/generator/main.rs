@@ -13,7 +13,7 @@ mod replay;
 
 use aya_ebpf::{
     bindings::xdp_action,
-    btf_maps::Array,
+    btf_maps::{Array, PerCpuArray},
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -35,6 +35,10 @@ static TEMPLATE: Array<[u8; 64], 1> = Array::new();
 /// Seed, advanced with each frame. Written by one CPU at a time.
 #[btf_map]
 static STATE: Array<u64, 1> = Array::new();
+/// The frame that is written. Not on the stack, of which the verifier wants words to be
+/// aligned.
+#[btf_map]
+static FRAME: PerCpuArray<[u8; HEADERS], 1> = PerCpuArray::new();
 
 /// Writes and sends one frame.
 #[xdp]
@@ -45,7 +49,8 @@ pub(crate) fn generate(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn try_generate(ctx: &XdpContext) -> Option<u32> {
     let template = TEMPLATE.get(0)?;
-    let mut frame = [0; HEADERS];
+    // SAFETY: an element of this CPU's; the program does not nest.
+    let frame = unsafe { &mut *FRAME.get_ptr_mut(0)? };
     frame.copy_from_slice(&template[..HEADERS]);
     let state = next_state()?;
     let random = mix(state);
@@ -64,14 +69,14 @@ fn try_generate(ctx: &XdpContext) -> Option<u32> {
         let port = 1024 | (random >> 13) as u16;
         frame[L4 + 2..L4 + 4].copy_from_slice(&port.to_be_bytes());
     }
-    let check = fold(sum(&frame, IP, L4));
+    let check = fold(sum(frame, IP, L4));
     frame[IP + 10..IP + 12].copy_from_slice(&check.to_be_bytes());
     // UDP over IPv4 needs no checksum (RFC 768).
     if frame[IP + 9] != UDP {
         let seq = (random >> 29) as u32;
         frame[L4 + 4..L4 + 8].copy_from_slice(&seq.to_be_bytes());
-        let pseudo = sum(&frame, IP + 12, IP + 20) + u32::from(frame[IP + 9]) + 20;
-        let check = fold(pseudo + sum(&frame, L4, HEADERS));
+        let pseudo = sum(frame, IP + 12, IP + 20) + u32::from(frame[IP + 9]) + 20;
+        let check = fold(pseudo + sum(frame, L4, HEADERS));
         frame[L4 + 16..L4 + 18].copy_from_slice(&check.to_be_bytes());
     }
     let start = ctx.data();
@@ -79,7 +84,7 @@ fn try_generate(ctx: &XdpContext) -> Option<u32> {
         return None;
     }
     // SAFETY: the comparison above bounds the write by the packet's end.
-    unsafe { (start as *mut [u8; HEADERS]).write_unaligned(frame) };
+    unsafe { (start as *mut [u8; HEADERS]).write_unaligned(*frame) };
     Some(xdp_action::XDP_TX)
 }
 
