@@ -34,7 +34,7 @@ static HOPS: Array<Hop, 16> = Array::new();
 /// Flows as large as pinhole's over IPv4, in a table as large as that of its flows that
 /// nobody has answered yet.
 #[btf_map]
-static ENTRIES: LruHashMap<[u32; 4], [u64; 10], ENTRIES_LEN> = LruHashMap::new();
+static ENTRIES: LruHashMap<[u64; 2], [u64; 10], ENTRIES_LEN> = LruHashMap::new();
 /// What is put there.
 #[btf_map]
 static ENTRY: PerCpuArray<[u64; 10], 1> = PerCpuArray::new();
@@ -178,9 +178,40 @@ pub(crate) fn insert(ctx: XdpContext) -> u32 {
     try_insert(&ctx).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
+/// What a packet of a known flow costs at least: as [`redirect`], after one look-up in that
+/// table, where its first packet has put it.
+#[xdp]
+pub(crate) fn lookup(ctx: XdpContext) -> u32 {
+    try_lookup(&ctx).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
 #[inline(always)]
 fn try_insert(ctx: &XdpContext) -> Option<u32> {
+    insert_entry(&key(ctx)?)?;
+    try_redirect(ctx)
+}
+
+#[inline(always)]
+fn try_lookup(ctx: &XdpContext) -> Option<u32> {
+    let key = key(ctx)?;
+    if ENTRIES.get_ptr(&key).is_none() {
+        insert_entry(&key)?;
+    }
+    try_redirect(ctx)
+}
+
+#[inline(always)]
+fn insert_entry(key: &[u64; 2]) -> Option<()> {
     const BPF_NOEXIST: u64 = 1;
+    // SAFETY: an element of this CPU's, which nobody writes.
+    let entry = unsafe { &*ENTRY.get_ptr(0)? };
+    let _ = ENTRIES.insert(key, entry, BPF_NOEXIST);
+    Some(())
+}
+
+/// Source and ports of the packet.
+#[inline(always)]
+fn key(ctx: &XdpContext) -> Option<[u64; 2]> {
     let start = ctx.data();
     if start + L4_4 + 4 > ctx.data_end() {
         return None;
@@ -189,10 +220,7 @@ fn try_insert(ctx: &XdpContext) -> Option<u32> {
     let source = unsafe { ((start + WORD4[0]) as *const u32).read_unaligned() };
     // SAFETY: as above.
     let ports = unsafe { ((start + L4_4) as *const u32).read_unaligned() };
-    // SAFETY: an element of this CPU's, which nobody writes.
-    let entry = unsafe { &*ENTRY.get_ptr(0)? };
-    let _ = ENTRIES.insert([source, ports, 0, 0], entry, BPF_NOEXIST);
-    try_redirect(ctx)
+    Some([u64::from(source) << 32 | u64::from(ports), 0])
 }
 
 #[inline(always)]

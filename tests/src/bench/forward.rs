@@ -149,6 +149,16 @@ fn figures() -> Vec<Vec<Figure>> {
         if sizes.contains(&1024) {
             set.extend(all_of(Load::Established(Wire::Udp4, KEPT), &[Mode::NftFtp]));
             set.extend(all_of(Load::Established(Wire::Tcp4, KEPT), &[Mode::NftFtp]));
+            for flows in [KEPT, 1 << 15] {
+                let load = Load::Established(Wire::Udp4, flows);
+                set.extend(all_of(load, &[Mode::Lookup]));
+                set.push(Figure {
+                    id: format!("lookup_{}_vs_ceiling", load.name()),
+                    load,
+                    of: Mode::Lookup,
+                    kind: Kind::Ratio(Mode::Ceiling),
+                });
+            }
         }
         sets.push(set);
     }

@@ -111,10 +111,10 @@ const CHARTS: [Chart; 5] = [
 const PARTS: [(&str, &[&str], &str); 9] = [
     (
         "Compared",
-        &["fwd_", "pass_", "open_"],
+        &["fwd_", "pass_", "open_", "lookup_", "mpps_lookup_"],
         "Ratios of rates under established flows: `fwd` is pinhole with its fast path, `pass` \
          pinhole with the kernel forwarding, `open` the kernel forwarding behind an empty XDP \
-         program.",
+         program, `lookup` an XDP program that looks one entry up in an LRU hash and redirects.",
     ),
     (
         "New flows, compared",

@@ -125,6 +125,7 @@ impl Field {
         match mode {
             Mode::Ceiling => programs.push(redirect(&nodes[MIDDLE], &links, "redirect")?),
             Mode::Insert => programs.push(redirect(&nodes[MIDDLE], &links, "insert")?),
+            Mode::Lookup => programs.push(redirect(&nodes[MIDDLE], &links, "lookup")?),
             mode if mode.is_pinhole() || (ends != Ends::Numbered && mode != Mode::Open) => {}
             // Without a program of its own a veth takes no frame of a redirect. The other
             // way, GRO, would cost the kernel more.

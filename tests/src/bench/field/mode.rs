@@ -8,6 +8,9 @@ pub enum Mode {
     /// One that puts an entry for the packet into an LRU hash, and redirects: what new
     /// flows cost at least.
     Insert,
+    /// One that looks an entry for the packet up in that hash, and redirects: what packets
+    /// of known flows cost at least.
+    Lookup,
     /// The kernel forwards.
     Forward,
     /// The kernel forwards, behind an XDP program that does nothing. (Where the ends are a
@@ -38,6 +41,7 @@ impl Mode {
         match self {
             Self::Ceiling => "ceiling",
             Self::Insert => "insert",
+            Self::Lookup => "lookup",
             Self::Forward => "forward",
             Self::Open => "open",
             Self::Nft => "nft",
@@ -57,6 +61,7 @@ impl Mode {
         match self {
             Self::Ceiling => "redirect, no tracking",
             Self::Insert => "redirect, one LRU insertion",
+            Self::Lookup => "redirect, one LRU look-up",
             Self::Forward => "kernel forward",
             Self::Open => "kernel forward, an empty XDP program",
             Self::Nft => "kernel forward, nftables `ct state`",
