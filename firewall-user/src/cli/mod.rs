@@ -9,6 +9,7 @@ mod ftp;
 pub mod ftp_args;
 mod presence;
 mod program_log;
+mod progress;
 mod run;
 mod serve;
 mod shadow;

@@ -15,6 +15,7 @@ use firewall_common::{
 use super::{
     args::{RunArgs, XdpMode},
     presence::Presence,
+    progress,
     serve::{self, Host, Stop},
 };
 use crate::{
@@ -79,7 +80,9 @@ async fn attached(
     if !instance.pin_dir().exists() {
         println!("{}", tables(&compiled.tables));
     }
-    let mut loaded = Loaded::load(instance, &compiled.tables, log)?;
+    let mut loaded = progress::saying("the kernel verifies the programs", || {
+        Loaded::load(instance, &compiled.tables, log)
+    })?;
     say_kept(&loaded);
     let guarded = renumber(&loaded, &mut compiled)?;
     let classes = Classes::of(&compiled.rules)?;
