@@ -71,16 +71,16 @@ impl Report {
         serde_json::from_str(&text).with_context(|| format!("{} is no report", path.display()))
     }
 
-    /// Writes the results and the page with its plots; where the results are.
+    /// Writes the results and the page with its plots; where the results are, from the root.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn write(&self) -> Result<PathBuf> {
+    pub fn write(&self) -> Result<String> {
         let name = format!("{}-{}.json", self.date, self.commit);
-        let path = root().join(RESULTS).join(&name);
-        put(&path, &(serde_json::to_string_pretty(self)? + "\n"))?;
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        put(&root().join(RESULTS).join(&name), &text)?;
         self.draw(&name)?;
-        Ok(path)
+        Ok(format!("{RESULTS}/{name}"))
     }
 
     /// Writes the page with its plots, of results whose file has this name.

@@ -72,10 +72,7 @@ fn run(args: Args) -> Result<ExitCode> {
     print!("{}", metric::table(&results.metrics));
     if args.write {
         let path = Report::new(args.commit, runs, results.metrics)?.write()?;
-        println!(
-            "results are in {}, tables and plots in docs",
-            path.display()
-        );
+        println!("results are in {path}, tables and plots in docs/benchmark.md");
     }
     Ok(if results.failed == 0 {
         ExitCode::SUCCESS
