@@ -268,6 +268,80 @@ pub fn readable(ring: impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
     watched.map_err(Into::into)
 }
 
+/// An alarm clock for what is far away: it wakes a thread once, for which the runtime's own
+/// timers need two turns and two wake-ups beyond 64 ms.
+#[derive(Debug)]
+pub struct Alarm {
+    timer: AsyncFd<OwnedFd>,
+    /// For when it is set, `CLOCK_MONOTONIC` ns.
+    set_for: Option<u64>,
+}
+
+impl Alarm {
+    /// Needs a running tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn new() -> io::Result<Self> {
+        let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
+        // SAFETY: makes a descriptor.
+        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) };
+        check(fd)?;
+        // SAFETY: a new descriptor, which nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self {
+            timer: readable(fd)?,
+            set_for: None,
+        })
+    }
+
+    /// Waits until `CLOCK_MONOTONIC` is `at_ns`; not at all if it is.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub async fn wait_until(&mut self, at_ns: u64) -> io::Result<()> {
+        while monotonic_ns() < at_ns {
+            if self.set_for != Some(at_ns) {
+                self.set(at_ns)?;
+                self.set_for = Some(at_ns);
+            }
+            // It may have rung for what it was set for before.
+            self.timer.readable().await?.clear_ready();
+        }
+        Ok(())
+    }
+
+    fn set(&self, at_ns: u64) -> io::Result<()> {
+        const NS: u64 = firewall_common::time::NS_PER_SEC;
+        let once = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let at = libc::timespec {
+            tv_sec: (at_ns / NS).cast_signed(),
+            tv_nsec: (at_ns % NS).cast_signed(),
+        };
+        let spec = libc::itimerspec {
+            it_interval: once,
+            it_value: at,
+        };
+        let fd = self.timer.as_raw_fd();
+        // SAFETY: `spec` is read, and nothing is written.
+        check(unsafe {
+            libc::timerfd_settime(
+                fd,
+                libc::TFD_TIMER_ABSTIME,
+                &raw const spec,
+                ptr::null_mut(),
+            )
+        })
+    }
+}
+
 /// How far reader and writers have come on a ring, which aya does not tell.
 #[derive(Debug)]
 pub struct RingEnds {
@@ -665,6 +739,21 @@ fn check(ret: i32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_alarm_rings_for_what_it_is_set_for_last() {
+        let mut alarm = Alarm::new().unwrap();
+        let begun = monotonic_ns();
+        alarm.wait_until(begun).await.unwrap();
+        let (soon, late) = (begun + 2_000_000, begun + 20_000_000);
+        tokio::select! {
+            biased;
+            rang = alarm.wait_until(soon) => rang.unwrap(),
+            () = std::future::ready(()) => {}
+        }
+        alarm.wait_until(late).await.unwrap();
+        assert!(monotonic_ns() >= late);
+    }
 
     #[test]
     fn a_missing_process_is_told_from_a_running_one() {

@@ -7,7 +7,7 @@ use firewall_common::{abi::maps, time::NS_PER_SEC};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::spawn_blocking,
-    time::{MissedTickBehavior, interval, sleep},
+    time::sleep,
 };
 
 use super::{
@@ -31,7 +31,7 @@ use crate::{
     unload::{self, By},
 };
 
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK_NS: u64 = NS_PER_SEC;
 /// One look in so many is at the links even if the kernel tells no news of them, and at what
 /// the fast path would bypass, too.
 const DUE_LOOKS: u32 = 5;
@@ -142,13 +142,14 @@ async fn look_after(
     lock: &AgentLock,
     mut host: Host,
 ) -> anyhow::Result<ExitCode> {
-    let mut every = interval(LOOK);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut alarm = sys::Alarm::new().context("no timer for the looks at the host")?;
     let mut news = route::LinkNews::open()
         .inspect_err(|error| log::warn!("no news of links: {error}; they are listed every second"))
         .ok();
+    let mut look_ns = sys::monotonic_ns();
     for looks in 0_u32.. {
-        every.tick().await;
+        alarm.wait_until(look_ns).await?;
+        look_ns = sys::monotonic_ns().saturating_add(LOOK_NS);
         lock.drain();
         if !instance.pin_dir().exists() {
             bail!("instance {instance} was removed: nothing is guarded any more; run it again");
@@ -213,7 +214,7 @@ async fn collect(mut collector: Collector) -> Infallible {
     loop {
         let rest = collector.step().await.unwrap_or_else(|error| {
             log::warn!("collecting expired flows: {error}");
-            LOOK
+            Duration::from_nanos(LOOK_NS)
         });
         sleep(rest).await;
     }

@@ -29,7 +29,6 @@ use firewall_common::{
     time::{NS_PER_SEC, Tick},
 };
 use log::{debug, warn};
-use tokio::time::{Instant, sleep_until};
 
 use self::openings::{Unopened, expect_key};
 use self::range::Leftovers;
@@ -46,7 +45,7 @@ use super::{
     urgency::Urgency,
 };
 use crate::{
-    bpf::sys::monotonic_ns,
+    bpf::sys::{Alarm, monotonic_ns},
     ftp::{self, Action, Ccc, Excerpt, Refusal, Remark, SessionRange},
     journal::News,
 };
@@ -55,10 +54,10 @@ pub use children::SessionId;
 use silence::Deadlines;
 
 /// Time between two signs of life.
-pub const HEARTBEAT: Duration = Duration::from_millis(250);
+pub const HEARTBEAT_NS: u64 = NS_PER_SEC / 4;
 /// The same while there is nothing to help with. The programs take an agent for dead
 /// that has given none for three seconds.
-const REST: Duration = Duration::from_secs(1);
+const REST_NS: u64 = NS_PER_SEC;
 /// A record that was older than this when the agent started is not parsed:
 /// the peers have long gone on.
 const STALE_NS: u64 = NS_PER_SEC;
@@ -214,15 +213,15 @@ impl<T: Tables> Agent<T> {
         }
     }
 
-    /// How long it is from one [`Agent::tick`] to the next.
-    fn pace(&self) -> Duration {
+    /// How long it is from one [`Agent::tick`] to the next, ns.
+    fn pace_ns(&self) -> u64 {
         let rests = self.sessions.is_empty()
             && self.book.len() == 0
             && self.cuts.is_empty()
             && self.reinjected.is_empty()
             && self.ranged.is_empty()
             && self.trail.followed().is_empty();
-        if rests { REST } else { HEARTBEAT }
+        if rests { REST_NS } else { HEARTBEAT_NS }
     }
 
     /// Handles what is on the ring, within [`TURN_NS`].
@@ -235,7 +234,7 @@ impl<T: Tables> Agent<T> {
         self.save();
     }
 
-    /// What is due every [`HEARTBEAT`]: the sign of life, expiry, the sweep.
+    /// What is due every [`HEARTBEAT_NS`]: the sign of life, expiry, the sweep.
     pub fn tick(&mut self, now_ns: u64) {
         let beat = self.tables.heartbeat(now_ns, std::process::id());
         checked("give a sign of life", beat);
@@ -558,17 +557,20 @@ pub async fn run<T: Tables>(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let mut events = Events::new(ring).context("cannot wait for the ring EVENTS")?;
-    let mut beaten = Instant::now();
+    let mut alarm = Alarm::new().context("no timer for the FTP helper's sign of life")?;
+    let mut beaten_ns = monotonic_ns();
     let mut shutdown = pin!(shutdown);
     loop {
         // In this order: a flood of records starves neither the heartbeat nor the end.
         let lapse = agent.next_lapse_ns();
+        let beat_ns = beaten_ns.saturating_add(agent.pace_ns());
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(()),
-            () = sleep_until(beaten + agent.pace()) => {
-                beaten = Instant::now();
-                agent.tick(monotonic_ns());
+            due = alarm.wait_until(beat_ns) => {
+                due.context("cannot wait for the FTP helper's sign of life")?;
+                beaten_ns = monotonic_ns();
+                agent.tick(beaten_ns);
                 urgency.review();
                 // What nobody was woken for.
                 agent.listen(&mut events);
