@@ -82,9 +82,13 @@ impl Load {
     }
 
     /// Flows for which there must be room at once, of one protocol.
-    pub(super) const fn room(self) -> u32 {
+    ///
+    /// None of what is only begun has to stay in pinhole's tables, which have the sizes
+    /// then that they have by default. The kernel keeps them all.
+    pub(super) const fn room(self, mode: Mode) -> u32 {
         match self {
             Self::Established(_, flows) => flows,
+            Self::New(_) if mode.is_pinhole() => 0,
             _ => FRESH,
         }
     }
@@ -163,17 +167,18 @@ fn figures() -> Vec<Vec<Figure>> {
         sets.push(set);
     }
     let tracked = [Mode::Forward, Mode::Nft, Mode::Pass, Mode::Fast];
-    let mut fresh = Vec::new();
-    for load in [
-        Load::New(Wire::Udp4),
-        Load::New(Wire::Tcp4),
-        Load::New(Wire::Udp6),
-        Load::Handshakes,
-        Load::Connections,
-        Load::Flood,
-    ] {
-        fresh.extend(all_of(load, &tracked));
-    }
+    let whole = [Load::Handshakes, Load::Connections, Load::Flood];
+    sets.push(
+        whole
+            .iter()
+            .flat_map(|&load| all_of(load, &tracked))
+            .collect(),
+    );
+    let fresh = [Wire::Udp4, Wire::Tcp4, Wire::Udp6].map(Load::New);
+    let mut fresh: Vec<Figure> = fresh
+        .iter()
+        .flat_map(|&load| all_of(load, &tracked))
+        .collect();
     fresh.extend(all_of(Load::New(Wire::Udp4), &[Mode::Insert]));
     fresh.push(Figure {
         id: "insert_new_vs_nft".to_owned(),

@@ -41,11 +41,17 @@ impl Stand {
     }
 
     fn set_up(&mut self, bench: &mut Bench, pairs: &BTreeSet<Pair>) {
-        let room = pairs.iter().map(|(load, _)| load.room()).max().unwrap_or(1);
+        let room = |mode| {
+            pairs
+                .iter()
+                .map(|(load, _)| load.room(mode))
+                .max()
+                .unwrap_or(1)
+        };
         let modes: BTreeSet<Mode> = pairs.iter().map(|&(_, mode)| mode).collect();
         for mode in modes {
             bench.say(&format!("setting up: {}", mode.title()));
-            match Field::new(mode, room) {
+            match Field::new(mode, room(mode)) {
                 Ok(field) => {
                     self.fields.insert(mode, field);
                 }

@@ -78,6 +78,7 @@ pub(super) fn sink(middle: &Netns, mode: Mode) -> Result<()> {
 }
 
 /// pinhole's, which says the same as the kernel's rules; after so many that match nothing.
+/// Its tables have the sizes that they have by default, or room for so many `flows`.
 /// `complete`: nobody at the ends leaves a checksum to its network card.
 pub(crate) fn policy(mode: Mode, flows: u32, fillers: u32, complete: bool) -> String {
     let mut text = if mode.is_host() {
@@ -110,9 +111,14 @@ pub(crate) fn policy(mode: Mode, flows: u32, fillers: u32, complete: bool) -> St
     } else {
         text.push_str("[[rule]]\nname = \"out\"\nfrom = \"inside\"\naction = \"accept\"\n");
     }
-    // A quarter of the table is for what is not TCP.
-    let table = (flows * 4).next_power_of_two().max(1 << 16);
-    let half_open = flows.next_power_of_two().max(1 << 16);
+    let sizes = if flows == 0 {
+        String::new()
+    } else {
+        // A quarter of the table is for what is not TCP.
+        let table = (flows * 4).next_power_of_two().max(1 << 16);
+        let half_open = flows.next_power_of_two().max(1 << 16);
+        format!("[tables]\nflows = {table}\nhalf-open = {half_open}\n")
+    };
     let fast = mode == Mode::Fast;
     let complete = if fast && complete {
         "complete-checksums = [\"in0\", \"out0\"]\n"
@@ -122,7 +128,7 @@ pub(crate) fn policy(mode: Mode, flows: u32, fillers: u32, complete: bool) -> St
     let _ = write!(
         text,
         "[timeouts]\nudp-stream = {LIFE}\ntcp-unacknowledged = {LIFE}\n\
-         [tables]\nflows = {table}\nhalf-open = {half_open}\n\
+         {sizes}\
          [fast-path]\nenabled = {fast}\n{complete}"
     );
     text

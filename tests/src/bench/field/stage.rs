@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use aya::{Ebpf, maps::Array, programs::xdp::XdpMode};
+use aya::{Ebpf, EbpfLoader, maps::Array, programs::xdp::XdpMode};
 
 use super::{traffic, wire};
 use crate::lab::{Netns, ether::Ether, id::LabId, process};
@@ -109,9 +109,15 @@ fn address(nodes: &[Netns; 3], links: &[Ether; 4]) -> Result<()> {
     ))
 }
 
+/// Entries of the table of `insert`: as many as pinhole has room for, by default, of flows
+/// that nobody has answered yet.
+const HALF_OPEN: u32 = 1 << 14;
+
 /// A program in the middle that redirects, and nothing else.
 pub(super) fn redirect(middle: &Netns, links: &[Ether; 4], program: &str) -> Result<Ebpf> {
-    let mut ebpf = Ebpf::load(&traffic::object()?)?;
+    let mut ebpf = EbpfLoader::new()
+        .map_max_entries("ENTRIES", HALF_OPEN)
+        .load(&traffic::object()?)?;
     let mut hops: Array<_, [u8; 16]> = Array::try_from(ebpf.map_mut("HOPS").context("HOPS")?)?;
     for (from, out, to) in [(1, 2, 3), (2, 1, 0)] {
         let mut hop = [0; 16];
