@@ -4,6 +4,8 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddrV4},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -26,6 +28,9 @@ const THREAD: &str = "/proc/net/pktgen/kpktgend_0";
 /// Packets a second. QEMU's wire holds 10,000 packets and drops what comes beyond while
 /// the machine that emulates has no time for the receiver.
 const RATE: u32 = 5_000;
+
+/// How long pktgen may take beyond what it is told to: emulated, and on a busy machine.
+const LATE: Duration = Duration::from_secs(60);
 
 /// What pktgen sends to the guarded NIC.
 #[derive(Clone, Debug)]
@@ -93,11 +98,19 @@ impl Datagrams {
         for setting in &self.settings {
             write(&device, setting)?;
         }
-        // Returns when all are sent.
+        // Returns when all are sent; on a busy machine also when its thread has not begun.
         write(CONTROL, "start")?;
-        let told = fs::read_to_string(&device)?;
-        ensure!(told.contains("Result: OK"), "pktgen failed: {told}");
-        sofar(&told).with_context(|| format!("pktgen told no count: {told}"))
+        let begun = Instant::now();
+        loop {
+            let told = fs::read_to_string(&device)?;
+            let sent = sofar(&told).with_context(|| format!("pktgen told no count: {told}"))?;
+            let is_done = told.contains("Result: OK");
+            if is_done && sent >= packets {
+                return Ok(sent);
+            }
+            ensure!(begun.elapsed() < LATE, "pktgen failed: {told}");
+            thread::sleep(Duration::from_millis(100));
+        }
     }
 }
 
