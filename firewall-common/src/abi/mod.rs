@@ -108,6 +108,8 @@ pub mod maps {
     pub const STATS: &str = "STATS";
     /// `ARRAY<u64>[TIER_COUNTS_LEN]`: proved flows by [`super::Tier`].
     pub const TIER_COUNTS: &str = "TIER_COUNTS";
+    /// `ARRAY<u64>[1]`: how many flows have moved to a proved table.
+    pub const MOVES: &str = "MOVES";
     /// `PERCPU_ARRAY<TableCounter>[TABLES_LEN]`, by [`super::TableId`].
     pub const TABLE_COUNTERS: &str = "TABLE_COUNTERS";
     /// `ARRAY<Census>[TABLES_LEN]`, by [`super::TableId`]. Never read by the programs.

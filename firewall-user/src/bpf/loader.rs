@@ -18,7 +18,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// The maps that are pinned. What is left belongs to the programs that are loaded:
 /// scratch space, the programs' log, and datagrams that are under way.
-const MAPS: [&str; 32] = [
+const MAPS: [&str; 33] = [
     maps::ABI,
     maps::CONFIG,
     maps::CONTROL,
@@ -44,6 +44,7 @@ const MAPS: [&str; 32] = [
     maps::RULE_NAMES,
     maps::STATS,
     maps::TIER_COUNTS,
+    maps::MOVES,
     maps::TABLE_COUNTERS,
     maps::CENSUS,
     maps::COLLECTOR,
