@@ -346,8 +346,9 @@ extern "C" fn pinhole_ring_wakes(header: *const EventHeader, first: u32) -> u64 
 
 #[inline(always)]
 fn is_to_be_read_at_once(header: &EventHeader, first: u32) -> bool {
-    const LATER: [u16; 3] = [
-        EventKind::SynDropped as u16,
+    // Of a SYN that was refused the agent hears at once: if a line that waits on the ring has
+    // announced it, its pinhole is to be there when it comes again.
+    const LATER: [u16; 2] = [
         EventKind::SynPassed as u16,
         EventKind::SynStray as u16,
     ];
