@@ -21,6 +21,8 @@ use firewall_tests::lab::{
 };
 
 const TRY: Duration = Duration::from_secs(2);
+/// How old what is on the ring may be for an agent that begins, and more.
+const OLD: Duration = Duration::from_millis(1500);
 
 /// How long no agent lives. A longer time can be asked for.
 fn alone() -> Duration {
@@ -106,6 +108,30 @@ fn clsact_filters_stay_and_are_adopted() -> Result<()> {
     let at = session.epsv()?;
     let tried = try_from_client(&lab, at)?;
     ensure!(tried.is_ok(), "a new session: {tried:?}");
+    Ok(())
+}
+
+/// Lines that nobody was woken for are read before an agent ends: its successor would take
+/// a session for missed that has lines as old on the ring.
+#[test]
+fn a_session_that_rests_goes_on_with_the_next_agent() -> Result<()> {
+    let lab = Lab::line()?;
+    let _server = FtpServer::start_at(&lab, Node::Server, server::Kind::Vsftpd, 1000)?;
+    let mut guarded = Guard::Pinhole(Attach::default()).put(&lab, Place::ServerEnd, true)?;
+    let firewall = &mut guarded.pinholes[0];
+    let mut rests = Session::login(&lab, Family::V4)?;
+    let mut goes_on = Session::login(&lab, Family::V4)?;
+    rests.command("PWD")?.be(257)?;
+    firewall.stop_agent();
+    // The control: what is said without an agent is missed.
+    goes_on.command("PWD")?.be(257)?;
+    std::thread::sleep(OLD);
+    firewall.start_agent()?;
+    let at = goes_on.epsv()?;
+    ensure!(timed_out(&try_from_client(&lab, at)?), "{at} is open");
+    let at = rests.epsv()?;
+    let tried = try_from_client(&lab, at)?;
+    ensure!(tried.is_ok(), "a session that rested: {tried:?}");
     Ok(())
 }
 

@@ -566,7 +566,12 @@ pub async fn run<T: Tables>(
         let beat_ns = beaten_ns.saturating_add(agent.pace_ns());
         tokio::select! {
             biased;
-            () = &mut shutdown => return Ok(()),
+            () = &mut shutdown => {
+                // What nobody was woken for: the next agent would find it too old, and take
+                // its sessions for such as were not followed.
+                agent.listen(&mut events);
+                return Ok(());
+            }
             due = alarm.wait_until(beat_ns) => {
                 due.context("cannot wait for the FTP helper's sign of life")?;
                 beaten_ns = monotonic_ns();
