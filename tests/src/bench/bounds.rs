@@ -6,9 +6,13 @@ use super::{metric::show, report::Report};
 pub(super) fn what(id: &str) -> &'static str {
     match id {
         "fwd_est_1k_vs_nft" => "established packets, XDP forward, 1k flows, against nftables",
-        "fwd_est_32k_vs_nft" => "the same, 32k flows",
-        "fwd_est_1m_vs_nft" => "the same, a million flows",
-        "fwd_est_1k_vs_ceiling" => "the same, 1k flows, against a redirect that tracks nothing",
+        "fwd_est_32k_vs_nft" => "established packets, XDP forward, 32k flows, against nftables",
+        "fwd_est_1m_vs_nft" => {
+            "established packets, XDP forward, a million flows, against nftables"
+        }
+        "fwd_est_1k_vs_ceiling" => {
+            "established packets, XDP forward, 1k flows, against a redirect that tracks nothing"
+        }
         "new_flows_vs_nft" => "nothing but new flows, against nftables",
         "pass_est_1k_vs_nft" => "established packets, forwarded by the kernel, against nftables",
         "prog_tcp_est_ns" => "the program on an established TCP segment",
@@ -19,9 +23,9 @@ pub(super) fn what(id: &str) -> &'static str {
         "ftp_setup_p99_vs_kernel" => "set-up of a data connection, p99, against nf_conntrack_ftp",
         "list_1m_vs_conntrack" => "`flows list` of a million flows, against `conntrack -L`",
         "collector_1m_core_share" => "the collector with a million flows",
-        "collector_1m_pause_ms" => "its longest pause",
+        "collector_1m_pause_ms" => "the collector's longest pause with a million flows",
         "agent_rest_cpu" => "the agent at rest",
-        "agent_rest_rss_mib" => "its resident memory, besides maps",
+        "agent_rest_rss_mib" => "resident memory of the agent at rest, besides maps",
         _ => "",
     }
 }
@@ -96,7 +100,7 @@ pub(super) fn of(report: &Report, id: &str) -> Option<String> {
             show(Some(value("ftp_rate_kernel")?)),
         ),
         "ftp_setup_p99_vs_kernel" => format!(
-            "the same. A SYN that comes before its pinhole is held until the agent has read the \
+            "the way to the agent and back, at two firewalls. A SYN that comes before its pinhole is held until the agent has read the \
              reply: up to {} µs in 99 of 100 cases, where the kernel takes {} µs.",
             show(Some(value("ftp_setup_p99_us_pinhole")?)),
             show(Some(value("ftp_setup_p99_us_kernel")?)),
@@ -134,4 +138,17 @@ fn goal(report: &Report, id: &str) -> Option<f64> {
     let metric = report.metrics.iter().find(|metric| metric.id == id)?;
     let goal = metric.goal.as_deref()?;
     goal.split_once(' ')?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::metric::GOALS;
+
+    #[test]
+    fn every_goal_is_in_words() {
+        for (id, _) in GOALS {
+            assert!(!what(id).is_empty(), "{id}");
+        }
+    }
 }

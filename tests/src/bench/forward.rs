@@ -24,6 +24,8 @@ pub enum Load {
     Established(Wire, u32),
     /// Each packet is the first of a flow.
     New(Wire),
+    /// The same over UDP, with as much room for new flows in pinhole's tables as the kernel has.
+    NewWithRoom,
     /// TCP handshakes.
     Handshakes,
     /// TCP connections from the SYN to the last ACK, with four segments each way.
@@ -75,6 +77,7 @@ impl Load {
         match self {
             Self::Established(wire, flows) => format!("est_{}{}", size(flows), wire.suffix()),
             Self::New(wire) => format!("new{}", wire.suffix()),
+            Self::NewWithRoom => "new_with_room".to_owned(),
             Self::Handshakes => "handshakes".to_owned(),
             Self::Connections => "connections".to_owned(),
             Self::Flood => "flood".to_owned(),
@@ -131,7 +134,7 @@ const GROUPS: [(&[u32], &[Wire]); 3] = [
     (&[1 << 20], &[Wire::Udp4, Wire::Tcp4]),
 ];
 
-const ROUTED: [Mode; 5] = [
+pub(super) const ROUTED: [Mode; 5] = [
     Mode::Ceiling,
     Mode::Forward,
     Mode::Nft,
@@ -168,12 +171,17 @@ fn figures() -> Vec<Vec<Figure>> {
     }
     let tracked = [Mode::Forward, Mode::Nft, Mode::Pass, Mode::Fast];
     let whole = [Load::Handshakes, Load::Connections, Load::Flood];
-    sets.push(
-        whole
-            .iter()
-            .flat_map(|&load| all_of(load, &tracked))
-            .collect(),
-    );
+    let mut whole: Vec<Figure> = whole
+        .iter()
+        .flat_map(|&load| all_of(load, &tracked))
+        .collect();
+    whole.push(Figure {
+        id: "new_flows_with_room_vs_nft".to_owned(),
+        load: Load::NewWithRoom,
+        of: Mode::Fast,
+        kind: Kind::Ratio(Mode::Nft),
+    });
+    sets.push(whole);
     let fresh = [Wire::Udp4, Wire::Tcp4, Wire::Udp6].map(Load::New);
     let mut fresh: Vec<Figure> = fresh
         .iter()
@@ -205,7 +213,7 @@ fn all_of(load: Load, modes: &[Mode]) -> Vec<Figure> {
             }
             Load::Handshakes => {
                 let kind = Kind::Connections(opening(Proto::Tcp).len() as u32);
-                figures.push(figure(format!("connections_s_{mode}"), of, kind));
+                figures.push(figure(format!("handshakes_s_{mode}"), of, kind));
             }
             _ => {}
         }
@@ -321,7 +329,7 @@ impl Load {
         match self {
             Self::Established(wire, flows) => field.establish(wire.what(), flows),
             Self::Flood => field.establish(Wire::Udp4.what(), talk::LIVE),
-            Self::New(_) | Self::Handshakes | Self::Connections => Ok(()),
+            Self::New(_) | Self::NewWithRoom | Self::Handshakes | Self::Connections => Ok(()),
         }
     }
 
@@ -339,6 +347,7 @@ impl Load {
                 let fresh = Flows::From(field.take_fresh(1 << 20));
                 field.rate(wire.what(), &packet, fresh, Amount::For(time, cpus))
             }
+            Self::NewWithRoom => Self::New(Wire::Udp4).sample(field),
             Self::Handshakes => talk::handshakes(field, time),
             Self::Connections => talk::connections(field, time),
             Self::Flood => talk::flood(field, time),

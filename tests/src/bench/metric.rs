@@ -27,14 +27,14 @@ pub struct Metric {
     pub note: Option<String>,
 }
 
-enum Goal {
+pub(super) enum Goal {
     AtLeast(f64),
     AtMost(f64),
 }
 
 use Goal::{AtLeast, AtMost};
 
-const GOALS: [(&str, Goal); 17] = [
+pub(super) const GOALS: [(&str, Goal); 17] = [
     ("fwd_est_1k_vs_nft", AtLeast(5.0)),
     ("fwd_est_32k_vs_nft", AtLeast(4.0)),
     ("fwd_est_1m_vs_nft", AtLeast(3.0)),

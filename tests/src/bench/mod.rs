@@ -137,8 +137,12 @@ impl Bench {
     ) -> Result<()> {
         let ratios = self.rounds(id, || {
             let mut sums = [Rate::default(); 2];
-            for _ in 0..TURNS {
-                sums = [sums[0].and(measure(own)?), sums[1].and(measure(other)?)];
+            for turn in 0..TURNS {
+                // Every other time the other way round.
+                for at in if turn % 2 == 0 { [0, 1] } else { [1, 0] } {
+                    let field = if at == 0 { &mut *own } else { &mut *other };
+                    sums[at] = sums[at].and(measure(field)?);
+                }
             }
             Ok(sums[0].mpps() / sums[1].mpps())
         })?;
