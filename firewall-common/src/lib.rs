@@ -11,7 +11,7 @@
 //! - [`expect`] takes pinholes
 //! - [`timeout`] says when a flow ends
 //! - [`fragment`] follows fragmented datagrams
-//! - [`urgency`] says what the agent is woken for
+//! - [`wake`] says what the agent is woken for
 //! - [`forward`] says what a router does to a packet
 //! - [`policy`] matches a new flow against compiled rules
 //! - [`sabotage`] is what a test build leaves out
@@ -33,8 +33,8 @@ pub mod sabotage;
 pub mod tcp;
 pub mod time;
 pub mod timeout;
-pub mod urgency;
 pub mod verdict;
+pub mod wake;
 pub mod wire;
 
 /// Declares a plain-old-data structure that crosses the kernel boundary.

@@ -5,11 +5,33 @@
 //! here is a guess and needs to be no more: if it is wrong, a data connection's SYN comes
 //! while something is unread, so it is held, and that wakes the agent.
 
+use crate::abi::{EVENT_CLASSES, EventHeader, EventKind, event_flags};
+
 /// Bytes of a segment that are looked at.
 pub const LOOKED_AT: usize = 4;
 
 /// A TLS record of the handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
+
+/// Is the record with this header to be read at once? Of payload, `first` are its first
+/// bytes, as [`word`] makes them.
+///
+/// Later are only lines by which [`is_urgent`] says no, and reports of SYNs that were let
+/// through, or that lead where a pinhole does and are nobody's.
+#[inline(always)]
+#[must_use]
+pub fn is_now(header: &EventHeader, first: u32) -> bool {
+    // Of a SYN that was refused the agent hears at once: if a line that waits on the ring has
+    // announced it, its pinhole is to be there when it comes again.
+    const LATER: [u16; 2] = [EventKind::SynPassed as u16, EventKind::SynStray as u16];
+    if header.kind == EventKind::Payload as u16 {
+        // What is beyond the size of a line is none.
+        let is_line = header.len >= LOOKED_AT as u32 && header.len <= EVENT_CLASSES[0] as u32;
+        !is_line || is_urgent(first, header.flags & event_flags::REPLY != 0)
+    } else {
+        !LATER.contains(&header.kind)
+    }
+}
 
 /// Can a segment that begins like this open or close a pinhole, or change how its session is
 /// read? `first` is as [`word`] makes it.
@@ -54,7 +76,45 @@ const fn code_of([a, b, c]: [u8; 3]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use bytemuck::Zeroable as _;
+
     use super::*;
+
+    #[test]
+    fn what_is_no_line_and_what_is_no_report_is_read_now() {
+        let now = |kind: EventKind, len, flags, first: &[u8; LOOKED_AT]| {
+            let header = EventHeader {
+                kind: kind as u16,
+                len,
+                flags,
+                ..EventHeader::zeroed()
+            };
+            is_now(&header, word(*first))
+        };
+        let line = |len, flags, first| now(EventKind::Payload, len, flags, first);
+        let largest = EVENT_CLASSES[0] as u32;
+        assert!(!line(30, 0, b"RETR"));
+        assert!(!line(largest, 0, b"RETR"));
+        assert!(line(largest + 1, 0, b"RETR"));
+        assert!(line(3, 0, b"RET\0"));
+        assert!(line(30, 0, b"PORT"));
+        // Whose line it is decides.
+        assert!(!line(30, 0, b"227 "));
+        assert!(line(30, event_flags::REPLY, b"227 "));
+        assert!(!line(30, event_flags::REPLY, b"150 "));
+        for kind in [EventKind::SynPassed, EventKind::SynStray] {
+            assert!(!now(kind, 0, 0, &[0; 4]), "{kind:?}");
+        }
+        for kind in [
+            EventKind::Open,
+            EventKind::Fin,
+            EventKind::Rst,
+            EventKind::SynDropped,
+            EventKind::SynHeld,
+        ] {
+            assert!(now(kind, 0, 0, &[0; 4]), "{kind:?}");
+        }
+    }
 
     fn urgent(line: &[u8], from_server: bool) -> bool {
         is_urgent(word(line[..LOOKED_AT].try_into().unwrap()), from_server)
