@@ -14,7 +14,7 @@ use crate::bpf::sys::{RingEnds, monotonic_ns, readable};
 
 /// Looks in a row at a record that is reserved and not yet committed.
 const LOOKS: u32 = 1000;
-/// Time until the next such looks: the program that writes it may have lost its CPU to this
+/// Time between the looks that come after those: the program that writes it may have lost its CPU to this
 /// very thread.
 const UNCOMMITTED: Duration = Duration::from_micros(10);
 

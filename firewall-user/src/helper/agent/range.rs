@@ -91,11 +91,8 @@ impl<T: Tables> Agent<T> {
             self.count_refusals();
         }
         live.update_record();
-        super::checked(
-            "write a session",
-            self.tables.put_session(&control, &live.record),
-        );
         self.sessions.insert(control, live);
+        self.unsaved.insert(control);
         opened.is_ok()
     }
 
