@@ -9,14 +9,19 @@ use super::sys::{self, Channels};
 /// What is to be said of the interface `name` before XDP is attached to it, if anything.
 #[must_use]
 pub fn remark(name: &str) -> Option<String> {
-    if sys::driver(name).ok()? != "virtio_net" {
-        return None;
-    }
     let cpus = u32::try_from(aya::util::nr_cpus().ok()?).ok()?;
-    of_virtio(name, sys::channels(name).ok()?, cpus)
+    of_driver(
+        &sys::driver(name).ok()?,
+        name,
+        sys::channels(name).ok()?,
+        cpus,
+    )
 }
 
-fn of_virtio(name: &str, channels: Channels, cpus: u32) -> Option<String> {
+fn of_driver(driver: &str, name: &str, channels: Channels, cpus: u32) -> Option<String> {
+    if driver != "virtio_net" {
+        return None;
+    }
     let Channels { used, most } = channels;
     let wanted = used.saturating_add(cpus);
     if wanted <= most {
@@ -40,7 +45,7 @@ mod tests {
 
     #[test]
     fn a_virtio_nic_without_a_queue_for_each_cpu_is_told_of_with_what_helps() {
-        let said = |used, most| of_virtio("eth0", Channels { used, most }, 2);
+        let said = |used, most| of_driver("virtio_net", "eth0", Channels { used, most }, 2);
         assert_eq!(said(2, 4), None);
         assert_eq!(said(1, 3), None);
         let one = said(1, 1).unwrap();
@@ -53,7 +58,9 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_other_devices() {
-        assert_eq!(remark("lo"), None);
+        let full = Channels { used: 1, most: 1 };
+        assert!(of_driver("virtio_net", "eth0", full, 2).is_some());
+        assert_eq!(of_driver("e1000", "eth0", full, 2), None);
         assert_eq!(remark("no-such-nic0"), None);
     }
 }

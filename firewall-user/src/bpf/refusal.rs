@@ -10,26 +10,15 @@ pub struct NativeRefusal {
     remedy: &'static str,
 }
 
-/// A word that the kernel's refusal has, and what helps then. Each driver has its own
-/// sentences; these stand in those of Linux 5.18 to 6.18.
+/// A word that the kernel's refusal has, and what helps then: the first that it has counts.
+/// Each driver has its own sentences; these stand in those of Linux 5.18 to 6.18.
 const REMEDIES: [(&str, &str); 8] = [
-    (
-        "mtu",
-        "make the MTU smaller (`ip link set dev IF mtu 1500`; of a veth, its other end's)",
-    ),
+    ("mtu", MTU),
     // What ena and nfp say: XDP sends from queues of its own.
     ("for allocating xdp queues", SPARE),
     ("number of tx rings", SPARE),
-    (
-        "queues",
-        "give it at least as many receive queues as the other end of a veth has transmit queues, \
-         as a NIC has CPUs (`ethtool -L IF rx N`, or fewer at the other end: `ethtool -L PEER tx N`)",
-    ),
-    (
-        "gro_hw",
-        "in a virtual machine give the NIC guest_csum=off,guest_tso4=off,guest_tso6=off,\
-         guest_ecn=off,guest_ufo=off on the host; elsewhere `ethtool -K IF rx-gro-hw off`",
-    ),
+    ("queues", QUEUES),
+    ("gro_hw", MERGING),
     ("lro", "turn LRO off (`ethtool -K IF lro off`)"),
     ("rsc", "turn LRO off (`ethtool -K IF lro off`)"),
     (
@@ -37,6 +26,17 @@ const REMEDIES: [(&str, &str); 8] = [
         "give the veth its other end back, or guard another interface",
     ),
 ];
+
+const MTU: &str =
+    "make the MTU smaller (`ip link set dev IF mtu 1500`; of a veth, its other end's)";
+
+const QUEUES: &str = "give it at least as many receive queues as the other end of a veth has \
+                      transmit queues, as a NIC has CPUs (`ethtool -L IF rx N`, or fewer at the \
+                      other end: `ethtool -L PEER tx N`)";
+
+const MERGING: &str = "in a virtual machine give the NIC guest_csum=off,guest_tso4=off,\
+                       guest_tso6=off,guest_ecn=off,guest_ufo=off on the host; elsewhere \
+                       `ethtool -K IF rx-gro-hw off`";
 
 const SPARE: &str = "use at most half of the queues that it has, and leave the others to XDP: \
                      `ethtool -l IF` shows how many there are, `ethtool -L IF combined N` sets how \
@@ -67,8 +67,8 @@ impl NativeRefusal {
 fn by_number(cause: &io::Error) -> &'static str {
     match cause.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "the driver has no native XDP",
-        Some(libc::ERANGE) => REMEDIES[0].1,
-        Some(libc::ENOSPC) => REMEDIES[3].1,
+        Some(libc::ERANGE) => MTU,
+        Some(libc::ENOSPC) => QUEUES,
         _ => {
             "the driver may need a smaller MTU, more or fewer queues, or LRO off, which some, as \
              gve, say in the kernel's log alone (`dmesg`)"
@@ -98,18 +98,17 @@ mod tests {
             let cause = io::Error::from_raw_os_error(number);
             NativeRefusal::new(cause, words.map(str::to_owned)).remedy()
         };
-        let [mtu, queues, merging] = [0, 3, 4].map(|at| REMEDIES[at].1);
         let veth = "veth: Peer MTU is too large to set XDP";
-        assert_eq!(of(libc::ERANGE, Some(veth)), mtu);
-        assert_eq!(of(libc::ERANGE, None), mtu);
+        assert_eq!(of(libc::ERANGE, Some(veth)), MTU);
+        assert_eq!(of(libc::ERANGE, None), MTU);
         let veth = "veth: XDP expects number of rx queues not less than peer tx queues";
-        assert_eq!(of(libc::ENOSPC, Some(veth)), queues);
-        assert_eq!(of(libc::ENOSPC, None), queues);
+        assert_eq!(of(libc::ENOSPC, Some(veth)), QUEUES);
+        assert_eq!(of(libc::ENOSPC, None), QUEUES);
         let virtio = "virtio_net: Can't set XDP while host is implementing GRO_HW/CSUM, disable \
                       GRO_HW/CSUM first";
-        assert_eq!(of(libc::EOPNOTSUPP, Some(virtio)), merging);
+        assert_eq!(of(libc::EOPNOTSUPP, Some(virtio)), MERGING);
         let virtio = "virtio_net: MTU too large to enable XDP";
-        assert_eq!(of(libc::EINVAL, Some(virtio)), mtu);
+        assert_eq!(of(libc::EINVAL, Some(virtio)), MTU);
         let ena = "ena: Failed to set xdp program, there is no enough space for allocating XDP \
                    queues, Check the dmesg for more info";
         let nfp = "nfp: Insufficient number of TX rings w/ XDP enabled";

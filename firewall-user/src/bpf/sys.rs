@@ -10,7 +10,7 @@ use std::{
     },
     path::Path,
     ptr::{self, NonNull},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering, fence},
 };
 
 use aya::maps::{Array, HashMap, IterableMap as _, MapData, PerCpuArray};
@@ -70,8 +70,8 @@ unsafe fn batch_of<K: aya::Pod, V: aya::Pod>(
     attr.batch.count = u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX);
     attr.batch.map_fd = map.fd().as_fd().as_raw_fd().cast_unsigned();
 
-    // SAFETY: the kernel writes at most `count` keys and values of the map's own
-    // sizes, which are those of `K` and `V`.
+    // SAFETY: the kernel writes at most `count` keys and values, for which there is room
+    // by the contract above.
     let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
     // SAFETY: the kernel writes the same member of the union that was set above.
     let count = unsafe { attr.batch.count } as usize;
@@ -384,8 +384,13 @@ impl RingEnds {
     }
 
     /// Has the reader passed all that writers have reserved?
+    ///
+    /// Either this sees a record that is reserved meanwhile, or its writer sees how far the
+    /// reader has come: each has a full barrier between its own place and its look at the
+    /// other's (`pinhole_ring_flags` in `firewall-ebpf`).
     #[must_use]
     pub fn is_read(&self) -> bool {
+        fence(Ordering::SeqCst);
         self.position(0) == self.position(1)
     }
 

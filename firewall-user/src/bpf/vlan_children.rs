@@ -83,7 +83,7 @@ pub const fn is_guarded(iface: &Iface) -> bool {
     iface.flags & iface_flags::VLAN_CHILD == 0
 }
 
-/// The entries of the `IFACES` map that are such, by index.
+/// The entries of the `IFACES` map of interfaces with programs of ours, by index.
 ///
 /// # Errors
 ///
