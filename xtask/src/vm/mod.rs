@@ -70,6 +70,10 @@ pub(crate) fn run(ctx: &Ctx, args: &Args) -> Result<()> {
         [] => Series::value_variants(),
         named => named,
     };
+    ensure!(
+        args.json.is_none() || kernels.len() == 1,
+        "--json takes the figures of one kernel: name it, as in `--kernel 6.12`"
+    );
     if args.job == Job::Verify {
         return verify::on_machines(ctx, kernels);
     }
