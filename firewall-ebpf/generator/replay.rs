@@ -194,7 +194,7 @@ fn try_insert(ctx: &XdpContext) -> Option<u32> {
 #[inline(always)]
 fn try_lookup(ctx: &XdpContext) -> Option<u32> {
     let key = key(ctx)?;
-    if ENTRIES.get_ptr(&key).is_none() {
+    if ENTRIES.get_ptr(key).is_none() {
         insert_entry(&key)?;
     }
     try_redirect(ctx)

@@ -10,8 +10,8 @@ use firewall_common::{
     },
     key::{Direction, Heading},
     tcp::Counter as _,
-    urgency::{LOOKED_AT, is_urgent, word},
     verdict::{DropReason, Event, PassReason, Verdict},
+    wake::{self, LOOKED_AT, word},
     wire::{Headers, tcp_flags},
 };
 
@@ -319,14 +319,14 @@ fn ring() -> *mut core::ffi::c_void {
 /// A global function: the verifier looks at it once, and it has a stack of its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn pinhole_ring_wakes(header: *const EventHeader, first: u32) -> u64 {
+extern "C" fn pinhole_ring_flags(header: *const EventHeader, first: u32) -> u64 {
     const BPF_RB_NO_WAKEUP: u64 = 1;
     const BPF_RB_FORCE_WAKEUP: u64 = 2;
     // SAFETY: the caller's own header, which nothing else changes.
     let Some(header) = (unsafe { header.as_ref() }) else {
         return BPF_RB_FORCE_WAKEUP;
     };
-    if !is_to_be_read_at_once(header, first) && ring_fill() < BACKLOG {
+    if !wake::is_now(header, first) && ring_fill() < BACKLOG {
         return BPF_RB_NO_WAKEUP;
     }
     let Some(woken) = share::woken() else {
@@ -342,23 +342,6 @@ extern "C" fn pinhole_ring_wakes(header: *const EventHeader, first: u32) -> u64 
     }
     woken.store(written);
     BPF_RB_FORCE_WAKEUP
-}
-
-#[inline(always)]
-fn is_to_be_read_at_once(header: &EventHeader, first: u32) -> bool {
-    // Of a SYN that was refused the agent hears at once: if a line that waits on the ring has
-    // announced it, its pinhole is to be there when it comes again.
-    const LATER: [u16; 2] = [
-        EventKind::SynPassed as u16,
-        EventKind::SynStray as u16,
-    ];
-    if header.kind == EventKind::Payload as u16 {
-        // What is beyond the size of a line is none.
-        let is_line = header.len >= LOOKED_AT as u32 && header.len <= EVENT_CLASSES[0] as u32;
-        !is_line || is_urgent(first, header.flags & event_flags::REPLY != 0)
-    } else {
-        !LATER.contains(&header.kind)
-    }
 }
 
 enum Queued {
@@ -395,7 +378,7 @@ fn submit_bare(header: &EventHeader) -> bool {
         return false;
     };
     record.write(*header);
-    record.submit(pinhole_ring_wakes(header, 0));
+    record.submit(pinhole_ring_flags(header, 0));
     true
 }
 
@@ -418,7 +401,7 @@ fn submit<P: Packet, const N: usize>(packet: &P, header: &EventHeader, offset: u
     if copied {
         // SAFETY: the record has more bytes than are looked at.
         let first = unsafe { bytes.cast::<[u8; LOOKED_AT]>().read() };
-        record.submit(pinhole_ring_wakes(header, word(first)));
+        record.submit(pinhole_ring_flags(header, word(first)));
     } else {
         record.discard(0);
     }

@@ -57,17 +57,17 @@ unsafe fn direct<const N: usize, const WORDS: bool>(
     let mut at = 0;
     while at + 4 <= N {
         // SAFETY: these four bytes are in the packet, by the comparison above, and in `out`.
-        unsafe { copy::<u32>(from, to, at) };
+        unsafe { copy_word::<u32>(from, to, at) };
         at += 4;
     }
     if N & 2 != 0 {
         // SAFETY: as above.
-        unsafe { copy::<u16>(from, to, at) };
+        unsafe { copy_word::<u16>(from, to, at) };
         at += 2;
     }
     if N & 1 != 0 {
         // SAFETY: as above.
-        unsafe { copy::<u8>(from, to, at) };
+        unsafe { copy_word::<u8>(from, to, at) };
     }
     // SAFETY: all of it is written.
     Some(unsafe { out.assume_init() })
@@ -78,7 +78,7 @@ unsafe fn direct<const N: usize, const WORDS: bool>(
 /// # Safety
 /// It must lie in what may be read behind `from`, and written behind `to`.
 #[inline(always)]
-unsafe fn copy<T: Copy>(from: *const u8, to: *mut u8, at: usize) {
+unsafe fn copy_word<T: Copy>(from: *const u8, to: *mut u8, at: usize) {
     let (from, to) = (
         from.wrapping_add(at).cast::<T>(),
         to.wrapping_add(at).cast::<T>(),

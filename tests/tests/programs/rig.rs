@@ -375,7 +375,7 @@ impl Rig {
         self.empty::<FlowKey6, Flow>(maps::HALF_OPEN6_OUT);
     }
 
-    /// Packets that the rules of a generation decided, by rule: those of whole cache lines.
+    /// Packets that the rules of a generation decided, by rule: the sum of all CPUs, up to the end of each one's last cache line.
     pub(crate) fn hits(&mut self, generation: u32) -> Vec<u64> {
         let of_policies: ArrayOfMaps<_, Array<MapData, Counter>> =
             ArrayOfMaps::try_from(self.map(maps::RULE_HITS)).unwrap();
