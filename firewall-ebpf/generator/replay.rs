@@ -31,8 +31,8 @@ static SEEN: PerCpuArray<u64, 2> = PerCpuArray::new();
 #[btf_map]
 static HOPS: Array<Hop, 16> = Array::new();
 
-/// Flows as large as pinhole's over IPv4, in a table as large as that of its flows that
-/// nobody has answered yet.
+/// Flows as large as pinhole's over IPv4, with room for all that are looked up. What puts
+/// new ones there makes it as large as pinhole's table of flows that nobody has answered yet.
 #[btf_map]
 static ENTRIES: LruHashMap<[u64; 2], [u64; 10], ENTRIES_LEN> = LruHashMap::new();
 /// What is put there.

@@ -115,9 +115,11 @@ const HALF_OPEN: u32 = 1 << 14;
 
 /// A program in the middle that redirects, and nothing else.
 pub(super) fn redirect(middle: &Netns, links: &[Ether; 4], program: &str) -> Result<Ebpf> {
-    let mut ebpf = EbpfLoader::new()
-        .map_max_entries("ENTRIES", HALF_OPEN)
-        .load(&traffic::object()?)?;
+    let mut loader = EbpfLoader::new();
+    if program == "insert" {
+        loader.map_max_entries("ENTRIES", HALF_OPEN);
+    }
+    let mut ebpf = loader.load(&traffic::object()?)?;
     let mut hops: Array<_, [u8; 16]> = Array::try_from(ebpf.map_mut("HOPS").context("HOPS")?)?;
     for (from, out, to) in [(1, 2, 3), (2, 1, 0)] {
         let mut hop = [0; 16];
