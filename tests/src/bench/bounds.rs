@@ -52,14 +52,13 @@ pub(super) fn of(report: &Report, id: &str) -> Option<String> {
                  a routing look-up, the flow's entry and its state, the TTL and counters; \
                  pinhole takes {:.0} ns for them, of which {} ns are its program on one such \
                  packet by itself, without routing (`prog_udp_est_ns`). A program that looks up \
-                 one entry in an LRU hash and redirects takes {:.0} ns, and comes to {} of the \
-                 ceiling with 1k flows and {} with 32k (`lookup_est_1k_vs_ceiling`).",
+                 one entry in an LRU hash and redirects takes {:.0} ns for that alone, and comes \
+                 to {} of the ceiling (`lookup_est_1k_vs_ceiling`).",
                 ceiling / goal - ceiling,
                 ns("fwd")? - ceiling,
                 show(value("prog_udp_est_ns")),
                 ns("lookup")? - ceiling,
                 show(value("lookup_est_1k_vs_ceiling")),
-                show(value("lookup_est_32k_vs_ceiling")),
             )
         }
         "fwd_est_1k_vs_nft" | "fwd_est_32k_vs_nft" | "fwd_est_1m_vs_nft" => {
