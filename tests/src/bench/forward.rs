@@ -343,14 +343,25 @@ impl Load {
                 field.rate(wire.what(), &data(), Flows::Of(flows), amount)
             }
             Self::New(wire) => {
+                field.forget()?;
                 let packet = opening(wire.what().1)[0];
                 let fresh = Flows::From(field.take_fresh(1 << 20));
                 field.rate(wire.what(), &packet, fresh, Amount::For(time, cpus))
             }
             Self::NewWithRoom => Self::New(Wire::Udp4).sample(field),
-            Self::Handshakes => talk::handshakes(field, time),
-            Self::Connections => talk::connections(field, time),
-            Self::Flood => talk::flood(field, time),
+            Self::Handshakes => {
+                field.forget()?;
+                talk::handshakes(field, time)
+            }
+            Self::Connections => {
+                field.forget()?;
+                talk::connections(field, time)
+            }
+            Self::Flood => {
+                field.forget()?;
+                self.prepare(field)?;
+                talk::flood(field, time)
+            }
         }
     }
 }

@@ -29,7 +29,7 @@ use super::{
     traffic::{self, Amount, End, Flows, Packet, Proto, Sent, plan},
     wire::{self, Wire},
 };
-use crate::lab::{Family, Netns, id::LabId, pinhole::Firewall};
+use crate::lab::{Family, Netns, id::LabId, pinhole::Firewall, process};
 
 /// Flows that are opened together, on all CPUs: half of those for which there is room while
 /// nobody has answered them yet (`half-open`, which [`policy`] never makes smaller than twice
@@ -39,6 +39,8 @@ const CHUNK: u32 = 1 << 15;
 const TRIES: usize = 5;
 /// How long the last packets are waited for.
 const LATE_MS: u32 = 50;
+/// Until the memory of flows that are gone is free again, which takes CPU time.
+const FREED: Duration = Duration::from_millis(20);
 
 /// The namespaces with their ends, and what is in the middle.
 #[derive(Debug)]
@@ -226,6 +228,21 @@ impl Field {
         let first = self.fresh;
         self.fresh += count;
         first
+    }
+
+    /// Empties the kernel's table, if it tracks: unlike pinhole's it keeps all that was
+    /// begun before, and gets slower the longer the benchmark takes.
+    ///
+    /// # Errors
+    /// `conntrack -F` fails.
+    pub fn forget(&mut self) -> Result<()> {
+        if self.mode.is_tracked_by_kernel() {
+            let mut flush = self.middle().command("conntrack");
+            process::check(flush.arg("-F"))?;
+            self.established.clear();
+            thread::sleep(FREED);
+        }
+        Ok(())
     }
 
     /// Sends one packet of each flow, or of as many as there is time for.
