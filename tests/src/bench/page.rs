@@ -124,7 +124,7 @@ const PARTS: [(&str, &[&str], &str); 9] = [
          into an LRU hash and redirects. Where packets only begin flows, pinhole's tables have \
          their default sizes, and that hash has the size of its table for flows that nobody has \
          answered; the kernel's table has room for all that are begun, and is emptied before \
-         each turn. `with_room`: so have \
+         each turn, while pinhole's stay full from one to the next. `with_room`: so have \
          pinhole's, of which then less is in the caches. `handshakes_s_` are handshakes a \
          second of CPU. `rules_`: how many times as long new flows take when \
          a thousand rules or more that match nothing stand before the one that does, against ten.",
