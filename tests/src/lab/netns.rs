@@ -2,11 +2,11 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, ErrorKind},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -21,6 +21,9 @@ use super::process;
 
 /// Where named namespaces are mounted.
 pub const DIR: &str = "/run/netns";
+
+/// How long a closed socket of this process may live on in one that it forks.
+const FORKED: Duration = Duration::from_secs(2);
 
 /// What interfaces inherit that are made in a namespace.
 const DEFAULTS: [(&str, &str); 3] = [
@@ -148,10 +151,21 @@ impl Netns {
 
     /// Listens in the namespace; port 0 for any.
     ///
+    /// A socket that listened there and was closed may be open a moment longer: a process
+    /// that another thread has just forked has it until it becomes its program.
+    ///
     /// # Errors
     /// The address is not free.
     pub fn listen(&self, at: SocketAddr) -> Result<TcpListener> {
-        Ok(self.within(|| TcpListener::bind(at))??)
+        let end = Instant::now() + FORKED;
+        loop {
+            match self.within(|| TcpListener::bind(at))? {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                done => return done.with_context(|| format!("listen at {at} in {}", self.name)),
+            }
+        }
     }
 }
 
